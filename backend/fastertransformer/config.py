@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Engine configuration: frozen, built once from config.pbtxt parameters, checked where it is built."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from .errors import ModelLoadError
+
+DATA_TYPES = ("fp32", "fp16", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class ParallelConfig(Struct, frozen=True, kw_only=True):
+    """How many ranks compute one model, and how mpirun starts them."""
+
+    tensor_para_size: int = 1
+    pipeline_para_size: int = 1
+    hostfile: str = ""
+    mpi_args: tuple[str, ...] = ()
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor_para_size * self.pipeline_para_size
+
+
+class CacheConfig(Struct, frozen=True, kw_only=True):
+    """The paged KV cache."""
+
+    block_size: int = 16
+    max_tokens: int = 0
+    """Tokens that the cache holds; 0 takes what fits into `memory_fraction` of the free memory."""
+    memory_fraction: float = 0.9
+    """Of the GPU memory left after the weights; on a CPU, of the free memory of the machine, halved."""
+    enable_reuse: bool = True
+    """Share the blocks of equal prompt prefixes between requests."""
+
+
+class EngineConfig(Struct, frozen=True, kw_only=True):
+    """Everything that decides what an engine loads and how it runs; equal configs share one engine."""
+
+    model_checkpoint_path: str
+    model_type: str = ""
+    """Empty: what the checkpoint's own config says."""
+    data_type: str = "fp32"
+    device: str = "auto"
+    """auto: CUDA when this machine has a GPU and the build has kernels for it, else the CPU."""
+    parallel: ParallelConfig = ParallelConfig()
+    cache: CacheConfig = CacheConfig()
+    max_num_seqs: int = 64
+    """Sequences that run at the same time."""
+    max_num_batched_tokens: int = 512
+    """Tokens that one step may compute; longer prompts are computed in chunks."""
+    max_queue_size: int = 4096
+    """Requests that may wait; one more is refused."""
+    max_model_len: int = 0
+    """Longest prompt + output; 0 takes the model's own limit."""
+    depth: int = -1
+    """Steps in flight: 0 synchronous, 1 overlapped; -1 chooses by device and pipeline."""
+    num_threads: int = 0
+    """CPU threads of one rank; 0 shares the cores out among the ranks."""
+    disable_kernels: tuple[str, ...] = ()
+    """Ops that run their Python definition instead of their kernel."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    return {"0": False, "false": False, "1": True, "true": True}[value.lower()]
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
+
+
+_ENGINE: dict[str, Callable[[str], Any]] = {
+    "model_checkpoint_path": _text,
+    "model_type": _text,
+    "data_type": _text,
+    "device": _text,
+    "max_num_seqs": int,
+    "max_num_batched_tokens": int,
+    "max_queue_size": int,
+    "max_model_len": int,
+    "depth": int,
+    "num_threads": int,
+    "disable_kernels": _words,
+}
+_PARALLEL: dict[str, Callable[[str], Any]] = {
+    "tensor_para_size": int,
+    "pipeline_para_size": int,
+    "hostfile": _text,
+    "mpi_args": _words,
+}
+# Config names are the neighbours' (TensorRT-LLM), so that their config.pbtxt files carry over.
+_CACHE: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "kv_cache_block_size": ("block_size", int),
+    "max_tokens_in_paged_kv_cache": ("max_tokens", int),
+    "kv_cache_free_gpu_mem_fraction": ("memory_fraction", float),
+    "enable_kv_cache_reuse": ("enable_reuse", _flag),
+}
+
+
+def from_triton(parameters: Mapping[str, str]) -> EngineConfig:
+    """Engine configuration from the `parameters` of a config.pbtxt.
+
+    Keys that the engine does not know are left alone: they belong to the adapter or to an
+    older server. Values of the form `${...}` are template slots that nobody filled: absent.
+
+    Raises:
+        ModelLoadError: a value that is not of its kind or out of range; names key, value and what is allowed.
+    """
+    given = {k: v for k, v in parameters.items() if v and not v.startswith("${")}
+    engine = {key: _parse(given, key, kind) for key, kind in _ENGINE.items() if key in given}
+    parallel = {key: _parse(given, key, kind) for key, kind in _PARALLEL.items() if key in given}
+    cache = {field: _parse(given, key, kind) for key, (field, kind) in _CACHE.items() if key in given}
+    if "model_checkpoint_path" not in engine:
+        raise ModelLoadError(
+            "parameter model_checkpoint_path is missing: give the folder or GGUF file of the checkpoint"
+        )
+    config = EngineConfig(parallel=ParallelConfig(**parallel), cache=CacheConfig(**cache), **engine)
+    check(config)
+    return config
+
+
+def check(config: EngineConfig) -> None:
+    """Refuses what cannot work whatever the checkpoint is.
+
+    Raises:
+        ModelLoadError: names the parameter, its value and the allowed range.
+    """
+    _one_of("data_type", config.data_type, DATA_TYPES)
+    _one_of("device", config.device, DEVICES)
+    _at_least("tensor_para_size", config.parallel.tensor_para_size, 1)
+    _at_least("pipeline_para_size", config.parallel.pipeline_para_size, 1)
+    _at_least("max_num_seqs", config.max_num_seqs, 1)
+    _at_least("max_num_batched_tokens", config.max_num_batched_tokens, 1)
+    _at_least("max_queue_size", config.max_queue_size, 1)
+    _at_least("max_model_len", config.max_model_len, 0)
+    _at_least("depth", config.depth, -1)
+    _at_least("num_threads", config.num_threads, 0)
+    _at_least("kv_cache_block_size", config.cache.block_size, 1)
+    _at_least("max_tokens_in_paged_kv_cache", config.cache.max_tokens, 0)
+    fraction = config.cache.memory_fraction
+    if not (math.isfinite(fraction) and 0 < fraction <= 1):
+        raise ModelLoadError(f"parameter kv_cache_free_gpu_mem_fraction is {fraction}; allowed is (0, 1]")
+
+
+def encode(config: EngineConfig) -> str:
+    """Text that `decode` reads: how a configuration travels to the engine process."""
+    return msgspec.json.encode(config).decode()
+
+
+def decode(text: str) -> EngineConfig:
+    return msgspec.json.decode(text, type=EngineConfig)
+
+
+def _parse(given: Mapping[str, str], key: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(given[key])
+    except (ValueError, KeyError):
+        expected = {int: "an integer", float: "a number", _flag: "true or false"}[kind]
+        raise ModelLoadError(f"parameter {key} is {given[key]!r}; expected {expected}") from None
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ModelLoadError(f"parameter {key} is {value!r}; allowed are {', '.join(allowed)}")
+
+
+def _at_least(key: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ModelLoadError(f"parameter {key} is {value}; the smallest allowed value is {minimum}")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The plan of one step: what rank 0 decides and every rank executes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..messages import SamplingParams
+
+Int32Array = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A sequence that takes a slot in this step: its tokens go into the token pool."""
+
+    slot: int
+    tokens: Int32Array
+    """Prompt, and after a preemption also what was generated before it."""
+    prompt_len: int
+    sampling: SamplingParams
+    """With `end_ids` filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B sequences, S of which sample a token. Immutable after broadcast.
+
+    Sequence i computes tokens [num_computed[i], num_computed[i] + query_lens[i]) of its row of
+    the token pool; one that samples writes its new token right behind them.
+    """
+
+    slots: Int32Array
+    """[B] row of the token pool and of the sampling table."""
+    num_computed: Int32Array
+    """[B] tokens whose keys and values are in the cache before this step."""
+    query_lens: Int32Array
+    """[B]"""
+    block_tables: Int32Array
+    """[B, W] KV block of every block_size tokens, padded with 0."""
+    sample_rows: Int32Array
+    """[S] indices into B, ascending."""
+    admissions: tuple[Admission, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.query_lens.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the runner sampled, in the order of `Batch.sample_rows`."""
+
+    tokens: Int32Array
+    """[S]"""
+    logprobs: FloatArray
+    """[S] 0 where the request did not ask."""

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What crosses the process border between a Triton stub (or any client) and the engine.
+
+Frames on the Unix socket are a 4-byte little-endian length and one msgpack message:
+client -> engine `Submit`, `Abort`; engine -> client first `Ready`, then `Outputs`.
+Closing the socket is the only goodbye; end of file means that the other side is gone.
+"""
+
+from enum import Enum
+
+import msgspec
+from msgspec import Struct
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one request draws its tokens. Defaults are FasterTransformer's: greedy, no penalty."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_length: int = 0
+    seed: int = 0
+    logprobs: bool = False
+    end_ids: tuple[int, ...] | None = None
+    """Tokens that end the request; None takes the checkpoint's."""
+    stop_words: tuple[tuple[int, ...], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+
+
+class Request(Struct, frozen=True):
+    """One sequence to generate. `id` is the client's own and unique among its live requests."""
+
+    id: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+
+
+class FinishReason(Enum):
+    """Why a request ended."""
+
+    STOP = "stop"
+    """An end id or a stop word; it is the last token of the output."""
+    LENGTH = "length"
+    """max_tokens were generated."""
+    ABORTED = "aborted"
+    ERROR = "error"
+
+
+class Output(Struct, frozen=True, omit_defaults=True):
+    """What one step added to one request."""
+
+    id: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Natural log-probability of each of `tokens`; empty unless the request asked."""
+    finish_reason: FinishReason | None = None
+    error: str = ""
+    """Text for the user when finish_reason is ERROR."""
+
+
+class EngineInfo(Struct, frozen=True, kw_only=True):
+    """Facts about a loaded model that its clients check requests against."""
+
+    model_type: str
+    vocab_size: int
+    max_model_len: int
+    """Longest prompt + output that the model's positions and the KV cache can hold."""
+    start_id: int
+    end_ids: tuple[int, ...]
+    plan: str
+    """The printed memory plan."""
+
+
+class EngineStats(Struct, frozen=True, kw_only=True):
+    """Gauges of the engine, sent with every Outputs message."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_blocks: int = 0
+    num_total_blocks: int = 0
+    num_prefix_hit_tokens: int = 0
+    """Prompt tokens served from the prefix cache since the start."""
+    num_preemptions: int = 0
+
+
+class Submit(Struct, frozen=True, tag=True):
+    requests: list[Request]
+
+
+class Abort(Struct, frozen=True, tag=True):
+    request_ids: list[int]
+
+
+class Ready(Struct, frozen=True, tag=True):
+    info: EngineInfo
+    pid: int
+
+
+class Outputs(Struct, frozen=True, tag=True):
+    outputs: list[Output]
+    stats: EngineStats
+
+
+ClientMessage = Submit | Abort
+EngineMessage = Ready | Outputs
+
+HEADER_BYTES = 4
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(message: ClientMessage | EngineMessage) -> bytes:
+    """Length-prefixed msgpack frame of one message."""
+    payload = _encoder.encode(message)
+    return len(payload).to_bytes(HEADER_BYTES, "little") + payload
+
+
+class FrameReader:
+    """Cuts a byte stream into messages of one direction."""
+
+    def __init__(self, message_type: object) -> None:
+        self._decoder = msgspec.msgpack.Decoder(message_type)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[ClientMessage | EngineMessage]:
+        """Messages completed by `data`; the rest waits for more bytes.
+
+        Raises:
+            msgspec.MsgspecError: a frame is not a message of this direction.
+        """
+        self._buffer += data
+        messages = []
+        while len(self._buffer) >= HEADER_BYTES:
+            end = HEADER_BYTES + int.from_bytes(self._buffer[:HEADER_BYTES], "little")
+            if len(self._buffer) < end:
+                break
+            messages.append(self._decoder.decode(self._buffer[HEADER_BYTES:end]))
+            del self._buffer[:end]
+        return messages

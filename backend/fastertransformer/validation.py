@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Checks of one request against a loaded model, with errors in the names of the client's contract."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from .errors import InvalidRequest
+from .messages import EngineInfo, Request, SamplingParams
+
+MAX_SEED = 2**64 - 1
+
+_Range = tuple[Callable[[float], bool], str]
+_AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
+_ABOVE_ZERO: _Range = (lambda value: value > 0, "a finite number > 0")
+_UNIT_INTERVAL: _Range = (lambda value: 0 <= value <= 1, "a number in [0, 1]")
+_ANY: _Range = (lambda value: True, "a finite number")
+
+_RANGES: dict[str, _Range] = {
+    "temperature": _AT_LEAST_ZERO,
+    "top_k": _AT_LEAST_ZERO,
+    "top_p": _UNIT_INTERVAL,
+    "min_p": _UNIT_INTERVAL,
+    "repetition_penalty": _ABOVE_ZERO,
+    "presence_penalty": _ANY,
+    "frequency_penalty": _ANY,
+    "min_length": _AT_LEAST_ZERO,
+    "max_tokens": (lambda value: value >= 1, "an integer >= 1"),
+    "seed": (lambda value: 0 <= value <= MAX_SEED, "an integer in [0, 2^64)"),
+}
+
+
+def check(request: Request, info: EngineInfo, names: Mapping[str, str] | None = None) -> None:
+    """Refuses a request that the model cannot serve.
+
+    Args:
+        names: what the client calls a field of `Request` or `SamplingParams`; default the field's own name.
+
+    Raises:
+        InvalidRequest: names the field, the value that came and what is allowed.
+    """
+    names = names or {}
+    _check_ranges(request.sampling, names)
+    _check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size)
+    for field in ("stop_words", "bad_words"):
+        for word in getattr(request.sampling, field):
+            _check_word(names.get(field, field), word, info.vocab_size)
+    _check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
+    _check_length(request, info, names)
+
+
+def _check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
+    for field, (allowed, text) in _RANGES.items():
+        value = getattr(sampling, field)
+        if not (math.isfinite(value) and allowed(value)):
+            raise InvalidRequest(f"{names.get(field, field)} is {value}; allowed is {text}")
+
+
+def _check_tokens(name: str, tokens: tuple[int, ...], vocab_size: int) -> None:
+    for position, token in enumerate(tokens):
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"{name}: token id {token} at position {position} is not in the vocabulary [0, {vocab_size})"
+            )
+
+
+def _check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:
+    if not word:
+        raise InvalidRequest(f"{name}: a word without tokens; every word needs at least one token id")
+    _check_tokens(name, word, vocab_size)
+
+
+def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    prompt, wanted = len(request.prompt), request.sampling.max_tokens
+    if prompt == 0:
+        raise InvalidRequest(f"{names.get('prompt', 'prompt')} is empty; give at least one token id")
+    if prompt + wanted > info.max_model_len:
+        raise InvalidRequest(
+            f"{names.get('prompt', 'prompt')} has {prompt} tokens and {names.get('max_tokens', 'max_tokens')} "
+            f"is {wanted}: together {prompt + wanted}, but model and cache hold at most {info.max_model_len}"
+        )
