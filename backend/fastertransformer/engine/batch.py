@@ -20,8 +20,18 @@ class Admission:
     tokens: Int32Array
     """Prompt, and after a preemption also what was generated before it."""
     prompt_len: int
+    end_ids: tuple[int, ...]
+    """What ends this sequence: the request's own choice or the checkpoint's."""
     sampling: SamplingParams
-    """With `end_ids` filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens [F] that the host knows and a rank that did not sample them needs in its token pool."""
+
+    slots: Int32Array
+    positions: Int32Array
+    tokens: Int32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class Batch:
     sample_rows: Int32Array
     """[S] indices into B, ascending."""
     admissions: tuple[Admission, ...] = ()
+    feed: Feed | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Reference-counted KV blocks with prefix reuse: who holds which block, and what a free one still contains.
+
+A full block is published under a digest of all tokens up to its end; a later request with the same
+prefix takes it over, whether it is still in use or free but not yet overwritten. Free blocks are
+handed out least recently used first, those that hold nothing reusable before all others.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence as Tokens
+from itertools import pairwise
+
+import numpy as np
+
+
+def prefix_digests(tokens: Tokens[int], block_size: int, parent: bytes = b"") -> list[bytes]:
+    """Digest of every full block of `tokens`; `parent` is the digest of what comes before them."""
+    digests = []
+    for start, end in pairwise(range(0, len(tokens) + 1, block_size)):
+        data = np.asarray(tokens[start:end], np.int32).tobytes()
+        parent = hashlib.blake2b(parent + data, digest_size=16).digest()
+        digests.append(parent)
+    return digests
+
+
+class BlockPool:
+    """Bookkeeping for `num_blocks` blocks; block contents live with the runner."""
+
+    def __init__(self, num_blocks: int, block_size: int, enable_reuse: bool = True) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.enable_reuse = enable_reuse
+        self._references = [0] * num_blocks
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._digest_of: dict[int, bytes] = {}
+        self._block_of: dict[bytes, int] = {}
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """How many blocks hold `num_tokens` tokens."""
+        return -(-num_tokens // self.block_size)
+
+    def match(self, digests: Tokens[bytes]) -> list[int]:
+        """The longest run of published blocks for these digests; nothing is taken yet."""
+        blocks = []
+        for digest in digests:
+            block = self._block_of.get(digest)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def num_free_without(self, blocks: Tokens[int]) -> int:
+        """Free blocks that would be left after `blocks` are shared."""
+        return self.num_free - sum(self._references[block] == 0 for block in blocks)
+
+    def share(self, blocks: Tokens[int]) -> None:
+        """Takes one more reference on each of `blocks`."""
+        for block in blocks:
+            self._references[block] += 1
+            self._free.pop(block, None)
+
+    def allocate(self, count: int) -> list[int]:
+        """Takes `count` free blocks and forgets what they contained."""
+        assert count <= self.num_free, f"{count} blocks wanted, {self.num_free} free"
+        blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
+        for block in blocks:
+            self._references[block] = 1
+            self._forget(block)
+        return blocks
+
+    def publish(self, block: int, digest: bytes) -> None:
+        """Offers a block whose contents are final; the first one with a digest stays the one that is shared."""
+        if self.enable_reuse and digest not in self._block_of:
+            self._block_of[digest] = block
+            self._digest_of[block] = digest
+
+    def release(self, blocks: Tokens[int]) -> None:
+        """Gives back one reference on each block, last block first: the start of a prefix is kept longest."""
+        for block in reversed(blocks):
+            assert self._references[block] > 0, f"block {block} released more often than taken"
+            self._references[block] -= 1
+            if self._references[block] == 0:
+                self._free[block] = None
+                if block not in self._digest_of:
+                    self._free.move_to_end(block, last=False)
+
+    def check_integrity(self) -> None:
+        """Asserts what must hold when nothing runs: every block is free exactly once."""
+        assert self.num_free == self.num_blocks, f"{self.num_blocks - self.num_free} blocks leaked"
+        assert not any(self._references), "a free block is still referenced"
+
+    def _forget(self, block: int) -> None:
+        digest = self._digest_of.pop(block, None)
+        if digest is not None:
+            del self._block_of[digest]

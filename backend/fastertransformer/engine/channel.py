@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine's end of the Unix socket: several clients, one thread, never blocked by a slow one."""
+
+import logging
+import os
+import selectors
+import socket
+from collections.abc import Iterable
+
+import msgspec
+
+from ..errors import EngineDead
+from ..messages import (
+    ClientMessage,
+    EngineInfo,
+    EngineStats,
+    FrameReader,
+    Output,
+    Outputs,
+    Ready,
+    encode_frame,
+)
+
+RECEIVE_BYTES = 1 << 20
+MAX_UNSENT_BYTES = 64 << 20
+"""A client that lets this much pile up has stopped reading and is dropped."""
+
+_log = logging.getLogger(__name__)
+
+Received = tuple[int, ClientMessage | None]
+"""(client, message); None when the client is gone."""
+
+
+class _Client:
+    """One connection: what came in part, and what could not be sent yet."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.reader = FrameReader(ClientMessage)
+        self.unsent = bytearray()
+
+    def flush(self) -> int:
+        """Sends what the socket takes without waiting; bytes that are left."""
+        try:
+            while self.unsent:
+                del self.unsent[: self.connection.send(self.unsent)]
+        except BlockingIOError:
+            pass  # the selector says when there is room again
+        return len(self.unsent)
+
+
+class Channel:
+    """Accepts clients on `path`; `first_client_seconds` bounds the wait for the first one."""
+
+    def __init__(self, path: str, info: EngineInfo, first_client_seconds: float = 60.0) -> None:
+        self._path = path
+        self._ready = encode_frame(Ready(info, os.getpid()))
+        self._first_client_seconds = first_client_seconds
+        self._clients: dict[int, _Client] = {}
+        self._num_accepted = 0
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.setblocking(False)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+
+    @property
+    def is_open(self) -> bool:
+        """False once every client that ever came has left."""
+        return bool(self._clients) or self._num_accepted == 0
+
+    def receive(self, block: bool) -> list[Received]:
+        """Messages that arrived; waits for the first one if `block`.
+
+        Raises:
+            EngineDead: nobody connected in time.
+        """
+        received: list[Received] = []
+        for key, events in self._selector.select(self._patience(block)):
+            if key.fileobj is self._listener:
+                self._accept()
+                continue
+            client: int = key.data
+            if events & selectors.EVENT_WRITE:
+                self._flush(client)
+            if events & selectors.EVENT_READ:
+                received += self._read(client)
+        if not self._clients and self._num_accepted == 0:
+            raise EngineDead(f"no client connected to {self._path} within {self._first_client_seconds:g} s")
+        return received
+
+    def send(self, outputs: Iterable[tuple[int, Output]], stats: EngineStats) -> None:
+        """One message per client that has outputs; what a socket does not take now follows later."""
+        by_client: dict[int, list[Output]] = {}
+        for client, output in outputs:
+            by_client.setdefault(client, []).append(output)
+        for client, batch in by_client.items():
+            if client in self._clients:
+                self._clients[client].unsent += encode_frame(Outputs(batch, stats))
+                self._flush(client)
+
+    def close(self) -> None:
+        """Removes the socket file and ends every connection."""
+        self._selector.close()
+        self._listener.close()
+        for client in self._clients.values():
+            client.connection.close()
+        if os.path.exists(self._path):
+            os.unlink(self._path)
+
+    def _patience(self, block: bool) -> float | None:
+        if not self._clients:
+            return self._first_client_seconds
+        return None if block else 0
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.setblocking(False)
+        client = self._num_accepted
+        self._num_accepted += 1
+        self._clients[client] = _Client(connection)
+        self._selector.register(connection, selectors.EVENT_READ, client)
+        self._clients[client].unsent += self._ready
+        self._flush(client)
+
+    def _flush(self, client: int) -> None:
+        connection = self._clients[client].connection
+        try:
+            unsent = self._clients[client].flush()
+        except ConnectionError:
+            unsent = 0  # the same end of file is read next, and there the client is dropped
+        if unsent > MAX_UNSENT_BYTES:
+            _log.warning("client %d has not read %d bytes and is disconnected", client, unsent)
+            connection.shutdown(socket.SHUT_RDWR)
+            unsent = 0
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if unsent else 0)
+        if self._selector.get_key(connection).events != wanted:
+            self._selector.modify(connection, wanted, client)
+
+    def _read(self, client: int) -> list[Received]:
+        try:
+            data = self._clients[client].connection.recv(RECEIVE_BYTES)
+            messages = self._clients[client].reader.feed(data)
+        except BlockingIOError:
+            return []
+        except (ConnectionError, msgspec.MsgspecError) as error:
+            _log.warning("client %d is disconnected: %s", client, error)
+            data, messages = b"", []
+        if not data:
+            self._drop(client)
+            return [(client, None)]
+        return [(client, message) for message in messages]
+
+    def _drop(self, client: int) -> None:
+        connection = self._clients.pop(client).connection
+        self._selector.unregister(connection)
+        connection.close()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The loop of rank 0: receive, schedule, broadcast, execute, tell. Device and ranks come in as Protocols."""
+
+from collections import deque
+from typing import Protocol
+
+from ..errors import InvalidRequest
+from ..messages import Abort, ClientMessage, EngineInfo, Submit
+from ..validation import check
+from .batch import Batch, StepResult
+from .channel import Channel
+from .scheduler import Scheduler
+
+
+class Pending(Protocol):
+    """A step that was enqueued."""
+
+    def result(self) -> StepResult:
+        """Waits for the step; the only place where the host waits for the device."""
+        ...
+
+
+class Runner(Protocol):
+    """Executes batches in order."""
+
+    def execute(self, batch: Batch) -> Pending: ...
+
+
+class Control(Protocol):
+    """How rank 0 tells the other ranks what to execute."""
+
+    def broadcast(self, batch: Batch | None) -> Batch | None:
+        """Sends from rank 0, receives elsewhere; None ends the loop."""
+        ...
+
+
+class Engine:
+    """Serves the clients of `channel` until the last one is gone."""
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        channel: Channel,
+        scheduler: Scheduler,
+        control: Control,
+        runner: Runner,
+        depth: int,
+    ) -> None:
+        self._info = info
+        self._channel = channel
+        self._scheduler = scheduler
+        self._control = control
+        self._runner = runner
+        self._depth = depth
+
+    def serve(self) -> None:
+        """`depth` steps stay in flight while the next one is prepared."""
+        in_flight: deque[Pending] = deque()
+        while self._receive(block=self._scheduler.idle):
+            batch = self._scheduler.schedule()
+            if batch is not None:
+                self._control.broadcast(batch)
+                in_flight.append(self._runner.execute(batch))
+            if in_flight and (batch is None or len(in_flight) > self._depth):
+                self._scheduler.update(in_flight.popleft().result())
+            self._channel.send(self._scheduler.take_outputs(), self._scheduler.stats)
+        for pending in in_flight:
+            pending.result()
+        self._control.broadcast(None)
+
+    def _receive(self, block: bool) -> bool:
+        """Takes in what the clients sent; False once the last one has left."""
+        for client, message in self._channel.receive(block):
+            if message is None:
+                self._scheduler.drop_client(client)
+            else:
+                self._take(client, message)
+        return self._channel.is_open
+
+    def _take(self, client: int, message: ClientMessage) -> None:
+        match message:
+            case Submit(requests):
+                for request in requests:
+                    try:
+                        check(request, self._info)
+                    except InvalidRequest as error:
+                        self._scheduler.reject(client, request, str(error))
+                    else:
+                        self._scheduler.add(client, request)
+            case Abort(request_ids):
+                self._scheduler.abort(client, request_ids)
+
+
+def follow(control: Control, runner: Runner) -> None:
+    """The loop of every other rank."""
+    while (batch := control.broadcast(None)) is not None:
+        runner.execute(batch)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Turns the scheduler's choice of sequences into the arrays of a Batch."""
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass
+
+import numpy as np
+
+from .batch import Admission, Batch, Feed, Int32Array
+from .sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`num_tokens` of one sequence in one step, counted from what was computed before it."""
+
+    sequence: Sequence
+    num_tokens: int
+    samples: bool = False
+
+
+def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
+    """An entry samples when it computes the last token that the sequence has."""
+    return Entry(sequence, num_tokens, num_tokens == sequence.num_to_compute)
+
+
+def build_batch(entries: List[Entry], admitted: List[Entry], feed: bool) -> Batch:
+    """The step plan of `entries`, which the scheduler has not yet accounted for.
+
+    Args:
+        feed: whether the host tells every rank the input token of a decoding sequence,
+            because the ranks that embed it are not those that sampled it.
+    """
+    sequences = [entry.sequence for entry in entries]
+    continued = sequences[: len(entries) - len(admitted)]
+    return Batch(
+        slots=_array([s.slot for s in sequences]),
+        num_computed=_array([s.num_computed for s in sequences]),
+        query_lens=_array([entry.num_tokens for entry in entries]),
+        block_tables=_block_tables(sequences),
+        sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
+        admissions=tuple(_admission(entry.sequence) for entry in admitted),
+        feed=_feed(continued) if feed else None,
+    )
+
+
+def _array(values: List[int]) -> Int32Array:
+    return np.asarray(values, np.int32)
+
+
+def _block_tables(sequences: List[Sequence]) -> Int32Array:
+    tables = np.zeros((len(sequences), max(len(s.blocks) for s in sequences)), np.int32)
+    for row, sequence in zip(tables, sequences, strict=True):
+        row[: len(sequence.blocks)] = sequence.blocks
+    return tables
+
+
+def _admission(sequence: Sequence) -> Admission:
+    return Admission(
+        slot=sequence.slot,
+        tokens=_array(sequence.tokens),
+        prompt_len=sequence.prompt_len,
+        end_ids=sequence.end_ids,
+        sampling=sequence.sampling,
+    )
+
+
+def _feed(sequences: List[Sequence]) -> Feed:
+    return Feed(
+        slots=_array([s.slot for s in sequences]),
+        positions=_array([len(s.tokens) - 1 for s in sequences]),
+        tokens=_array([s.tokens[-1] for s in sequences]),
+    )

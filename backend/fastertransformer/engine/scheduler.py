@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Decides on rank 0 which tokens every step computes. Integers only: no tensor, no device, no clock.
+
+There is no prefill and no decode phase: a sequence has tokens to compute, and a step gives it some of
+them. Decoding sequences come first, then the rest of running prompts, then new requests, until the
+token budget is spent. When blocks run out, the youngest running sequence gives its own back and is
+computed again later.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+
+from ..config import EngineConfig
+from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
+from .batch import Batch, StepResult
+from .block_pool import BlockPool, prefix_digests
+from .planner import Entry, build_batch, entry_for
+from .sequence import Sequence, SequenceKey, State
+
+ClientOutput = tuple[int, Output]
+"""(client, output)"""
+
+
+class Scheduler:
+    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone."""
+
+    def __init__(self, config: EngineConfig, info: EngineInfo, num_blocks: int) -> None:
+        self.pool = BlockPool(num_blocks, config.cache.block_size, config.cache.enable_reuse)
+        self._config = config
+        self._info = info
+        self._num_stages = config.parallel.pipeline_para_size
+        self._sequences: dict[SequenceKey, Sequence] = {}
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._free_slots = list(range(config.max_num_seqs))
+        self._in_flight: deque[list[Entry]] = deque()
+        self._outbox: list[ClientOutput] = []
+        self._num_prefix_hit_tokens = 0
+        self._num_preemptions = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to compute and nothing to tell."""
+        return not (self._waiting or self._running or self._in_flight or self._outbox)
+
+    @property
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_free_blocks=self.pool.num_free,
+            num_total_blocks=self.pool.num_blocks,
+            num_prefix_hit_tokens=self._num_prefix_hit_tokens,
+            num_preemptions=self._num_preemptions,
+        )
+
+    def add(self, client: int, request: Request) -> None:
+        """Queues a checked request, or answers at once that it cannot be queued."""
+        if (client, request.id) in self._sequences:
+            self.reject(client, request, f"request id {request.id} is already in use on this connection")
+        elif len(self._waiting) >= self._config.max_queue_size:
+            self.reject(client, request, f"the queue is full: {len(self._waiting)} requests wait; try again")
+        else:
+            end_ids = request.sampling.end_ids
+            end_ids = self._info.end_ids if end_ids is None else end_ids
+            sequence = Sequence(client, request, end_ids, list(request.prompt))
+            self._sequences[sequence.key] = sequence
+            self._waiting.append(sequence)
+
+    def reject(self, client: int, request: Request, error: str) -> None:
+        """Answers a request that never becomes a sequence."""
+        self._tell(client, Output(request.id, finish_reason=FinishReason.ERROR, error=error))
+
+    def abort(self, client: int, request_ids: Iterable[int]) -> None:
+        """Ends requests; unknown ids have ended already."""
+        for request_id in request_ids:
+            sequence = self._sequences.get((client, request_id))
+            if sequence is not None:
+                self._finish(sequence)
+                self._tell(client, Output(request_id, finish_reason=FinishReason.ABORTED))
+
+    def drop_client(self, client: int) -> None:
+        """Ends all requests of a client that is gone."""
+        for sequence in [s for s in self._sequences.values() if s.client == client]:
+            self._finish(sequence)
+
+    def schedule(self) -> Batch | None:
+        """The next step, or None when nothing can be computed now."""
+        room = self._sequences_per_batch()
+        planned = self._continue_running(self._config.max_num_batched_tokens, room)
+        budget = self._config.max_num_batched_tokens - sum(entry.num_tokens for entry in planned)
+        admitted = self._admit(budget, room - len(planned))
+        if not planned and not admitted:
+            self._fail_head_if_stuck()
+            return None
+        batch = build_batch(planned + admitted, admitted, feed=self._num_stages > 1)
+        self._commit(planned + admitted)
+        return batch
+
+    def update(self, result: StepResult) -> None:
+        """Takes in what the oldest batch in flight sampled."""
+        samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
+        for entry in self._in_flight.popleft():
+            entry.sequence.num_in_flight -= 1
+            if entry.samples:
+                self._append(entry.sequence, *next(samples))
+            self._settle(entry.sequence)
+
+    def take_outputs(self) -> list[ClientOutput]:
+        """What happened since the last call, in order."""
+        outputs, self._outbox = self._outbox, []
+        return outputs
+
+    # Planning
+
+    def _sequences_per_batch(self) -> int:
+        """With S pipeline stages, S batches must be in flight that share no sequence."""
+        live = min(len(self._running) + len(self._waiting), self._config.max_num_seqs)
+        return -(-live // self._num_stages)
+
+    def _continue_running(self, budget: int, room: int) -> list[Entry]:
+        planned: list[Entry] = []
+        ready = [s for s in self._running if s.wants_tokens and self._may_follow(s)]
+        for sequence in sorted(ready, key=lambda s: s.num_to_compute > 1):
+            if budget == 0 or len(planned) == room:
+                break
+            count = min(sequence.num_to_compute, budget)
+            if sequence.state is State.RUNNING and self._reserve(sequence, count):
+                planned.append(entry_for(sequence, count))
+                budget -= count
+        return [entry for entry in planned if entry.sequence.state is State.RUNNING]
+
+    def _may_follow(self, sequence: Sequence) -> bool:
+        """One stage reads a token in flight from its own pool; several must be told by the host."""
+        return self._num_stages == 1 or sequence.num_in_flight == 0
+
+    def _reserve(self, sequence: Sequence, count: int) -> bool:
+        """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
+        needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
+        while needed > self.pool.num_free:
+            if any(s.state is State.PREEMPTED for s in self._sequences.values()):
+                return False  # its blocks come back when the batches in flight are done
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        if needed > 0:
+            sequence.blocks += self.pool.allocate(needed)
+        return True
+
+    def _preempt(self, victim: Sequence) -> None:
+        self._num_preemptions += 1
+        self._running.remove(victim)
+        victim.state = State.PREEMPTED
+        self._settle(victim)
+
+    def _admit(self, budget: int, room: int) -> list[Entry]:
+        admitted: list[Entry] = []
+        while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
+            sequence = self._waiting[0]
+            if not self._take_blocks(sequence):
+                break
+            self._waiting.popleft()
+            sequence.slot = heapq.heappop(self._free_slots)
+            sequence.state = State.RUNNING
+            self._running.append(sequence)
+            count = min(sequence.num_to_compute, budget)
+            admitted.append(entry_for(sequence, count))
+            budget -= count
+        return admitted
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
+        shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
+        needed = self.pool.blocks_for(len(sequence.tokens)) - len(shared)
+        if needed > self.pool.num_free_without(shared):
+            return False
+        self.pool.share(shared)
+        sequence.blocks = shared + self.pool.allocate(needed)
+        sequence.num_published = len(shared)
+        sequence.num_computed = len(shared) * self.pool.block_size
+        self._num_prefix_hit_tokens += sequence.num_computed
+        return True
+
+    def _fail_head_if_stuck(self) -> None:
+        """Forward progress: what cannot start on an empty engine never will."""
+        if self._waiting and not self._running and not self._in_flight:
+            head = self._waiting[0]
+            error = (
+                f"{len(head.tokens)} tokens need {self.pool.blocks_for(len(head.tokens))} KV cache blocks, "
+                f"the whole cache has {self.pool.num_blocks}"
+            )
+            self._finish(head)
+            self.reject(head.client, head.request, error)
+
+    # Bookkeeping
+
+    def _commit(self, entries: list[Entry]) -> None:
+        self._in_flight.append(entries)
+        for entry in entries:
+            sequence = entry.sequence
+            sequence.num_in_flight += 1
+            sequence.num_computed += entry.num_tokens
+            sequence.num_pending += entry.samples
+            self._publish(sequence)
+
+    def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
+        sequence.num_pending -= 1
+        if sequence.state is State.FINISHED:
+            return  # it ended while this step was in flight
+        sequence.tokens.append(token)
+        reason = sequence.reason_to_stop()
+        logprobs = (logprob,) if sequence.sampling.logprobs else ()
+        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason))
+        if reason is None:
+            self._publish(sequence)
+        else:
+            self._finish(sequence)
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Batches run in order, so a block may be shared as soon as a batch that fills it is scheduled."""
+        full = min(sequence.num_computed, len(sequence.tokens)) // self.pool.block_size
+        if not self.pool.enable_reuse or full <= sequence.num_published:
+            return
+        digests = self._digests(sequence, full)
+        for index in range(sequence.num_published, full):
+            self.pool.publish(sequence.blocks[index], digests[index])
+        sequence.num_published = full
+
+    def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
+        """Digests of the first `count` blocks; none when nothing is shared."""
+        if not self.pool.enable_reuse:
+            return []
+        known = sequence.digests
+        if len(known) < count:
+            tokens = sequence.tokens[len(known) * self.pool.block_size : count * self.pool.block_size]
+            known += prefix_digests(tokens, self.pool.block_size, parent=known[-1] if known else b"")
+        return known[:count]
+
+    def _finish(self, sequence: Sequence) -> None:
+        if sequence.state is State.WAITING:
+            self._waiting.remove(sequence)
+        elif sequence.state is State.RUNNING:
+            self._running.remove(sequence)
+        sequence.state = State.FINISHED
+        del self._sequences[sequence.key]
+        self._settle(sequence)
+
+    def _settle(self, sequence: Sequence) -> None:
+        """Takes back slot and blocks of a sequence that lost them, once no batch in flight names it."""
+        if sequence.state is State.RUNNING or sequence.num_in_flight or sequence.slot < 0:
+            return
+        self.pool.release(sequence.blocks)
+        heapq.heappush(self._free_slots, sequence.slot)
+        sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
+        if sequence.state is State.PREEMPTED:
+            sequence.state = State.WAITING
+            self._waiting.appendleft(sequence)
+
+    def _tell(self, client: int, output: Output) -> None:
+        self._outbox.append((client, output))

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One request inside the engine: its tokens, how far they are computed, what it holds."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ..messages import FinishReason, Request, SamplingParams
+
+SequenceKey = tuple[int, int]
+"""(client, the client's request id)"""
+
+
+class State(Enum):
+    """Where a sequence is. Only RUNNING ones get tokens to compute."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+    """Waits for the batches in flight that name it, then goes back to WAITING."""
+    FINISHED = "finished"
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """`tokens` are those the host knows; up to `num_pending` more are sampled by batches in flight."""
+
+    client: int
+    request: Request
+    end_ids: tuple[int, ...]
+    tokens: list[int]
+    state: State = State.WAITING
+    finish_reason: FinishReason | None = None
+    num_computed: int = 0
+    """Tokens whose keys and values are in the cache once all batches in flight are done."""
+    num_pending: int = 0
+    num_in_flight: int = 0
+    """Batches in flight that name this sequence: its slot and blocks must stay."""
+    slot: int = -1
+    blocks: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    """Of the full blocks of `tokens`, as far as somebody asked."""
+    num_published: int = 0
+    """Leading blocks that others may share."""
+
+    @property
+    def key(self) -> SequenceKey:
+        return self.client, self.request.id
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return self.request.sampling
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length once all batches in flight are done."""
+        return len(self.tokens) + self.num_pending
+
+    @property
+    def num_to_compute(self) -> int:
+        return self.num_tokens - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        return self.num_tokens - self.prompt_len
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether a step can do something for it, given that all batches in flight succeed."""
+        return self.num_to_compute > 0 and self.num_generated < self.sampling.max_tokens
+
+    def reason_to_stop(self) -> FinishReason | None:
+        """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
+        if self.tokens[-1] in self.end_ids or self._ends_with_stop_word():
+            return FinishReason.STOP
+        if len(self.tokens) - self.prompt_len >= self.sampling.max_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def _ends_with_stop_word(self) -> bool:
+        return any(tuple(self.tokens[-len(word) :]) == word for word in self.sampling.stop_words)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A runner without a model: the next token is a function of all tokens before it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
+from fastertransformer.engine.batch import Batch, StepResult
+from fastertransformer.engine.scheduler import Scheduler
+from fastertransformer.messages import EngineInfo, FinishReason, Output, Request, SamplingParams
+
+VOCAB_SIZE = 97
+INFO = EngineInfo(
+    model_type="toy", vocab_size=VOCAB_SIZE, max_model_len=64, start_id=1, end_ids=(0,), plan=""
+)
+
+
+def next_token(tokens: list[int]) -> int:
+    """Depends on every token and on the length, so a wrong or missing one shows."""
+    value = 7
+    for token in tokens:
+        value = (value * 31 + token + 1) % 1_000_003
+    return value % VOCAB_SIZE
+
+
+def expected(request: Request) -> list[int]:
+    """What a request generates when it is alone."""
+    tokens = list(request.prompt)
+    for _ in range(request.sampling.max_tokens):
+        tokens.append(next_token(tokens))
+        if tokens[-1] in INFO.end_ids:
+            break
+    return tokens[len(request.prompt) :]
+
+
+class ToyRunner:
+    """Keeps a token pool and a cache of block contents, and fails on any token that is not there."""
+
+    def __init__(self, config: EngineConfig, num_blocks: int) -> None:
+        self.pool = np.full((config.max_num_seqs, 2 * INFO.max_model_len), -1, np.int64)
+        self.cache = np.full((num_blocks, config.cache.block_size), -1, np.int64)
+        self.block_size = config.cache.block_size
+
+    def execute(self, batch: Batch) -> StepResult:
+        """Computes every row through the cache, like a model would."""
+        for admission in batch.admissions:
+            self.pool[admission.slot] = -1
+            self.pool[admission.slot, : len(admission.tokens)] = admission.tokens
+        if batch.feed is not None:
+            self.pool[batch.feed.slots, batch.feed.positions] = batch.feed.tokens
+        tokens = []
+        for row in range(len(batch.slots)):
+            start, count = int(batch.num_computed[row]), int(batch.query_lens[row])
+            for position in range(start, start + count):
+                block = batch.block_tables[row][position // self.block_size]
+                self.cache[block, position % self.block_size] = self.pool[batch.slots[row], position]
+            if row in batch.sample_rows:
+                tokens.append(self._sample(batch, row, start + count))
+        return StepResult(np.array(tokens, np.int32), np.zeros(len(tokens), np.float32))
+
+    def _sample(self, batch: Batch, row: int, length: int) -> int:
+        blocks = batch.block_tables[row][: -(-length // self.block_size)]
+        seen = self.cache[blocks].reshape(-1)[:length].tolist()
+        assert -1 not in seen, "a token was read before it was computed"
+        token = next_token(seen)
+        self.pool[batch.slots[row], length] = token
+        return token
+
+
+def engine_config(**changes: int) -> EngineConfig:
+    """A small engine: 4 sequences, 8 tokens a step, blocks of 4."""
+    stages = changes.pop("stages", 1)
+    reuse = bool(changes.pop("reuse", 1))
+    return EngineConfig(
+        model_checkpoint_path="toy",
+        parallel=ParallelConfig(pipeline_para_size=stages),
+        cache=CacheConfig(block_size=4, enable_reuse=reuse),
+        max_num_seqs=changes.pop("max_num_seqs", 4),
+        max_num_batched_tokens=changes.pop("max_num_batched_tokens", 8),
+        **changes,
+    )
+
+
+@dataclass
+class Result:
+    """What a client saw of one request."""
+
+    tokens: list[int]
+    finish_reason: FinishReason | None = None
+    error: str = ""
+
+
+class ToyEngine:
+    """Engine.serve's order of events, with a step counter instead of clients."""
+
+    def __init__(self, config: EngineConfig, num_blocks: int, depth: int) -> None:
+        self.scheduler = Scheduler(config, INFO, num_blocks)
+        self.runner = ToyRunner(config, num_blocks)
+        self.depth = depth
+        self.in_flight: list[StepResult] = []
+        self.results: dict[tuple[int, int], Result] = {}
+
+    def add(self, request: Request, client: int = 0) -> None:
+        self.results[client, request.id] = Result([])
+        self.scheduler.add(client, request)
+
+    def step(self) -> Batch | None:
+        """One turn of the loop."""
+        batch = self.scheduler.schedule()
+        if batch is not None:
+            self.in_flight.append(self.runner.execute(batch))
+        if self.in_flight and (batch is None or len(self.in_flight) > self.depth):
+            self.scheduler.update(self.in_flight.pop(0))
+        for client, output in self.scheduler.take_outputs():
+            self._note(client, output)
+        return batch
+
+    def run(self, max_steps: int = 5000) -> None:
+        """Until idle; a scheduler that starves somebody runs into `max_steps`."""
+        for _ in range(max_steps):
+            if self.scheduler.idle:
+                return
+            self.step()
+        raise AssertionError(f"not idle after {max_steps} steps: {self.scheduler.stats}")
+
+    def _note(self, client: int, output: Output) -> None:
+        result = self.results[client, output.id]
+        assert result.finish_reason is None, "an output after the last one"
+        result.tokens += output.tokens
+        result.finish_reason = output.finish_reason
+        result.error = output.error
+
+
+def request(request_id: int, prompt: list[int], max_tokens: int, **sampling: object) -> Request:
+    return Request(request_id, tuple(prompt), SamplingParams(max_tokens=max_tokens, **sampling))
