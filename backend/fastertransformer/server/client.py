@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One connection to an engine process."""
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import EngineDead
+from ..messages import (
+    Abort,
+    ClientMessage,
+    EngineInfo,
+    EngineMessage,
+    FrameReader,
+    Outputs,
+    Ready,
+    Request,
+    Submit,
+    encode_frame,
+)
+
+SEND_TIMEOUT_S = 30
+"""An engine that reads nothing for so long is taken for dead."""
+_RECEIVE_BYTES = 1 << 16
+
+
+class EngineClient:
+    """Sends requests from any thread; one thread reads `outputs`.
+
+    Raises:
+        EngineDead: nothing listens at `path`, or it did not say Ready within `timeout` seconds.
+    """
+
+    info: EngineInfo
+    pid: int
+
+    def __init__(self, path: Path, timeout: float = 10.0) -> None:
+        self._reader: FrameReader[EngineMessage] = FrameReader(EngineMessage)
+        self._send_lock = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._early: list[Outputs] = []
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(str(path))
+            self._greet(self._receive())
+        except (OSError, EngineDead) as error:
+            self._socket.close()
+            raise EngineDead(f"no engine answers at {path}: {error}") from None
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Raises: EngineDead."""
+        self._send(Submit(list(requests)))
+
+    def abort(self, request_ids: Sequence[int]) -> None:
+        """Ends requests early; ids that already ended are ignored. Raises: EngineDead."""
+        self._send(Abort(list(request_ids)))
+
+    def outputs(self) -> Iterator[Outputs]:
+        """Blocks for the engine's steps.
+
+        Raises:
+            EngineDead: the engine ended, or this client was closed.
+        """
+        yield from self._early
+        while True:
+            for message in self._receive():
+                assert isinstance(message, Outputs), message
+                yield message
+
+    def close(self) -> None:
+        """Ends the connection, and with it what its requests still had to generate."""
+        with suppress(OSError):  # the engine may have closed it first
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread in `outputs`, close alone does not
+        self._socket.close()
+
+    def _greet(self, messages: list[EngineMessage]) -> None:
+        ready, *early = messages
+        assert isinstance(ready, Ready), ready
+        self.info, self.pid = ready.info, ready.pid
+        self._early = [message for message in early if isinstance(message, Outputs)]
+
+    def _send(self, message: ClientMessage) -> None:
+        try:
+            with self._send_lock:
+                self._socket.sendall(encode_frame(message))
+        except OSError as error:
+            self.close()  # half a frame may have gone out: the connection is of no more use
+            raise EngineDead(f"the engine process does not take requests: {error}") from None
+
+    def _receive(self) -> list[EngineMessage]:
+        messages: list[EngineMessage] = []
+        while not messages:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except TimeoutError:
+                raise EngineDead("it said nothing in time") from None
+            except OSError as error:
+                raise EngineDead(f"the connection to the engine process broke: {error}") from None
+            if not data:
+                raise EngineDead("the engine process ended")
+            messages = self._reader.feed(data)
+        return messages

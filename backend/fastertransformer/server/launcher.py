@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One engine per server, configuration and GPU group: the first user starts it, the others attach."""
+
+import collections
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..config import EngineConfig
+from ..errors import EngineDead, ModelLoadError
+from . import rundir
+from .client import EngineClient
+from .command import engine_command, engine_environment, interpreter, started_by_mpirun
+from .placement import Placement
+from .rundir import RuntimeDirectory
+
+DEFAULT_START_TIMEOUT_S = 600.0
+_ERROR_MARK = "fastertransformer: ModelLoadError: "
+_KEPT_LINES = 20
+_LEAVE_TIMEOUT_S = 5.0
+
+
+class Launcher:
+    """Starts, attaches to and leaves the engine of one configuration and GPU group.
+
+    Args:
+        server_pid: the process that the engine must not outlive; it also bounds the sharing.
+        log: takes every line that the engine prints.
+        start_timeout: seconds from the start to a loaded model.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        placement: Placement | None = None,
+        server_pid: int | None = None,
+        log: Callable[[str], None] = lambda line: None,
+        start_timeout: float = DEFAULT_START_TIMEOUT_S,
+    ) -> None:
+        self._config = config
+        self._placement = placement or Placement()
+        self._server_pid = server_pid or os.getpid()
+        self._log = log
+        self._start_timeout = start_timeout
+        self._directory = RuntimeDirectory(self._server_pid, config, self._placement)
+        self._user_file: int | None = None
+
+    def attach(self) -> EngineClient:
+        """A connection to the running engine; starts one when there is none.
+
+        Raises:
+            ModelLoadError: the engine did not start; its own words are in the text.
+        """
+        rundir.sweep()
+        with self._directory.locked(self._start_timeout):
+            newcomer = self._user_file is None
+            if newcomer:
+                self._user_file = self._directory.attach()
+            try:
+                return self._connect() or self._start()
+            except ModelLoadError:
+                if newcomer:
+                    self._leave()
+                raise
+
+    def detach(self, client: EngineClient | None) -> None:
+        """Closes the connection; the last one to leave waits until the engine's processes are gone."""
+        if client is not None:
+            client.close()
+        with self._directory.locked(self._start_timeout):
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._user_file is not None and self._directory.last_one_out(self._user_file):
+            self._directory.stop_engine(grace=_LEAVE_TIMEOUT_S)
+            self._directory.remove()
+        self._user_file = None
+
+    def _connect(self) -> EngineClient | None:
+        try:
+            # A long step of a busy engine delays its greeting: patience here, or it would be taken for dead.
+            return EngineClient(self._directory.socket, self._start_timeout)
+        except EngineDead:
+            return None
+
+    def _start(self) -> EngineClient:
+        self._directory.stop_engine()  # one that hangs, or that still loads for a starter that was killed
+        self._directory.socket.unlink(missing_ok=True)
+        guard = self._spawn()
+        self._directory.write_guard(guard.pid)
+        output = _Output(guard, self._log)
+        deadline = time.monotonic() + self._start_timeout
+        while time.monotonic() < deadline and guard.poll() is None:
+            if client := self._connect():
+                return client
+            time.sleep(0.02)
+        late = guard.poll() is None
+        self._directory.stop_engine()
+        raise ModelLoadError(f"not loaded within {self._start_timeout} s" if late else output.explain())
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        command = engine_command(self._config, self._placement, self._directory.socket)
+        reset_affinity = str(int(started_by_mpirun(os.environ)))
+        return subprocess.Popen(
+            [
+                interpreter(),
+                "-m",
+                "fastertransformer.server.guard",
+                str(self._server_pid),
+                reset_affinity,
+                *command,
+            ],
+            env=engine_environment(os.environ, self._placement),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a Ctrl-C for the server must not reach the engine first
+        )
+
+
+class _Output:
+    """Passes on what the engine prints and keeps the end of it for an error message."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Callable[[str], None]) -> None:
+        self._process = process
+        self._log = log
+        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._thread = threading.Thread(target=self._read, name="engine-output", daemon=True)
+        self._thread.start()
+
+    def explain(self) -> str:
+        """The engine's own ModelLoadError, else the last lines that it printed."""
+        self._thread.join(_LEAVE_TIMEOUT_S)
+        for line in reversed(self._lines):
+            if _ERROR_MARK in line:
+                return line.partition(_ERROR_MARK)[2]
+        code = self._process.poll()
+        return f"the engine process ended with code {code}: " + "\n".join(self._lines)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line.rstrip("\n"))
+            self._log(line.rstrip("\n"))
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVE_TIMEOUT_S)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The private directory of one engine: its socket, its locks and the process id of its guard."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .. import config as configuration
+from ..config import EngineConfig
+from ..errors import ModelLoadError
+from . import processes
+from .placement import Placement
+
+_SOCKET_PATH_LIMIT = 107
+"""Longest path that sockaddr_un holds."""
+_TERMINATE_TIMEOUT_S = 10.0
+
+
+class RuntimeDirectory:
+    """`<tmp>/fastertransformer-<user>-<pid namespace>/<server pid>-<hash>`, mode 0700.
+
+    Engines are shared by whoever has the same server process, engine configuration and GPU
+    group. Raises ModelLoadError when the directory is another user's or its path is too long.
+    """
+
+    def __init__(self, server_pid: int, config: EngineConfig, placement: Placement) -> None:
+        key = hashlib.sha256(f"{configuration.encode(config)} {placement}".encode()).hexdigest()[:16]
+        self.path = _root() / f"{server_pid}-{key}"
+        self.socket = self.path / "engine.sock"
+        self._guard_file = self.path / "guard.pid"
+        if len(str(self.socket)) > _SOCKET_PATH_LIMIT:
+            raise ModelLoadError(
+                f"{self.socket} is too long for a socket ({len(str(self.socket))} characters, allowed are"
+                f" {_SOCKET_PATH_LIMIT}): set TMPDIR to a shorter path"
+            )
+
+    @contextmanager
+    def locked(self, timeout: float) -> Iterator[None]:
+        """Elects who starts or stops the engine.
+
+        Raises:
+            ModelLoadError: another instance held the lock for `timeout` seconds.
+        """
+        file = self._acquire("lock", time.monotonic() + timeout)
+        try:
+            yield
+        finally:
+            os.close(file)
+
+    def attach(self) -> int:
+        """A shared lock that says, until the file is closed or its process dies, that the engine is in use."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        file = os.open(self.path / "users", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file
+
+    def last_one_out(self, file: int) -> bool:
+        """Gives up what `attach` returned; True when nobody else uses the engine. Call it locked."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(file)
+        return True
+
+    def write_guard(self, pid: int) -> None:
+        self._guard_file.write_text(str(pid))
+
+    @property
+    def guard(self) -> int | None:
+        """Process id of the living engine of this directory."""
+        try:
+            pid = int(self._guard_file.read_text())
+        except (OSError, ValueError):
+            return None
+        # Process ids are used again: only a process that names this socket is ours.
+        return pid if str(self.socket) in processes.command_line(pid) else None
+
+    def stop_engine(self, grace: float = 0.0) -> None:
+        """Waits `grace` seconds for the engine to leave by itself, then ends it. Call it locked."""
+        pid = self.guard
+        if pid is None or processes.wait_until_gone(pid, grace):
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        if not processes.wait_until_gone(pid, _TERMINATE_TIMEOUT_S):
+            os.kill(pid, signal.SIGKILL)
+
+    def remove(self) -> None:
+        """Call it locked; whoever waits for the lock makes the directory anew."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _acquire(self, name: str, deadline: float) -> int:
+        while True:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileNotFoundError):  # removed between the two calls
+                file = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
+                if self._lock_now(file, name):
+                    return file
+                os.close(file)
+            if time.monotonic() > deadline:
+                raise ModelLoadError(f"another instance kept {self.path / name} locked for too long")
+            time.sleep(0.05)
+
+    def _lock_now(self, file: int, name: str) -> bool:
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A lock on a file that was removed meanwhile excludes nobody.
+            return os.path.samestat(os.fstat(file), os.stat(self.path / name))
+        return False
+
+
+def sweep() -> None:
+    """Removes what servers left that were killed: their engines, then their directories."""
+    for path in _root().iterdir():
+        server_pid = path.name.partition("-")[0]
+        if server_pid.isdigit() and not processes.is_alive(int(server_pid)):
+            _end_guards_of(path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _end_guards_of(path: Path) -> None:
+    with suppress(OSError, ValueError):
+        pid = int((path / "guard.pid").read_text())
+        if str(path) in processes.command_line(pid):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _root() -> Path:
+    """Raises: ModelLoadError: somebody else made the directory first."""
+    # Process ids mean nothing in another namespace, and containers may share /tmp.
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    path = Path(tempfile.gettempdir(), f"fastertransformer-{os.getuid()}-{namespace}")
+    path.mkdir(mode=0o700, exist_ok=True)
+    state = path.lstat()
+    if state.st_uid != os.getuid() or state.st_mode & 0o077 or path.is_symlink():
+        raise ModelLoadError(f"{path} must be a directory of user {os.getuid()} with mode 0700")
+    return path
