@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What crosses pipeline stages: hidden states forward, sampled tokens from the last stage back to rank 0."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Samples = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
+"""Tokens [S] and their log-probabilities [S]."""
+
+
+class Pipeline(Protocol):
+    """One rank's neighbours in the pipeline."""
+
+    def send_hidden(self, hidden: Tensor) -> None:
+        """To the same tensor-parallel rank of the next stage."""
+        ...
+
+    def receive_hidden(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor: ...
+
+    def return_samples(self, tokens: Tensor, logprobs: Tensor) -> None:
+        """From the last stage to rank 0. All tensor-parallel ranks drew the same; one of them sends."""
+        ...
+
+    def receive_samples(self, num_samples: int) -> Samples: ...
+
+
+class OneStage:
+    """A pipeline of one stage: nothing travels."""
+
+    def send_hidden(self, hidden: Tensor) -> None:
+        raise AssertionError("a single stage has no next one")
+
+    def receive_hidden(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        raise AssertionError("a single stage has no previous one")
+
+    def return_samples(self, tokens: Tensor, logprobs: Tensor) -> None:
+        """They are where they are needed."""
+
+    def receive_samples(self, num_samples: int) -> Samples:
+        raise AssertionError("a single stage samples itself")

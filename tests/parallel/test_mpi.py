@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The MPI control and data planes under a real mpirun."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fastertransformer.config import EngineConfig, ParallelConfig
+from fastertransformer.server.command import engine_command, engine_environment, interpreter
+from fastertransformer.server.placement import Placement
+
+PROGRAM = Path(__file__).with_name("collectives_program.py")
+
+
+def run_ranks(tp_size: int, pp_size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the program on as many ranks as the engine would have."""
+    parallel = ParallelConfig(tensor_para_size=tp_size, pipeline_para_size=pp_size)
+    config = EngineConfig(model_checkpoint_path="", parallel=parallel)
+    engine = engine_command(config, Placement(), Path("unused"))
+    mpirun = engine[: engine.index(interpreter())]
+    return subprocess.run(
+        [*mpirun, interpreter(), str(PROGRAM), *arguments],
+        env=engine_environment(os.environ, Placement()),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (1, 2), (2, 2), (1, 3)])
+def test_collectives(tp_size, pp_size):
+    done = run_ranks(tp_size, pp_size, str(tp_size), str(pp_size))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is fine") == tp_size * pp_size
+
+
+def test_wrong_number_of_ranks_is_refused_with_the_numbers():
+    done = run_ranks(2, 1, "2", "2")
+    assert done.returncode != 0
+    assert "tensor_para_size 2 x pipeline_para_size 2 needs 4 ranks, MPI started 2" in done.stderr
