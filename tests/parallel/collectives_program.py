@@ -3,11 +3,12 @@
 
 import sys
 import time
+import traceback
 
 import numpy as np
 import torch
 
-from fastertransformer.parallel.mpi import MpiWorld
+from fastertransformer.parallel.mpi import MpiWorld, abort
 
 AWKWARD = (1, 31, 257)
 
@@ -21,9 +22,8 @@ def check_tensor_group(world: MpiWorld) -> None:
             total = sum(range(1, group.size + 1))
             assert (group.all_reduce(x) == total).all()
             assert (x == total).all(), "all_reduce is in place"
-            part = torch.arange(2 * size).view(size, 2).t().to(dtype) + group.rank
-            whole = torch.cat([part + other for other in range(group.size)], 1) - group.rank
-            assert torch.equal(group.all_gather(part, 1), whole)
+            parts = [(torch.arange(2 * size).view(size, 2).t() % 50 + r).to(dtype) for r in range(group.size)]
+            assert torch.equal(group.all_gather(parts[group.rank], 1), torch.cat(parts, 1))
 
 
 def check_pipeline(world: MpiWorld) -> None:
@@ -59,8 +59,7 @@ def check_control(world: MpiWorld) -> None:
     assert world.minimum(world.mesh.rank + 5) == 5
 
 
-def main() -> None:
-    world = MpiWorld(int(sys.argv[1]), int(sys.argv[2]))
+def main(world: MpiWorld) -> None:
     check_tensor_group(world)
     check_pipeline(world)
     check_control(world)
@@ -68,4 +67,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        world = MpiWorld(int(sys.argv[1]), int(sys.argv[2]))
+        main(world)
+    except Exception:
+        traceback.print_exc()
+        abort(1)

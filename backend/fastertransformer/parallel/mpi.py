@@ -149,6 +149,8 @@ class MpiWorld:
     def minimum(self, value: int) -> int:
         return int(self._comm.allreduce(value, op=MPI.MIN))
 
-    def abort(self, code: int) -> None:
-        sys.stderr.flush()
-        self._comm.Abort(code)
+
+def abort(code: int) -> None:
+    """Ends every rank at once; a rank that just left would wait for the others for ever."""
+    sys.stderr.flush()
+    MPI.COMM_WORLD.Abort(code)

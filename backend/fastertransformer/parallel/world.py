@@ -28,10 +28,6 @@ class World(Protocol):
         """The smallest value of any rank; also a point that all ranks must reach."""
         ...
 
-    def abort(self, code: int) -> None:
-        """Ends every rank at once; does not return."""
-        ...
-
 
 class LocalControl:
     """One rank: the plan is where it is needed."""
@@ -51,6 +47,3 @@ class LocalWorld:
 
     def minimum(self, value: int) -> int:
         return value
-
-    def abort(self, code: int) -> None:
-        raise SystemExit(code)
