@@ -36,7 +36,7 @@ class _Client:
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
-        self.reader = FrameReader(ClientMessage)
+        self.reader: FrameReader[ClientMessage] = FrameReader(ClientMessage)
         self.unsent = bytearray()
 
     def flush(self) -> int:

@@ -1,1 +1,36 @@
 # SPDX-License-Identifier: BSD-3-Clause
+"""The ops of the engine, each defined by its Python body and replaced by a kernel where there is one."""
+
+from .activation import activation, gated_activation
+from .attention import paged_attention
+from .embedding import embedding
+from .kv_cache import kv_write
+from .linear import SKINNY_ROWS, skinny_linear
+from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .registry import disable, has_kernels, set_num_threads
+from .rope import rope
+from .sampling import apply_penalties, ban_words, greedy, log_probability, philox_uniform, sample
+
+__all__ = [
+    "SKINNY_ROWS",
+    "activation",
+    "add_layer_norm",
+    "add_rms_norm",
+    "apply_penalties",
+    "ban_words",
+    "disable",
+    "embedding",
+    "gated_activation",
+    "greedy",
+    "has_kernels",
+    "kv_write",
+    "layer_norm",
+    "log_probability",
+    "paged_attention",
+    "philox_uniform",
+    "rms_norm",
+    "rope",
+    "sample",
+    "set_num_threads",
+    "skinny_linear",
+]

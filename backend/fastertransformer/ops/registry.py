@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What an op is: a Python body that defines it, and on devices that have one a kernel of the same name."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelLoadError
+
+try:
+    from .. import _C
+except ImportError:  # built without csrc: the bodies compute
+    _C = None  # type: ignore[assignment]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+_DEVICES = ("cpu", "cuda")
+
+
+class Op:
+    """One registered op."""
+
+    def __init__(self, body: Callable[..., Any], out: Callable[..., Tensor] | None) -> None:
+        self.name = body.__name__
+        self.body = body
+        self.out = out
+        self.kernels: dict[str, Callable[..., None]] = {
+            device: kernel for device in _DEVICES if (kernel := find_kernel(device, self.name))
+        }
+
+
+OPS: dict[str, Op] = {}
+
+
+def find_kernel(device: str, name: str) -> Callable[..., None] | None:
+    """The compiled launcher, or None."""
+    return getattr(getattr(_C, device, None), name, None)
+
+
+def has_kernels(device: str) -> bool:
+    """Whether this build has kernels for `device`."""
+    return hasattr(_C, device)
+
+
+def op(out: Callable[..., Tensor] | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Registers a body as the definition of the op of its name.
+
+    Args:
+        out: allocates the result from the arguments, since kernels never allocate;
+            None for ops that change their arguments in place.
+    """
+
+    def register(body: Callable[P, R]) -> Callable[P, R]:
+        entry = OPS[body.__name__] = Op(body, out)
+        kernels = entry.kernels
+
+        @functools.wraps(body)
+        def dispatch(*args: Any) -> Any:
+            first = args[0]
+            kernel = kernels.get(first.device.type)
+            if kernel is None or first.dtype not in _KERNEL_DTYPES:
+                return body(*args)
+            stream = (torch.cuda.current_stream().cuda_stream,) if first.is_cuda else ()
+            if out is None:
+                return kernel(*args, *stream)
+            result = out(*args)
+            kernel(result, *args, *stream)
+            return result
+
+        return dispatch  # type: ignore[return-value]
+
+    return register
+
+
+def disable(names: Iterable[str]) -> None:
+    """Makes ops run their bodies.
+
+    Raises:
+        ModelLoadError: a name that is no op; lists those that are.
+    """
+    for name in names:
+        if name not in OPS:
+            raise ModelLoadError(f"parameter disable_kernels names {name!r}; ops are {', '.join(sorted(OPS))}")
+        OPS[name].kernels.clear()
+
+
+def set_num_threads(count: int) -> None:
+    """Threads of torch and of the kernels."""
+    torch.set_num_threads(count)
+    if _C is not None:
+        _C.cpu.set_num_threads(count)

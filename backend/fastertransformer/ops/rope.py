@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Rotary position embedding."""
+
+import torch
+from torch import Tensor
+
+from .registry import op
+
+
+@op(out=None)
+def rope(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool) -> None:
+    """Rotates the first R dimensions of every head by its position, in place. (Su et al., arXiv 2104.09864)
+
+    Args:
+        q: [T, N, D], k: [T, K, D]; may be strided views of one product.
+        positions: [T] int32.
+        cos_sin: [P, R] float32, cosines in the first half, sines in the second.
+        interleaved: pairs are (2i, 2i + 1), as in GPT-J, instead of (i, i + R/2), as in GPT-NeoX.
+    """
+    rotary_dim = cos_sin.shape[1]
+    cos, sin = cos_sin[positions.long()][:, None].chunk(2, -1)
+    for heads in (q, k):
+        part = heads[..., :rotary_dim]
+        first, second = _pairs(part.float(), interleaved)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        joined = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
+        part.copy_(joined)
+
+
+def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    if interleaved:
+        return x[..., ::2], x[..., 1::2]
+    first, second = x.chunk(2, -1)
+    return first, second

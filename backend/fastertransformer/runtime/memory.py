@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How many KV blocks fit: from the memory that is left after the weights, and told with its numbers."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from ..config import EngineConfig
+from ..errors import ModelLoadError
+from ..models import Model
+
+# A CPU machine is shared with the rest of the system, and pages of a large cache come in as they are used.
+_CPU_SHARE = 0.5
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What one rank holds."""
+
+    weight_bytes: int
+    block_bytes: int
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+
+    def __str__(self) -> str:
+        cache = self.num_blocks * self.block_bytes
+        tokens = self.num_blocks * self.block_size
+        return (
+            f"weights {self.weight_bytes / _GIB:.2f} GiB + KV cache {cache / _GIB:.2f} GiB per rank: "
+            f"{self.num_blocks} blocks of {self.block_size} = {tokens} tokens; "
+            f"longest sequence {self.max_model_len}, at most {self.max_num_seqs} at once"
+        )
+
+
+def block_bytes(model: Model, block_size: int) -> int:
+    """Bytes of one block over all layers of this rank, keys and values."""
+    shape = model.kv_cache_shape(1, block_size)
+    return torch.Size(shape).numel() * model.dtype.itemsize
+
+
+def blocks_that_fit(config: EngineConfig, model: Model, longest: int) -> int:
+    """Blocks on this rank: what was asked for, or what fits, but never more than can be used.
+
+    Args:
+        longest: tokens of the longest sequence that the model allows.
+
+    Raises:
+        ModelLoadError: what was asked for does not fit.
+    """
+    size = config.cache.block_size
+    available = _available_bytes(config, model.device) // block_bytes(model, size)
+    if config.cache.max_tokens:
+        wanted = -(-config.cache.max_tokens // size)
+        if wanted > available:
+            raise ModelLoadError(
+                f"max_tokens_in_paged_kv_cache {config.cache.max_tokens} needs {wanted} blocks of "
+                f"{block_bytes(model, size)} bytes, memory holds {available}"
+            )
+        return wanted
+    useful = config.max_num_seqs * -(-longest // size)
+    return min(available, useful)
+
+
+def plan_memory(config: EngineConfig, model: Model, num_blocks: int, longest: int) -> MemoryPlan:
+    """The plan that all ranks follow.
+
+    Raises:
+        ModelLoadError: the cache cannot hold what the configuration promises.
+    """
+    tokens = num_blocks * config.cache.block_size
+    if tokens < max(config.max_model_len, config.cache.block_size):
+        raise ModelLoadError(
+            f"the KV cache holds {tokens} tokens ({num_blocks} blocks of {block_bytes(model, config.cache.block_size)} "
+            f"bytes), but one sequence of max_model_len {config.max_model_len or 'any length'} must fit: "
+            "lower max_model_len, raise kv_cache_free_gpu_mem_fraction or use more ranks"
+        )
+    return MemoryPlan(
+        weight_bytes=model.weight_bytes,
+        block_bytes=block_bytes(model, config.cache.block_size),
+        num_blocks=num_blocks,
+        block_size=config.cache.block_size,
+        max_model_len=min(longest, tokens),
+        max_num_seqs=config.max_num_seqs,
+    )
+
+
+def longest_sequence(config: EngineConfig, model: Model) -> int:
+    """Tokens of the longest sequence by model and configuration.
+
+    Raises:
+        ModelLoadError: max_model_len is beyond the model's positions.
+    """
+    limit = model.info.max_position_embeddings
+    if config.max_model_len > limit:
+        raise ModelLoadError(f"max_model_len is {config.max_model_len}; the model's positions end at {limit}")
+    return config.max_model_len or limit
+
+
+def _available_bytes(config: EngineConfig, device: torch.device) -> int:
+    fraction = config.cache.memory_fraction
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * fraction)
+    ranks = config.parallel.world_size
+    return int(psutil.virtual_memory().available * _CPU_SHARE * fraction / ranks)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine process, every rank: load, then serve on rank 0 and follow elsewhere.
+
+    [mpirun -n T*P] python -m fastertransformer.worker --config-json TEXT --socket PATH
+
+Ends when the last client of the socket is gone. Exit code 2: the model could not be loaded.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+
+from . import config as configuration
+from . import ops
+from .config import EngineConfig
+from .engine.channel import Channel
+from .engine.engine import Engine, follow
+from .engine.scheduler import Scheduler
+from .errors import ModelLoadError
+from .messages import EngineInfo
+from .models import Model, load
+from .parallel.world import LocalWorld, World
+from .runtime.memory import MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
+from .runtime.runner import ModelRunner
+
+EXIT_LOAD_FAILED = 2
+EXIT_CRASHED = 1
+
+_log = logging.getLogger("fastertransformer")
+
+
+def main() -> None:
+    """Runs one rank to its end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-json", required=True, help="EngineConfig as JSON")
+    parser.add_argument("--socket", required=True, help="path of the Unix socket that rank 0 opens")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    config = configuration.decode(arguments.config_json)
+    try:
+        run(config, _world(config), arguments.socket)
+    except ModelLoadError as error:
+        print(f"fastertransformer: ModelLoadError: {error}", file=sys.stderr, flush=True)
+        _leave(config, EXIT_LOAD_FAILED)
+    except Exception:
+        traceback.print_exc()
+        _leave(config, EXIT_CRASHED)
+
+
+def run(config: EngineConfig, world: World, socket_path: str) -> None:
+    """Loads the model and computes until the last client is gone.
+
+    Raises:
+        ModelLoadError: before anything is served.
+    """
+    device = _device(config)
+    _share_cores(config, world, device)
+    ops.disable(config.disable_kernels)
+    model = load(config, world.mesh, world.tensor_group, device, _progress(world))
+    longest = longest_sequence(config, model)
+    num_blocks = world.minimum(blocks_that_fit(config, model, longest))
+    plan = plan_memory(config, model, num_blocks, longest)
+    runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
+    world.minimum(0)  # nobody is told that the engine is ready before every rank is
+    if world.mesh.rank == 0:
+        _serve(config, world, model, plan, runner, socket_path)
+    else:
+        follow(world.control, runner)
+
+
+def _serve(
+    config: EngineConfig, world: World, model: Model, plan: MemoryPlan, runner: ModelRunner, socket_path: str
+) -> None:
+    _log.info("%s", plan)
+    info = EngineInfo(
+        model_type=model.info.model_type,
+        vocab_size=model.info.vocab_size,
+        max_model_len=plan.max_model_len,
+        start_id=model.info.start_id,
+        end_ids=model.info.end_ids,
+        plan=str(plan),
+    )
+    channel = Channel(socket_path, info)
+    scheduler = Scheduler(config, info, plan.num_blocks)
+    try:
+        Engine(info, channel, scheduler, world.control, runner, _depth(config, model)).serve()
+    finally:
+        channel.close()
+
+
+def _world(config: EngineConfig) -> World:
+    parallel = config.parallel
+    if parallel.world_size == 1:
+        return LocalWorld()
+    from .parallel.mpi import MpiWorld  # initialises MPI, which one rank does not need
+
+    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size)
+
+
+def _leave(config: EngineConfig, code: int) -> None:
+    """A failed rank takes the others along."""
+    if config.parallel.world_size > 1:
+        from .parallel.mpi import abort
+
+        abort(code)
+    sys.exit(code)
+
+
+def _device(config: EngineConfig) -> torch.device:
+    available = torch.cuda.is_available() and ops.has_kernels("cuda")
+    if config.device == "cuda" and not available:
+        found = "no GPU was found" if not torch.cuda.is_available() else "this build has no CUDA kernels"
+        raise ModelLoadError(f"device is cuda, but {found}; use device auto or cpu, or build with FT_CUDA=on")
+    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+
+
+def _share_cores(config: EngineConfig, world: World, device: torch.device) -> None:
+    """Ranks on one machine must not fight for its cores: waiting threads spin."""
+    cores = len(os.sched_getaffinity(0))
+    shared_by = world.mesh.size if device.type == "cpu" else 1
+    ops.set_num_threads(config.num_threads or max(1, cores // shared_by))
+
+
+def _depth(config: EngineConfig, model: Model) -> int:
+    """Enough steps in flight to keep every pipeline stage busy; a lone CPU rank has nothing to overlap with."""
+    if config.depth >= 0:
+        return config.depth
+    stages = config.parallel.pipeline_para_size
+    return stages - 1 if model.device.type == "cpu" else stages
+
+
+def _progress(world: World) -> Callable[[int, int], None]:
+    """Reports on rank 0, at most every second."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if world.mesh.rank == 0 and (time.monotonic() - last > 1 or done == total):
+            last = time.monotonic()
+            _log.info("loaded %d of %d tensors", done, total)
+
+    return report
+
+
+if __name__ == "__main__":
+    main()
