@@ -1,1 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
+"""Models: specs and families as data, checkpoints, and the transformer that they describe."""
+
+from ..layers.attention import StepMetadata
+from .loader import load
+from .transformer import Model
+
+__all__ = ["Model", "StepMetadata", "load"]

@@ -44,7 +44,7 @@ def to_device(batch: Batch, block_size: int, device: torch.device) -> DeviceBatc
     """One host-to-device copy; on the CPU none."""
     arrays = token_arrays(batch, block_size)
     packed = torch.from_numpy(np.concatenate(list(arrays.values()))).to(device, non_blocking=True)
-    parts = dict(zip(arrays, packed.split([len(a) for a in arrays.values()]), strict=True))
+    parts = dict(zip(arrays, torch.split(packed, [len(array) for array in arrays.values()]), strict=True))
     return DeviceBatch(
         token_slots=parts["token_slots"],
         last_tokens=parts["last_tokens"],

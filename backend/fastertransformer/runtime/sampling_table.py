@@ -97,4 +97,4 @@ class SamplingTable:
 
     def may_not_end(self, slots: Int32Array, lengths: Int32Array) -> npt.NDArray[np.bool_]:
         """[S] whether the row is still below its min_length (the end id counts as generated)."""
-        return np.less(lengths, self.first_end[slots]) & self.end_ids.in_use[slots]
+        return np.logical_and(lengths < self.first_end[slots], self.end_ids.in_use[slots])

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Self-attention over the paged cache, and the metadata of a step that all layers share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .linear import Linear
+from .norm import RmsNorm
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetadata:
+    """T tokens of B sequences; tensors int32 on the device."""
+
+    positions: Tensor
+    """[T]"""
+    slot_mapping: Tensor
+    """[T] block * block_size + offset of each token's key and value"""
+    block_tables: Tensor
+    """[B, W]"""
+    cu_seqlens_q: Tensor
+    """[B + 1]"""
+    seq_lens: Tensor
+    """[B] keys including this step's"""
+    max_seqlen_q: int
+    max_seqlen_k: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """This rank's share of the heads, and what the scores go through."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    window: int
+
+
+class Attention:
+    """output(attention(rotate(norm(qkv(x)))))"""
+
+    def __init__(
+        self,
+        shape: AttentionShape,
+        qkv: Linear,
+        output: Linear,
+        rope_table: Tensor | None,
+        q_norm: RmsNorm | None,
+        k_norm: RmsNorm | None,
+    ) -> None:
+        self._shape = shape
+        self._qkv = qkv
+        self._output = output
+        self._rope_table = rope_table
+        self._q_norm = q_norm
+        self._k_norm = k_norm
+        kv = shape.num_kv_heads
+        self._split = [shape.num_heads, kv, kv]
+
+    def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """[T, H] -> this rank's part of the sum [T, H]; kv_cache [2, num_blocks, K, block_size, D]."""
+        shape = self._shape
+        heads = self._qkv(x).view(x.shape[0], -1, shape.head_dim)
+        q, k, v = torch.split(heads, self._split, 1)
+        if self._q_norm is not None and self._k_norm is not None:
+            q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
+        if self._rope_table is not None:
+            ops.rope(q, k, metadata.positions, self._rope_table, False)
+        k_cache, v_cache = kv_cache[0], kv_cache[1]
+        ops.kv_write(k, v, k_cache, v_cache, metadata.slot_mapping)
+        attended = ops.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            metadata.block_tables,
+            metadata.seq_lens,
+            metadata.cu_seqlens_q,
+            metadata.max_seqlen_q,
+            metadata.max_seqlen_k,
+            shape.scale,
+            shape.window,
+            0.0,
+            None,
+        )
+        return self._output(attended.view(x.shape[0], -1))
+
+
+def _per_head(norm: RmsNorm, heads: Tensor) -> Tensor:
+    """The norm of every head [T, N, D]."""
+    return norm(heads.reshape(-1, heads.shape[2])).view(heads.shape)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Token embedding and output head with the vocabulary split over the tensor-parallel ranks."""
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..parallel.comm import Communicator
+from ..quant.base import Weight
+
+
+class Embedding:
+    """Rows [rank * R, (rank + 1) * R) of the table; the ranks' results add up."""
+
+    def __init__(self, weight: Tensor, group: Communicator) -> None:
+        self._weight = weight
+        self._group = group
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """[T] int32 -> [T, H]"""
+        if self._group.size == 1:
+            return ops.embedding(ids, self._weight)
+        rows = self._weight.shape[0]
+        local = ids - self._group.rank * rows
+        mine = (local >= 0) & (local < rows)
+        found = ops.embedding(torch.where(mine, local, 0), self._weight)
+        return self._group.all_reduce(found * mine[:, None])
+
+
+class Head:
+    """Logits of this rank's rows of the vocabulary, gathered from all ranks; padding rows cut off."""
+
+    def __init__(self, weight: Weight, vocab_size: int, group: Communicator) -> None:
+        self._weight = weight
+        self._vocab_size = vocab_size
+        self._group = group
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[S, H] -> [S, V] float32"""
+        logits = self._group.all_gather(self._weight.matmul(hidden, None), 1)
+        return logits[:, : self._vocab_size].float()

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The feed-forward part of a layer."""
+
+from torch import Tensor
+
+from .. import ops
+from .linear import Linear
+
+
+class Mlp:
+    """down(act(up(x))), or with a gate down(act(gate(x)) * up(x)) where `up` yields both."""
+
+    def __init__(self, up: Linear, down: Linear, activation: str, gated: bool) -> None:
+        self._up = up
+        self._down = down
+        self._kind = activation
+        self._activation = ops.gated_activation if gated else ops.activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, H] -> this rank's part of the sum [T, H]."""
+        return self._down(self._activation(self._up(x), self._kind))

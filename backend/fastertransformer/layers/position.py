@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Rotary tables: the angles of every position, with the scalings that stretch a model's context."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LinearScaling:
+    """Positions divided by `factor`. (Chen et al., arXiv 2306.15595)"""
+
+    factor: float
+
+    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+        return inv_freq / self.factor, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Llama3Scaling:
+    """Long wavelengths stretched, short ones kept, a ramp between. (Llama 3.1, transformers' `llama3`)"""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+        turns = self.original_max_position_embeddings * inv_freq / (2 * math.pi)
+        ramp = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = ramp.clamp(0, 1)
+        return inv_freq * (kept + (1 - kept) / self.factor), 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """NTK-by-parts with an attention temperature. (Peng et al., arXiv 2309.00071)"""
+
+    factor: float
+    original_max_position_embeddings: int
+    attention_factor: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+        half = len(inv_freq)
+        low = max(math.floor(self._dimension(self.beta_fast, half, theta)), 0)
+        high = min(math.ceil(self._dimension(self.beta_slow, half, theta)), 2 * half - 1)
+        span = (high - low) or 0.001
+        interpolated = ((torch.arange(half) - low) / span).clamp(0, 1)
+        return inv_freq * (1 - interpolated + interpolated / self.factor), self.attention_factor
+
+    def _dimension(self, rotations: float, half: int, theta: float) -> float:
+        """The frequency index that makes `rotations` turns within the original context."""
+        turns = self.original_max_position_embeddings / (rotations * 2 * math.pi)
+        return half * math.log(turns) / math.log(theta)
+
+
+def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
+    """0.1 * mscale * ln(factor) + 1. (arXiv 2309.00071, equation 22)"""
+    return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary positions on the first `rotary_dim` dimensions of every head."""
+
+    theta: float
+    rotary_dim: int
+    interleaved: bool = False
+    scaling: LinearScaling | Llama3Scaling | YarnScaling | None = None
+
+
+def rope_table(spec: RopeSpec, num_positions: int) -> Tensor:
+    """[positions, rotary_dim] float32: cosines in the first half, sines in the second."""
+    exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32) / spec.rotary_dim
+    inv_freq, magnitude = 1 / spec.theta**exponents, 1.0
+    if spec.scaling is not None:
+        inv_freq, magnitude = spec.scaling.apply(inv_freq, spec.theta)
+    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), inv_freq)
+    return torch.cat((angles.cos(), angles.sin()), -1) * magnitude

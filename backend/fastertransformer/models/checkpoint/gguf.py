@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""GGUF files: the gguf library reads and dequantises; here they get Hugging Face names and layout."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ModelLoadError
+from ..hf_config import HFConfig
+
+_KEYS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+_GPT2_KEYS = {
+    "block_count": "n_layer",
+    "context_length": "n_positions",
+    "embedding_length": "n_embd",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+}
+_SCALING_KEYS = {
+    "rope.scaling.type": "rope_type",
+    "rope.scaling.factor": "factor",
+    "rope.scaling.original_context_length": "original_max_position_embeddings",
+    "rope.scaling.attn_factor": "attention_factor",
+}
+
+_MODEL_ARCH: dict[str, Any] = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Architecture:
+    """How one architecture's GGUF differs from its Hugging Face checkpoint."""
+
+    keys: dict[str, str]
+    pairs_adjacent: bool = False
+    """Rows of q and k lie pairwise, as interleaved rotary embedding wants them."""
+    transposed: tuple[str, ...] = ()
+    """Endings of the weights that Hugging Face stores as [in, out]."""
+
+
+_ARCHITECTURES = {
+    "llama": _Architecture(_KEYS, pairs_adjacent=True),
+    "qwen2": _Architecture(_KEYS),
+    "qwen3": _Architecture(_KEYS),
+    "gpt2": _Architecture(_GPT2_KEYS, transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight")),
+}
+
+
+class GgufCheckpoint:
+    """One GGUF file.
+
+    Raises:
+        ModelLoadError: the file is damaged or holds an architecture that is not supported.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = _open(path)
+        self._architecture_name = str(self._field("general.architecture"))
+        if self._architecture_name not in _ARCHITECTURES:
+            supported = ", ".join(_ARCHITECTURES)
+            raise ModelLoadError(f"{path} holds a {self._architecture_name}; supported in GGUF are {supported}")
+        self._architecture = _ARCHITECTURES[self._architecture_name]
+        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self.config = HFConfig(self._config(), str(path))
+        self.generation = HFConfig({}, str(path))
+        layers = self.config.integer(self._architecture.keys["block_count"])
+        self._names: Any = gguf.get_tensor_name_map(_MODEL_ARCH[self._architecture_name], layers)
+
+    def has(self, name: str) -> bool:
+        return self._gguf_name(name) in self._tensors
+
+    def unused(self, used: Iterable[str]) -> list[str]:
+        return sorted(set(self._tensors) - {self._gguf_name(name) for name in used})
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        shape = tuple(int(size) for size in reversed(self._tensor(name).shape))
+        return shape[::-1] if self._is_transposed(name) else shape
+
+    def slice(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+        tensor = self._tensor(name)
+        if self._is_transposed(name):
+            return self._dequantise(tensor, tensor.data).T.narrow(dim, start, stop - start)
+        if dim == 0:
+            return self._unpaired(name, self._dequantise(tensor, tensor.data[start:stop]))
+        return self._unpaired(name, self._dequantise(tensor, tensor.data)).narrow(dim, start, stop - start)
+
+    def _dequantise(self, tensor: Any, data: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(np.array(gguf.dequantize(data, tensor.tensor_type)))
+
+    def _unpaired(self, name: str, rows: Tensor) -> Tensor:
+        """Halves of a head one behind the other again; rows are whole heads."""
+        if not (self._architecture.pairs_adjacent and ("q_proj" in name or "k_proj" in name)):
+            return rows
+        head_dim = self.config.integer("head_dim")
+        return rows.view(-1, head_dim // 2, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+    def _is_transposed(self, name: str) -> bool:
+        return name.endswith(self._architecture.transposed) if self._architecture.transposed else False
+
+    def _tensor(self, name: str) -> Any:
+        return self._tensors[self._gguf_name(name)]
+
+    def _config(self) -> dict[str, Any]:
+        """A config.json of the architecture."""
+        values: dict[str, Any] = {"model_type": self._architecture_name}
+        values |= self._renamed(self._architecture.keys)
+        values["vocab_size"] = int(self._tensors["token_embd.weight"].shape[1])
+        values["tie_word_embeddings"] = "output.weight" not in self._tensors
+        if "hidden_size" in values:
+            values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
+        scaling = self._renamed(_SCALING_KEYS)
+        if scaling.get("rope_type", "none") != "none":
+            values["rope_scaling"] = scaling
+        for key, gguf_key in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
+            token = self._field(f"tokenizer.ggml.{gguf_key}")
+            if token is not None:
+                values[key] = token
+        return values
+
+    def _renamed(self, keys: dict[str, str]) -> dict[str, Any]:
+        found = {name: self._field(f"{self._architecture_name}.{key}") for key, name in keys.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _field(self, key: str) -> Any:
+        field = self._reader.get_field(key)
+        return None if field is None else field.contents()
+
+    def _gguf_name(self, name: str) -> str | None:
+        found: str | None = self._names.get_name(name, (".weight", ".bias"))
+        return found
+
+
+def _open(path: Path) -> Any:
+    try:
+        return gguf.GGUFReader(path)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ModelLoadError(f"{path} is damaged, cut off or no GGUF file: {error}") from error

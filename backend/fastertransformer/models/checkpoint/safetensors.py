@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Hugging Face folders: config.json and safetensors files, one or many."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ...errors import ModelLoadError
+from ..hf_config import HFConfig
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+class SafetensorsCheckpoint:
+    """A folder as `save_pretrained` writes it.
+
+    Raises:
+        ModelLoadError: a file is missing, cut off or no JSON; names it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.config = HFConfig(read_json(folder / "config.json"), str(folder / "config.json"))
+        generation = folder / "generation_config.json"
+        self.generation = HFConfig(read_json(generation) if generation.exists() else {}, str(generation))
+        self._files = {path: _open(path) for path in _weight_files(folder)}
+        self._path_of = {name: path for path, file in self._files.items() for name in file.keys()}
+
+    def has(self, name: str) -> bool:
+        return name in self._path_of
+
+    def unused(self, used: Iterable[str]) -> list[str]:
+        return sorted(set(self._path_of) - set(used))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def slice(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+        rows = (slice(None),) * dim + (slice(start, stop),)
+        tensor: Tensor = self._slice(name)[rows]
+        return tensor
+
+    def _slice(self, name: str) -> Any:
+        return self._files[self._path_of[name]].get_slice(name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises: ModelLoadError: the file is missing or no JSON object."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelLoadError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelLoadError(f"{path} holds a {type(values).__name__}; expected an object")
+    return values
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, all of them present."""
+    index = folder / _INDEX
+    if index.exists():
+        weight_map = read_json(index).get("weight_map", {})
+        paths = [folder / name for name in sorted(set(weight_map.values()))]
+    else:
+        paths = [folder / _SINGLE]
+    for path in paths:
+        if not path.exists():
+            raise ModelLoadError(f"weight file {path} is missing")
+    return paths
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelLoadError(f"weight file {path} is damaged or cut off: {error}") from error

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Typed reads of a Hugging Face config.json: a missing or wrong key is named in the error."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ModelLoadError
+
+_REQUIRED = object()
+
+
+class HFConfig:
+    """A config.json as published: `rope_parameters` of transformers 5 and the older keys are both read."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self._values = values
+        self._source = source
+
+    @property
+    def model_type(self) -> str:
+        return self.text("model_type")
+
+    def integer(self, key: str, default: Any = _REQUIRED) -> int:
+        return int(self._read(key, (int,), default))
+
+    def number(self, key: str, default: Any = _REQUIRED) -> float:
+        return float(self._read(key, (int, float), default))
+
+    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
+        return bool(self._read(key, (bool,), default))
+
+    def text(self, key: str, default: Any = _REQUIRED) -> str:
+        return str(self._read(key, (str,), default))
+
+    def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
+        """What `choices` makes of a name."""
+        name = self.text(key, default)
+        if name not in choices:
+            raise ModelLoadError(f"{self._source}: {key} is {name!r}; supported are {', '.join(choices)}")
+        return choices[name]
+
+    def texts(self, key: str) -> list[str]:
+        """A list of strings; empty when the key is absent."""
+        return list(self._read(key, (list,), []))
+
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """One id or a list of them; none when the key is absent."""
+        value = self._read(key, (int, list), [])
+        return tuple(value) if isinstance(value, list) else (value,)
+
+    def section(self, key: str) -> "HFConfig":
+        """A nested object; empty when the key is absent."""
+        return HFConfig(self._read(key, (dict,), {}), f"{self._source} ({key})")
+
+    def has(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def _read(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
+        value = self._values.get(key)
+        if value is None:
+            if default is _REQUIRED:
+                raise ModelLoadError(f"{self._source} has no {key}")
+            return default
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ModelLoadError(f"{self._source}: {key} is {value!r}; expected {expected}")
+        return value

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a layer knows of its weight: how to multiply with it. Formats differ in what lies behind that."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Weight(Protocol):
+    """A matrix [N, K] in some format."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [M, K] -> x @ weight^T + bias [M, N]."""
+        ...

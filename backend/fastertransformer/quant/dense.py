@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Weights in the model's own data type."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+
+
+class DenseWeight:
+    """[N, K], row-major as in the checkpoint."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.contiguous()
+
+    @property
+    def num_bytes(self) -> int:
+        return self.tensor.nbytes
+
+    def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Few rows read the weights at memory speed; many are torch's own product."""
+        if x.shape[0] <= ops.SKINNY_ROWS:
+            return ops.skinny_linear(x, self.tensor, bias)
+        return F.linear(x, self.tensor, bias)
