@@ -47,6 +47,7 @@ class Launcher:
         self._start_timeout = start_timeout
         self._directory = RuntimeDirectory(self._server_pid, config, self._placement)
         self._user_file: int | None = None
+        self._given_up = threading.Event()
 
     def attach(self) -> EngineClient:
         """A connection to the running engine; starts one when there is none.
@@ -65,6 +66,10 @@ class Launcher:
                 if newcomer:
                     self._leave()
                 raise
+
+    def give_up(self) -> None:
+        """Makes an `attach` in another thread fail soon."""
+        self._given_up.set()
 
     def detach(self, client: EngineClient | None) -> None:
         """Closes the connection; the last one to leave waits until the engine's processes are gone."""
@@ -93,10 +98,9 @@ class Launcher:
         self._directory.write_guard(guard.pid)
         output = _Output(guard, self._log)
         deadline = time.monotonic() + self._start_timeout
-        while time.monotonic() < deadline and guard.poll() is None:
+        while time.monotonic() < deadline and guard.poll() is None and not self._given_up.wait(0.02):
             if client := self._connect():
                 return client
-            time.sleep(0.02)
         late = guard.poll() is None
         self._directory.stop_engine()
         raise ModelLoadError(f"not loaded within {self._start_timeout} s" if late else output.explain())

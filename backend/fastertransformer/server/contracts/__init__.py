@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The sets of tensors that clients speak; a model speaks the one whose inputs its config.pbtxt declares."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ModelLoadError
+from ..call import Contract
+from .core import CoreContract
+
+
+def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
+    """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
+    names = {entry["name"] for entry in model_config["input"]}
+    if "text_input" in names:
+        # Not above: it needs the tokenizers library, which token ids do not.
+        from .text import TextContract
+
+        return TextContract.from_parameters(model_config, parameters)
+    if "input_ids" in names:
+        return CoreContract(model_config)
+    raise ModelLoadError(
+        f"config.pbtxt declares the inputs {sorted(names)}; allowed are those with input_ids (token ids)"
+        " or with text_input (text)"
+    )

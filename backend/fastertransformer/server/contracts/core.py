@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FasterTransformer's decoder-only contract: token ids in, token ids out.
+
+Which outputs config.pbtxt declares decides what `sequence_length` counts: the GPT class counts
+the padded prompt in, the llama class (it declares `input_sequence_lengths`) does not.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ... import validation
+from ...errors import InvalidRequest
+from ...messages import EngineInfo, Request, SamplingParams
+from ..call import Row
+from ..protocol import (
+    Array,
+    Input,
+    declared,
+    first_row,
+    only,
+    per_row,
+    read_rows,
+    refused,
+    require,
+    token_rows,
+    word_lists,
+)
+from .core_call import GPT_OUTPUTS, LLAMA_OUTPUTS, CoreCall
+
+_NO_PROMPT_LEARNING = refused("prompt learning is not served yet")
+_NO_DECAY = "top_p decay is not served yet"
+
+
+def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
+    return [(token,) for token in per_row(name, array, batch)]
+
+
+INPUTS = (
+    Input("input_ids", "TYPE_UINT32", (-1,), token_rows, "prompt", optional=False),
+    Input("input_lengths", "TYPE_UINT32", (1,), per_row, "prompt_len", optional=False),
+    Input("request_output_len", "TYPE_UINT32", (-1,), per_row, "max_tokens", optional=False),
+    Input("runtime_top_k", "TYPE_UINT32", (1,), per_row, "top_k", 0),
+    Input("runtime_top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
+    Input("min_p", "TYPE_FP32", (1,), per_row, "min_p", 0.0),
+    Input("temperature", "TYPE_FP32", (1,), per_row, "temperature", 1.0),
+    Input("repetition_penalty", "TYPE_FP32", (1,), per_row, "repetition_penalty", 1.0),
+    Input("presence_penalty", "TYPE_FP32", (1,), per_row, "presence_penalty", 0.0),
+    Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
+    Input("min_length", "TYPE_INT32", (1,), per_row, "min_length", 0),
+    Input("random_seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
+    Input("is_return_log_probs", "TYPE_BOOL", (1,), first_row, "logprobs", False),
+    Input("start_id", "TYPE_UINT32", (1,), per_row, "start_id"),
+    Input("end_id", "TYPE_UINT32", (1,), _end_ids, "end_ids"),
+    Input("stop_words_list", "TYPE_INT32", (2, -1), word_lists, "stop_words", ()),
+    Input("bad_words_list", "TYPE_INT32", (2, -1), word_lists, "bad_words", ()),
+    Input("beam_width", "TYPE_UINT32", (1,), only(1, "beam search is not served yet")),
+    Input("len_penalty", "TYPE_FP32", (1,), per_row),  # these two mean something for beams only
+    Input("beam_search_diversity_rate", "TYPE_FP32", (1,), per_row),
+    Input("top_p_decay", "TYPE_FP32", (1,), only(1.0, _NO_DECAY)),
+    Input("top_p_min", "TYPE_FP32", (1,), per_row),  # these two mean something with a decay only
+    Input("top_p_reset_ids", "TYPE_UINT32", (1,), per_row),
+    Input(
+        "is_return_context_embeddings",
+        "TYPE_BOOL",
+        (1,),
+        only(False, "context embeddings are not served yet"),
+    ),
+    Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
+    Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
+    Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
+    Input("request_prompt_type", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
+)
+NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field}
+_SAMPLING = frozenset(SamplingParams.__struct_fields__)
+
+
+class CoreContract:
+    """Reads requests by INPUTS. Raises ModelLoadError when config.pbtxt declares other tensors."""
+
+    def __init__(self, model_config: Mapping[str, Any]) -> None:
+        inputs, outputs = model_config["input"], model_config["output"]
+        is_llama = any(entry["name"] == "input_sequence_lengths" for entry in outputs)
+        self.input_types = declared(inputs, INPUTS)
+        require(inputs, INPUTS)
+        self._outputs = LLAMA_OUTPUTS if is_llama else GPT_OUTPUTS
+        self._output_types = declared(outputs, self._outputs)
+        self._streams = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self._ids: Iterator[int] = itertools.count()
+
+    def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
+        """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
+        ids = tensors["input_ids"]
+        values = read_rows(INPUTS, tensors, len(ids))
+        prompts = [_prompt(row) for row in values]
+        rows = [Row(self._request(*pair, info)) for pair in zip(values, prompts, strict=True)]
+        end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
+        call = CoreCall(rows, prompts, ids.shape[1], [ends[0] for ends in end_ids])
+        call.streams, call.output_table, call.output_types = self._streams, self._outputs, self._output_types
+        return call
+
+    def _request(self, values: Mapping[str, Any], prompt: tuple[int, ...], info: EngineInfo) -> Request:
+        start_id = info.start_id if values["start_id"] is None else values["start_id"]
+        sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
+        request = Request(next(self._ids), prompt or (start_id,), sampling)
+        validation.check(request, info, NAMES)
+        return request
+
+
+def _prompt(values: Mapping[str, Any]) -> tuple[int, ...]:
+    ids, length = values["prompt"], values["prompt_len"]
+    if not 0 <= length <= len(ids):
+        raise InvalidRequest(f"input_lengths is {length}; allowed is [0, {len(ids)}], the width of input_ids")
+    return tuple(ids[:length].tolist())

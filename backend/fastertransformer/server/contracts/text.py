@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The text contract of TensorRT-LLM's `ensemble` and `tensorrt_llm_bls` models: text in, text out.
+
+It is what HTTP `generate`, `generate_stream` and Triton's OpenAI frontend send. With `stream` a
+response holds the text since the last one; without, there is one response with all of it.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ... import validation
+from ...errors import InvalidRequest
+from ...messages import EngineInfo, Request, SamplingParams
+from ..call import Row
+from ..detokenizer import Detokenizer
+from ..parameters import flag
+from ..protocol import Array, Input, declared, first_row, only, per_row, read_rows, require
+from ..stop_words import StopWords
+from ..tokenizer import TextTokenizer
+from .text_call import OUTPUTS, TextCall, TextRow
+
+
+def texts(name: str, array: Array, batch: int) -> Sequence[str]:
+    """[B, 1] of UTF-8."""
+    return [_utf8(name, value) for value in per_row(name, array, batch)]
+
+
+def word_texts(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
+    """[B, n] of UTF-8 words; empty ones only fill up."""
+    if array.ndim != 2 or array.shape[0] not in (1, batch):
+        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, words]")
+    words = [tuple(_utf8(name, word) for word in row if word) for row in array.tolist()]
+    return words if len(words) == batch else words * batch
+
+
+def _utf8(name: str, value: bytes | str) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{name} is {value!r}, which is not UTF-8: {error.reason}") from None
+
+
+def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
+    return [(token,) for token in per_row(name, array, batch)]
+
+
+_NOT_SERVED = "the model does not return this"
+INPUTS = (
+    Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),
+    Input("max_tokens", "TYPE_INT32", (1,), per_row, "max_tokens", 16),
+    Input("bad_words", "TYPE_STRING", (-1,), word_texts, "bad_texts", ()),
+    Input("stop_words", "TYPE_STRING", (-1,), word_texts, "stop_texts", ()),
+    Input("exclude_input_in_output", "TYPE_BOOL", (1,), per_row, "exclude_input"),
+    Input("end_id", "TYPE_INT32", (1,), _end_ids, "end_ids"),
+    Input("pad_id", "TYPE_INT32", (1,), per_row),  # text is not padded
+    Input("top_k", "TYPE_INT32", (1,), per_row, "top_k", 0),
+    Input("top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
+    Input("min_p", "TYPE_FP32", (1,), per_row, "min_p", 0.0),
+    Input("temperature", "TYPE_FP32", (1,), per_row, "temperature", 1.0),
+    Input("repetition_penalty", "TYPE_FP32", (1,), per_row, "repetition_penalty", 1.0),
+    Input("presence_penalty", "TYPE_FP32", (1,), per_row, "presence_penalty", 0.0),
+    Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
+    Input("length_penalty", "TYPE_FP32", (1,), per_row),  # means something for beams only
+    Input("min_tokens", "TYPE_INT32", (1,), per_row, "min_length", 0),
+    Input("seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
+    Input("beam_width", "TYPE_INT32", (1,), only(1, "beam search is not served yet")),
+    Input("num_return_sequences", "TYPE_INT32", (1,), only(1, "one sequence per request is served")),
+    Input("stream", "TYPE_BOOL", (1,), first_row, "stream", False),
+    Input("return_log_probs", "TYPE_BOOL", (1,), first_row, "return_log_probs", False),
+    Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
+    Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
+    Input("return_context_logits", "TYPE_BOOL", (1,), only(False, _NOT_SERVED)),
+    Input("return_generation_logits", "TYPE_BOOL", (1,), only(False, _NOT_SERVED)),
+)
+NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {"prompt": "text_input"}
+_SAMPLING = frozenset(SamplingParams.__struct_fields__)
+
+
+class TextContract:
+    """Reads requests by INPUTS. Raises ModelLoadError when config.pbtxt declares other tensors.
+
+    Args:
+        exclude_input: what an absent `exclude_input_in_output` means.
+    """
+
+    def __init__(
+        self, model_config: Mapping[str, Any], tokenizer: TextTokenizer, exclude_input: bool
+    ) -> None:
+        self.input_types = declared(model_config["input"], INPUTS)
+        require(model_config["input"], INPUTS)
+        self._output_types = declared(model_config["output"], OUTPUTS)
+        self._decoupled = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self._tokenizer = tokenizer
+        self._exclude_input = exclude_input
+        self._ids: Iterator[int] = itertools.count()
+
+    @classmethod
+    def from_parameters(
+        cls, model_config: Mapping[str, Any], parameters: Mapping[str, str]
+    ) -> "TextContract":
+        """Reads `tokenizer_dir`, `add_special_tokens`, `skip_special_tokens` and `exclude_input_in_output`."""
+        tokenizer = TextTokenizer(
+            parameters.get("tokenizer_dir", ""),
+            flag(parameters, "add_special_tokens", True),
+            flag(parameters, "skip_special_tokens", True),
+        )
+        return cls(model_config, tokenizer, flag(parameters, "exclude_input_in_output", False))
+
+    def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> TextCall:
+        """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
+        values = read_rows(INPUTS, tensors, len(tensors["text_input"]))
+        rows = [self._row(row, info) for row in values]
+        wants = {key: values[0][key] for key in values[0] if key.startswith("return_")}
+        return TextCall(rows, self._decoupled and values[0]["stream"], self._output_types, wants)
+
+    def _row(self, values: Mapping[str, Any], info: EngineInfo) -> TextRow:
+        request = self._request(values, info)
+        excludes = self._exclude_input if values["exclude_input"] is None else values["exclude_input"]
+        return TextRow(
+            Row(request),
+            request.sampling.end_ids or info.end_ids,
+            Detokenizer(self._tokenizer.decode, request.prompt),
+            StopWords(values["stop_texts"]),
+            "" if excludes else values["text"],
+        )
+
+    def _request(self, values: Mapping[str, Any], info: EngineInfo) -> Request:
+        sampling = SamplingParams(
+            **{key: value for key, value in values.items() if key in _SAMPLING},
+            logprobs=values["return_log_probs"],
+            bad_words=tuple(ids for word in values["bad_texts"] for ids in self._tokenizer.word(word)),
+        )
+        prompt = self._tokenizer.encode(values["text"]) or (info.start_id,)
+        request = Request(next(self._ids), prompt, sampling)
+        validation.check(request, info, NAMES)
+        return request

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""State and output tensors of one request in the text contract: each response has what is new."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...messages import FinishReason
+from ..call import Row
+from ..detokenizer import Detokenizer
+from ..protocol import Array, Output, compute_outputs
+from ..stop_words import StopWords
+
+
+@dataclass(slots=True)
+class TextRow:
+    """One row's way from tokens to text."""
+
+    row: Row
+    end_ids: Sequence[int]
+    detokenizer: Detokenizer
+    stop_words: StopWords
+    text: str = ""
+    """Not yet sent; begins with the prompt where that is wanted."""
+    read: int = 0
+    """Tokens that were turned into text."""
+    sent: int = 0
+    """Tokens that responses have covered."""
+
+    def advance(self) -> bool:
+        """Turns new tokens into text; True when a stop word was found in it."""
+        tokens, last = self.row.tokens[self.read :], self.row.finish_reason is not None
+        self.read += len(tokens)
+        if tokens and tokens[-1] in self.end_ids and self.row.finish_reason is FinishReason.STOP:
+            del tokens[-1]  # the end token is not text, even where the tokenizer can spell it
+        was_found = self.stop_words.found
+        self.text += self.stop_words.push(self.detokenizer.push(tokens, last), last)
+        if self.stop_words.found:
+            self.row.finish_reason = FinishReason.STOP
+        return self.stop_words.found and not was_found and not last
+
+
+@dataclass(slots=True)
+class TextCall:
+    """B rows of text."""
+
+    texts: Sequence[TextRow]
+    streams: bool
+    output_types: Mapping[str, Any]
+    wants: Mapping[str, bool]
+    """`return_log_probs`, `return_num_input_tokens` and `return_num_output_tokens`."""
+    rows: list[Row] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = [text.row for text in self.texts]
+
+    def advance(self) -> Sequence[int]:
+        return [text.row.request.id for text in self.texts if text.advance()]
+
+    @property
+    def has_news(self) -> bool:
+        return any(text.text for text in self.texts)
+
+    def take_outputs(self) -> dict[str, Array]:
+        outputs = compute_outputs(OUTPUTS, self.output_types, self)
+        for text in self.texts:
+            text.text, text.sent = "", text.read
+        return outputs
+
+    def new_logprobs(self) -> Array:
+        """[B, beam = 1, most new tokens of a row], padded with 0."""
+        new = [text.row.logprobs[text.sent : text.read] for text in self.texts]
+        array = np.zeros((len(new), 1, max(map(len, new))), np.float32)
+        for line, logprobs in zip(array[:, 0], new, strict=True):
+            line[: len(logprobs)] = logprobs
+        return array
+
+
+def _per_row(compute: Callable[[TextRow], Any]) -> Callable[[TextCall], Array]:
+    """[B, 1]"""
+    return lambda call: np.array([[compute(text)] for text in call.texts])
+
+
+def _strings(compute: Callable[[TextRow], str]) -> Callable[[TextCall], Array]:
+    return lambda call: np.array([[compute(text).encode()] for text in call.texts], dtype=np.object_)
+
+
+def _if(wish: str, compute: Callable[[TextCall], Array]) -> Callable[[TextCall], Array | None]:
+    return lambda call: compute(call) if call.wants[wish] else None
+
+
+def _finish_reason(text: TextRow) -> str:
+    return text.row.finish_reason.value if text.row.finish_reason else ""
+
+
+def _cum_logprob(text: TextRow) -> float:
+    return sum(text.row.logprobs[: text.read])
+
+
+OUTPUTS: tuple[Output[TextCall], ...] = (
+    Output("text_output", "TYPE_STRING", (-1,), _strings(lambda text: text.text)),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), _if("return_log_probs", _per_row(_cum_logprob))),
+    Output("output_log_probs", "TYPE_FP32", (-1, -1), _if("return_log_probs", TextCall.new_logprobs)),
+    Output(
+        "num_input_tokens",
+        "TYPE_INT32",
+        (1,),
+        _if("return_num_input_tokens", _per_row(lambda text: len(text.row.request.prompt))),
+    ),
+    Output(
+        "num_output_tokens",
+        "TYPE_INT32",
+        (1,),
+        _if("return_num_output_tokens", _per_row(lambda text: text.read - text.sent)),
+    ),
+    Output("finish_reason", "TYPE_STRING", (-1,), _strings(_finish_reason)),
+)

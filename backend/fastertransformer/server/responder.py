@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The thread that owns the requests in flight: it alone submits to the engine and sends responses.
+
+Everything reaches it as an event through one queue. While it sends, steps of the engine pile up
+there; a client then gets one response for all of them, so that a lagging sender never falls behind.
+"""
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ..errors import EngineDead, FasterTransformerError, Overloaded
+from ..messages import EngineStats, FinishReason, Output, Outputs
+from .call import Call, Reply, Row, is_finished
+from .client import EngineClient
+from .metrics import Metrics
+
+PATIENCE_S = 30.0
+"""How long a request waits for an engine that restarts."""
+_TICK_S = 0.5
+
+
+class RequestCancelled(FasterTransformerError):
+    """The client does not want the answer any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """A request in flight and the way back to its client."""
+
+    call: Call
+    reply: Reply
+    since: float = field(default_factory=time.monotonic)
+    """Arrival, on the monotonic clock."""
+    is_closed: bool = False
+    """The last response was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that cannot be served."""
+
+    reply: Reply
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client of this exchange is gone or has lost interest."""
+
+    exchange: Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """There is an engine (again)."""
+
+    client: EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """No event follows."""
+
+
+Event = Exchange | Refused | Cancelled | Attached | EngineDead | Outputs | Stop
+
+
+class Responder:
+    """Starts its thread at once; `stop` ends it."""
+
+    def __init__(self, metrics: Metrics, log: Callable[[str], None]) -> None:
+        self._metrics = metrics
+        self._log = log
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._client: EngineClient | None = None
+        self._lines: dict[int, tuple[Exchange, Row]] = {}
+        """Rows that still generate, by request id."""
+        self._waiting: list[Exchange] = []
+        """Not submitted yet: there is no engine."""
+        self._thread = threading.Thread(target=self._run, name="responder", daemon=True)
+        self._thread.start()
+
+    def post(self, event: Event) -> None:
+        """Never blocks."""
+        self._events.put(event)
+
+    def live(self) -> list[Exchange]:
+        """The requests in flight; for other threads (to copy a dict is one step for Python)."""
+        return list(dict.fromkeys(exchange for exchange, _ in self._lines.copy().values()))
+
+    def stop(self) -> None:
+        """Ends what is left with an error."""
+        self.post(Stop())
+        self._thread.join()
+
+    def _run(self) -> None:
+        events: list[Event] = []
+        while not any(isinstance(event, Stop) for event in events):
+            events = self._next_events()
+            for exchange in dict.fromkeys(exchange for event in events for exchange in self._handle(event)):
+                self._respond(exchange)
+            self._expire()
+        self._fail_all(self.live(), EngineDead("the model was unloaded"))
+
+    def _next_events(self) -> list[Event]:
+        """All that is there; waits for the first."""
+        events: list[Event] = []
+        with suppress(queue.Empty):
+            events.append(self._events.get(timeout=_TICK_S))
+            while True:
+                events.append(self._events.get_nowait())
+        return events
+
+    def _handle(self, event: Event) -> list[Exchange]:
+        """Takes one event in; returns the exchanges whose rows it changed."""
+        match event:
+            case Outputs():
+                self._metrics.stats = event.stats
+                return [exchange for output in event.outputs for exchange in self._update(output)]
+            case Exchange():
+                self._lines |= {row.request.id: (event, row) for row in event.call.rows}
+                self._submit(event)
+            case Refused():
+                self._send_error(event.reply, event.error)
+            case Cancelled():
+                self._fail_all([event.exchange], RequestCancelled("the request was cancelled by its client"))
+            case Attached():
+                self._client = event.client
+                waiting, self._waiting = self._waiting, []
+                for exchange in waiting:
+                    self._submit(exchange)
+            case EngineDead():
+                self._client = None
+                self._metrics.stats = EngineStats()
+                self._fail_all([exchange for exchange in self.live() if exchange not in self._waiting], event)
+        return []
+
+    def _update(self, output: Output) -> list[Exchange]:
+        if output.id not in self._lines:  # the answer to an abort
+            return []
+        exchange, row = self._lines[output.id]
+        if output.finish_reason is FinishReason.ERROR:
+            # The contract has checked the request, so what is left is a lack of room.
+            self._fail_all([exchange], Overloaded(output.error))
+            return []
+        now = time.monotonic()
+        if output.tokens:
+            self._metrics.observe(is_first=not row.tokens, seconds=now - row.since)
+        row.update(output, now)
+        if row.finish_reason is not None:
+            del self._lines[output.id]
+        return [exchange]
+
+    def _submit(self, exchange: Exchange) -> None:
+        if exchange.is_closed:
+            return
+        try:
+            if self._client is not None:
+                self._client.submit([row.request for row in exchange.call.rows])
+                return
+        except EngineDead:
+            self._client = None
+        self._waiting.append(exchange)
+
+    def _respond(self, exchange: Exchange) -> None:
+        """Sends what is new; an error here is the error of this request alone."""
+        if exchange.is_closed:
+            return
+        call = exchange.call
+        try:
+            self._forget(call.advance())
+            exchange.is_closed = is_finished(call)
+            if exchange.is_closed or (call.streams and call.has_news):
+                exchange.reply.send(call.take_outputs(), final=exchange.is_closed)
+        except Exception as error:  # noqa: BLE001 - other requests must go on
+            self._log(traceback.format_exc())
+            self._fail_all([exchange], error)
+
+    def _fail_all(self, exchanges: Iterable[Exchange], error: Exception) -> None:
+        for exchange in exchanges:
+            if exchange.is_closed:
+                continue
+            exchange.is_closed = True
+            self._forget([row.request.id for row in exchange.call.rows])
+            self._send_error(exchange.reply, error)
+
+    def _send_error(self, reply: Reply, error: Exception) -> None:
+        try:
+            reply.fail(error)
+        except Exception:  # noqa: BLE001 - the server took the request away: nobody is left to tell
+            self._log(traceback.format_exc())
+
+    def _forget(self, ids: Sequence[int]) -> None:
+        """Ends rows early, also in the engine."""
+        known = [request_id for request_id in ids if self._lines.pop(request_id, None)]
+        if known and self._client is not None:
+            with suppress(EngineDead):  # then they have ended, and the event that says so is on its way
+                self._client.abort(known)
+
+    def _expire(self) -> None:
+        """Refuses what has waited for too long, and forgets what was cancelled while it waited."""
+        late = time.monotonic() - PATIENCE_S
+        expired = [exchange for exchange in self._waiting if exchange.since < late]
+        self._fail_all(
+            expired, EngineDead(f"the engine did not come back within {PATIENCE_S:g} s; try again")
+        )
+        self._waiting = [exchange for exchange in self._waiting if not exchange.is_closed]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One model instance put together: contract, engine, responder, monitor."""
+
+import json
+import os
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from .. import config as configuration
+from ..config import EngineConfig
+from ..errors import FasterTransformerError, ModelLoadError
+from . import contracts, parameters, placement
+from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
+from .metrics import Metrics
+from .monitor import Monitor
+from .placement import Placement
+from .responder import Exchange, Refused, Responder
+from .supervisor import Supervisor
+from .triton import TritonReply, log_error, log_info, read_tensors
+
+
+class Service:
+    """What `TritonPythonModel` passes its calls on to.
+
+    Args:
+        arguments: what Triton gives to `initialize`.
+
+    Raises:
+        ModelLoadError: configuration, checkpoint or machine do not fit together.
+    """
+
+    def __init__(self, arguments: Mapping[str, str]) -> None:
+        model_config = json.loads(arguments["model_config"])
+        values = parameters.read(model_config)
+        placement.check_model_config(model_config)
+        self._batched = model_config["max_batch_size"] > 0
+        self._contract = contracts.choose(model_config, values)
+        config = configuration.from_triton(values)
+        place = _place(arguments["model_instance_name"], model_config, config)
+        timeout = parameters.seconds(values, "engine_start_timeout_s", DEFAULT_START_TIMEOUT_S)
+        launcher = Launcher(config, place, os.getppid(), log_info, timeout)
+        metrics = _metrics(arguments, place, config)
+        self._responder = Responder(metrics, log_error)
+        try:
+            self._supervisor = Supervisor(launcher, self._responder.post, log_error)
+        except ModelLoadError:
+            self._responder.stop()
+            raise
+        self._monitor = Monitor(self._responder, metrics, log_error)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._supervisor.is_ready
+
+    def accept(self, request: Any) -> None:
+        """Starts a request. Never blocks and never raises: the answer comes from another thread."""
+        reply = TritonReply(request)
+        try:
+            tensors = read_tensors(request, self._contract.input_types, self._batched)
+            call = self._contract.open(tensors, self._supervisor.info)
+        except Exception as error:  # noqa: BLE001 - other requests of the batch must go on
+            if not isinstance(error, FasterTransformerError):
+                log_error(traceback.format_exc())
+            self._responder.post(Refused(reply, error))
+        else:
+            self._responder.post(Exchange(call, reply))
+
+    def stop(self) -> None:
+        self._monitor.stop()
+        self._responder.stop()
+        self._supervisor.stop()
+
+
+def _place(instance_name: str, model_config: Mapping[str, Any], config: EngineConfig) -> Placement:
+    gpus = () if config.device == "cpu" else placement.visible_gpus()
+    instances = model_config["instance_group"][0]["count"]
+    return placement.place(placement.instance_index(instance_name), instances, config.parallel, gpus)
+
+
+def _metrics(arguments: Mapping[str, str], place: Placement, config: EngineConfig) -> Metrics:
+    metrics = Metrics()
+    labels = {
+        "model": arguments["model_name"],
+        "version": arguments["model_version"],
+        "engine": str(place.group),
+    }
+    try:
+        metrics.create_families(pb_utils, labels, config.cache.block_size)
+    except pb_utils.TritonModelException as error:
+        log_info(f"no metrics of the engine are published: {error}")
+    return metrics

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Text to token ids and back, by the checkpoint's own tokenizer.json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ..errors import ModelLoadError
+
+
+class TextTokenizer:
+    """Loaded once per model instance.
+
+    Args:
+        path: folder with tokenizer.json, or that file.
+        add_special_tokens: whether `encode` adds what the tokenizer puts around a text (such as a BOS).
+        skip_special_tokens: whether `decode` leaves special tokens out.
+
+    Raises:
+        ModelLoadError: the file is missing or not a tokenizer.
+    """
+
+    def __init__(self, path: str, add_special_tokens: bool = True, skip_special_tokens: bool = True) -> None:
+        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        if not file.is_file():
+            raise ModelLoadError(f"parameter tokenizer_dir is {path!r}: there is no file {file}")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+            raise ModelLoadError(f"{file} is not a tokenizer: {error}") from None
+        self._add_special_tokens = add_special_tokens
+        self._skip_special_tokens = skip_special_tokens
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=self._add_special_tokens).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=self._skip_special_tokens)
+        return text
+
+    def word(self, word: str) -> tuple[tuple[int, ...], ...]:
+        """Token ids of a word at the start of a text and after a blank: most vocabularies tell them apart."""
+        variants = {
+            tuple(self._tokenizer.encode(text, add_special_tokens=False).ids) for text in (word, " " + word)
+        }
+        return tuple(sorted(variants - {()}))

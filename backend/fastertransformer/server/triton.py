@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tensors, errors and replies of Triton's Python backend; imported in its stub process only."""
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ..errors import EngineDead, FasterTransformerError, InvalidRequest, Overloaded
+from .protocol import Array
+from .responder import RequestCancelled
+
+_USED = ctypes.c_char_p(b"used_dltensor")
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_CODES = {
+    InvalidRequest: "INVALID_ARG",
+    Overloaded: "UNAVAILABLE",
+    EngineDead: "UNAVAILABLE",
+    RequestCancelled: "CANCELLED",
+}
+
+
+class TritonReply:
+    """Sends the responses of one request; works in decoupled models and in others."""
+
+    def __init__(self, request: Any) -> None:
+        self._sender = request.get_response_sender()
+
+    def send(self, outputs: Mapping[str, Array], final: bool) -> None:
+        response = pb_utils.InferenceResponse([to_tensor(name, array) for name, array in outputs.items()])
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+    def fail(self, error: Exception) -> None:
+        response = pb_utils.InferenceResponse([], error=to_triton_error(error))
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+def read_tensors(request: Any, types: Mapping[str, Any], batched: bool) -> dict[str, Array]:
+    """The input tensors of a request by name, with a batch dimension of 1 where the model has none.
+
+    Numbers come through DLPack: NumPy 2 cannot read the tensors of servers before 24.11 otherwise.
+    """
+    arrays = {}
+    for tensor in request.inputs():
+        is_text = types[tensor.name()] is np.object_
+        array = tensor.as_numpy() if is_text else np.from_dlpack(tensor)
+        arrays[tensor.name()] = array if batched else array[np.newaxis]
+    return arrays
+
+
+def to_tensor(name: str, array: Array) -> Any:
+    """A Triton tensor; numbers go through DLPack for the reason given in `read_tensors`."""
+    if array.dtype == np.object_ or array.size == 0:
+        return pb_utils.Tensor(name, array)
+    capsule = array.__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    # The server marks the capsule as taken under a name that NumPy does not know, and NumPy then
+    # complains about it for ever: give it the name that DLPack prescribes.
+    _set_capsule_name(capsule, _USED)
+    return tensor
+
+
+def to_triton_error(error: Exception) -> Any:
+    """Older servers lack some codes; INTERNAL is what they have for the rest."""
+    name = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "INTERNAL")
+    code = getattr(pb_utils.TritonError, name, pb_utils.TritonError.INTERNAL)
+    text = str(error) if isinstance(error, FasterTransformerError) else f"{type(error).__name__}: {error}"
+    return pb_utils.TritonError(text, code)
+
+
+def log_info(text: str) -> None:
+    pb_utils.Logger.log_info(text)
+
+
+def log_error(text: str) -> None:
+    pb_utils.Logger.log_error(text)
