@@ -29,7 +29,9 @@ _GAUGES: Sequence[tuple[str, str, str, Mapping[str, Callable[[EngineStats], floa
             "max": lambda stats: stats.num_total_blocks,
             "free": lambda stats: stats.num_free_blocks,
             "used": lambda stats: stats.num_total_blocks - stats.num_free_blocks,
-            "fraction": lambda stats: 1 - stats.num_free_blocks / max(1, stats.num_total_blocks),
+            "fraction": lambda stats: (
+                1 - stats.num_free_blocks / stats.num_total_blocks if stats.num_total_blocks else 0.0
+            ),
         },
     ),
     (

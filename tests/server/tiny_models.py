@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tiny random checkpoints with a tokenizer that knows every byte."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+VOCAB_SIZE = 300
+MAX_POSITIONS = 512
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Water is denoted by the symbol H2O.",
+    "Hello world!",
+]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Byte-level BPE: any text survives a round trip, most characters beyond ASCII take several tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_llama(folder: Path) -> Path:
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_POSITIONS,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+        initializer_range=0.5,
+    )
+    return _write(LlamaForCausalLM(config), folder)
+
+
+def write_gpt2(folder: Path) -> Path:
+    config = GPT2Config(
+        vocab_size=VOCAB_SIZE,
+        n_positions=MAX_POSITIONS,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+        initializer_range=0.5,
+    )
+    return _write(GPT2LMHeadModel(config), folder)
+
+
+def _write(model: PreTrainedModel, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def seeded() -> None:
+    """Weights that are the same in every run."""
+    torch.manual_seed(0)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A real tritonserver for tests: its backend folder, its ports, its log."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+BACKEND = Path(__file__).resolve().parents[2] / "backend"
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 30
+
+
+def bundled_server() -> Path:
+    """Folder of the server in the nvidia-pytriton wheel."""
+    folder = Path(sysconfig.get_path("purelib"), "pytriton", "tritonserver")
+    if not (folder / "bin" / "tritonserver").exists():
+        pytest.skip("no tritonserver: pip install nvidia-pytriton")
+    return folder
+
+
+def write_backends(target: Path) -> Path:
+    """A backend directory with `python` and `fastertransformer`."""
+    server = bundled_server()
+    python = target / "python"
+    shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    shutil.copy(stub, python / stub.name)
+    (target / "fastertransformer").symlink_to(BACKEND)
+    return target
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+class TritonServer:
+    """A running tritonserver. Use as a context manager."""
+
+    def __init__(
+        self, folder: Path, repository: Path, arguments: Sequence[str] = (), launcher: Sequence[str] = ()
+    ) -> None:
+        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self._log_path = folder / "server.log"
+        command = [
+            *launcher,
+            str(bundled_server() / "bin" / "tritonserver"),
+            f"--backend-directory={write_backends(folder / 'backends')}",
+            f"--model-repository={repository}",
+            f"--http-port={self.http_port}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-port={self.metrics_port}",
+            "--exit-timeout-secs=20",
+            *arguments,
+        ]
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=_environment(), start_new_session=True
+            )
+
+    def __enter__(self) -> "TritonServer":
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"127.0.0.1:{self.http_port}"
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as response:
+            return str(response.read().decode())
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://{self.http}/v2/health/ready", timeout=5)
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        pytest.fail(f"tritonserver is not ready (exit code {self.process.poll()}):\n{self.log[-8000:]}")
+
+
+def _environment() -> dict[str, str]:
+    libraries = [
+        Path(sysconfig.get_path("purelib"), "nvidia_pytriton.libs"),
+        sysconfig.get_config_var("LIBDIR"),
+    ]
+    inherited = os.environ.get("LD_LIBRARY_PATH", "")
+    binaries = Path(sys.executable).parent
+    return {
+        **os.environ,
+        # The stub takes the Python that it finds on PATH.
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(Path(sys.prefix)),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [*map(str, libraries), inherited])),
+    }
