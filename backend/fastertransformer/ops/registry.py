@@ -93,4 +93,4 @@ def set_num_threads(count: int) -> None:
     """Threads of torch and of the kernels."""
     torch.set_num_threads(count)
     if _C is not None:
-        _C.cpu.set_num_threads(count)
+        _C.set_num_threads(count)

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Element-wise activations, plain and gated.
+#include "cpu/launchers.h"
+#include "cpu/vec.h"
+
+namespace ft::cpu::FT_ISA {
+namespace {
+
+vec sigmoid(vec x) { return 1.0f / (1.0f + exp(-x)); }
+vec silu(vec x) { return x * sigmoid(x); }
+vec relu(vec x) { return maximum(x, vec{}); }
+// 0.5 x (1 + tanh(y)) = x sigmoid(2 y) with y = sqrt(2 / pi) (x + 0.044715 x^3)
+vec gelu_tanh(vec x) { return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x)); }
+vec gelu(vec x) {
+  vec y;
+  for (int i = 0; i < kLanes; ++i) y[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
+  return y;
+}
+
+using Function = vec (*)(vec);
+
+Function find(const char* op, const std::string& kind) {
+  if (kind == "silu") return silu;
+  if (kind == "relu") return relu;
+  if (kind == "gelu_tanh") return gelu_tanh;
+  check_that(op, "kind", kind == "gelu", "is unknown; kinds are gelu, gelu_tanh, relu, silu");
+  return gelu;
+}
+
+void check(const char* op, const Tensor& out, const Tensor& x, int64_t columns) {
+  check_float(op, "x", x);
+  check_shape(op, "x", x, {-1, -1});
+  check_rows(op, "x", x);
+  check_shape(op, "out", out, {x.shape[0], columns});
+  check_dtype(op, "out", out, x.dtype);
+  check_rows(op, "out", out);
+}
+
+constexpr int64_t kParallelElements = 1 << 14;
+
+}  // namespace
+
+void activation(const Tensor& out, const Tensor& x, const std::string& kind) {
+  check("activation", out, x, x.ndim == 2 ? x.shape[1] : -1);
+  const Function function = find("activation", kind);
+  dispatch(x, [&](auto type) {
+    using T = decltype(type);
+#pragma omp parallel for if (x.shape[0] * x.shape[1] >= kParallelElements)
+    for (int64_t t = 0; t < x.shape[0]; ++t) {
+      const T* row = x.as<T>() + t * x.strides[0];
+      T* y = out.as<T>() + t * out.strides[0];
+      for_lanes(x.shape[1], [&](int64_t i, int64_t count) {
+        store_lanes(y + i, function(load_lanes(row + i, count)), count);
+      });
+    }
+  });
+}
+
+void gated_activation(const Tensor& out, const Tensor& x, const std::string& kind) {
+  check("gated_activation", out, x, x.ndim == 2 ? x.shape[1] / 2 : -1);
+  const Function function = find("gated_activation", kind);
+  const int64_t size = out.shape[1];
+  dispatch(x, [&](auto type) {
+    using T = decltype(type);
+#pragma omp parallel for if (x.shape[0] * size >= kParallelElements)
+    for (int64_t t = 0; t < x.shape[0]; ++t) {
+      const T* gate = x.as<T>() + t * x.strides[0];
+      T* y = out.as<T>() + t * out.strides[0];
+      for_lanes(size, [&](int64_t i, int64_t count) {
+        const vec up = load_lanes(gate + size + i, count);
+        store_lanes(y + i, function(load_lanes(gate + i, count)) * up, count);
+      });
+    }
+  });
+}
+
+}  // namespace ft::cpu::FT_ISA

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The first of the largest logits of every row [S, V].
+#include "cpu/launchers.h"
+#include "cpu/vec.h"
+
+namespace ft::cpu::FT_ISA {
+namespace {
+
+float largest(const float* row, int64_t size) {
+  vec best = broadcast(row[0]);
+  for_lanes(size, [&](int64_t i, int64_t count) {
+    best = maximum(best, count == kLanes ? load(row + i) : broadcast(row[i]));
+    for (int64_t tail = i + 1; count < kLanes && tail < size; ++tail) {
+      best = maximum(best, broadcast(row[tail]));
+    }
+  });
+  float result = best[0];
+  for (int lane = 1; lane < kLanes; ++lane) result = best[lane] > result ? best[lane] : result;
+  return result;
+}
+
+}  // namespace
+
+void greedy(const Tensor& out, const Tensor& logits) {
+  check_shape("greedy", "logits", logits, {-1, -1});
+  check_dtype("greedy", "logits", logits, DType::kFloat32);
+  check_rows("greedy", "logits", logits);
+  check_shape("greedy", "out", out, {logits.shape[0]});
+  check_dtype("greedy", "out", out, DType::kInt32);
+  check_contiguous("greedy", "out", out);
+#pragma omp parallel for if (logits.shape[0] > 1)
+  for (int64_t s = 0; s < logits.shape[0]; ++s) {
+    const float* row = logits.as<float>() + s * logits.strides[0];
+    const float best = largest(row, logits.shape[1]);
+    int32_t index = 0;
+    while (index + 1 < logits.shape[1] && !(row[index] == best)) ++index;
+    out.as<int32_t>()[s] = index;
+  }
+}
+
+}  // namespace ft::cpu::FT_ISA

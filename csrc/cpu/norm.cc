@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// rms_norm, layer_norm and their forms behind a residual sum. Rows [T, H], one after the other; a
+// row is read from cache again for its second pass.
+#include "cpu/launchers.h"
+#include "cpu/vec.h"
+
+namespace ft::cpu::FT_ISA {
+namespace {
+
+// y[h] = x[h] * scale + shift, times the weight, plus the bias.
+template <typename T>
+void normalise(T* y, const T* x, const T* weight, const T* bias, int64_t size, float mean,
+               float scale) {
+  for_lanes(size, [&](int64_t i, int64_t count) {
+    vec value = (load_lanes(x + i, count) - mean) * scale * load_lanes(weight + i, count);
+    if (bias != nullptr) value += load_lanes(bias + i, count);
+    store_lanes(y + i, value, count);
+  });
+}
+
+template <typename T>
+void rms_norm_row(T* y, const T* x, const T* weight, int64_t size, float eps) {
+  vec squares{};
+  for_lanes(size, [&](int64_t i, int64_t count) {
+    const vec value = load_lanes(x + i, count);
+    squares += value * value;
+  });
+  normalise(y, x, weight, static_cast<const T*>(nullptr), size, 0.0f,
+            1.0f / std::sqrt(sum(squares) / size + eps));
+}
+
+template <typename T>
+void layer_norm_row(T* y, const T* x, const T* weight, const T* bias, int64_t size, float eps) {
+  vec total{};
+  for_lanes(size, [&](int64_t i, int64_t count) { total += load_lanes(x + i, count); });
+  const float mean = sum(total) / size;
+  vec squares{};
+  for_lanes(size, [&](int64_t i, int64_t count) {
+    vec value = load_lanes(x + i, count) - mean;
+    for (int64_t lane = count; lane < kLanes; ++lane) value[lane] = 0.0f;
+    squares += value * value;
+  });
+  normalise(y, x, weight, bias, size, mean, 1.0f / std::sqrt(sum(squares) / size + eps));
+}
+
+template <typename T>
+void add_row(T* residual, const T* x, int64_t size) {
+  for_lanes(size, [&](int64_t i, int64_t count) {
+    store_lanes(residual + i, load_lanes(residual + i, count) + load_lanes(x + i, count), count);
+  });
+}
+
+void check(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight) {
+  check_float(op, "x", x);
+  check_shape(op, "x", x, {-1, -1});
+  check_rows(op, "x", x);
+  check_shape(op, "out", out, {x.shape[0], x.shape[1]});
+  check_dtype(op, "out", out, x.dtype);
+  check_rows(op, "out", out);
+  check_shape(op, "weight", weight, {x.shape[1]});
+  check_dtype(op, "weight", weight, x.dtype);
+  check_rows(op, "weight", weight);
+}
+
+// `residual` is null where there is no sum before the norm.
+template <typename Row>
+void run(const Tensor& out, const Tensor& x, const Tensor* residual, Row row) {
+  dispatch(x, [&](auto type) {
+    using T = decltype(type);
+#pragma omp parallel for if (x.shape[0] >= 16)
+    for (int64_t t = 0; t < x.shape[0]; ++t) {
+      const T* source = x.as<T>() + t * x.strides[0];
+      if (residual != nullptr) {
+        T* total = residual->as<T>() + t * residual->strides[0];
+        add_row(total, source, x.shape[1]);
+        source = total;
+      }
+      row(out.as<T>() + t * out.strides[0], source, x.shape[1]);
+    }
+  });
+}
+
+void check_residual(const char* op, const Tensor& residual, const Tensor& x) {
+  check_shape(op, "residual", residual, {x.shape[0], x.shape[1]});
+  check_dtype(op, "residual", residual, x.dtype);
+  check_rows(op, "residual", residual);
+}
+
+void check_bias(const char* op, const Tensor& bias, const Tensor& x) {
+  check_shape(op, "bias", bias, {x.shape[1]});
+  check_dtype(op, "bias", bias, x.dtype);
+  check_rows(op, "bias", bias);
+}
+
+void rms(const Tensor& out, const Tensor& x, const Tensor* residual, const Tensor& weight,
+         double eps) {
+  run(out, x, residual, [&](auto* y, const auto* row, int64_t size) {
+    using T = std::remove_reference_t<decltype(*y)>;
+    rms_norm_row(y, row, weight.as<const T>(), size, static_cast<float>(eps));
+  });
+}
+
+void layer(const Tensor& out, const Tensor& x, const Tensor* residual, const Tensor& weight,
+           const Tensor& bias, double eps) {
+  run(out, x, residual, [&](auto* y, const auto* row, int64_t size) {
+    using T = std::remove_reference_t<decltype(*y)>;
+    layer_norm_row(y, row, weight.as<const T>(), bias.as<const T>(), size, static_cast<float>(eps));
+  });
+}
+
+}  // namespace
+
+void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps) {
+  check("rms_norm", out, x, weight);
+  rms(out, x, nullptr, weight, eps);
+}
+
+void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                  double eps) {
+  check("add_rms_norm", out, x, weight);
+  check_residual("add_rms_norm", residual, x);
+  rms(out, x, &residual, weight, eps);
+}
+
+void layer_norm(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                double eps) {
+  check("layer_norm", out, x, weight);
+  check_bias("layer_norm", bias, x);
+  layer(out, x, nullptr, weight, bias, eps);
+}
+
+void add_layer_norm(const Tensor& out, const Tensor& x, const Tensor& residual,
+                    const Tensor& weight, const Tensor& bias, double eps) {
+  check("add_layer_norm", out, x, weight);
+  check_residual("add_layer_norm", residual, x);
+  check_bias("add_layer_norm", bias, x);
+  layer(out, x, &residual, weight, bias, eps);
+}
+
+}  // namespace ft::cpu::FT_ISA

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// out = x weight^T + bias for few rows of x: the weights [N, K] are read once, in order, by all
+// threads together. A tile of kColumns weight rows stays in the first cache while it is multiplied
+// with every row of x, kRows at a time. Each output is one accumulator over K in steps of kLanes,
+// whatever the tile, so a row's result does not depend on the other rows or on the threads.
+#include <cstdlib>
+
+#include "cpu/launchers.h"
+#include "cpu/vec.h"
+
+namespace ft::cpu::FT_ISA {
+namespace {
+
+constexpr int kColumns = 4;
+constexpr int kRows = 4;
+constexpr int64_t kPrefetchElements = 512;
+
+// acc[r][c] = sum_k x[r][k] w[c][k]
+template <int R, int C, typename T>
+void multiply_tile(float (&acc)[kRows][kColumns], const float* x, int64_t x_stride, const T* weight,
+                   int64_t weight_stride, int64_t size) {
+  vec total[R][C] = {};
+  const auto step = [&](int64_t k, auto load_x, auto load_w) {
+    vec w[C];
+    for (int c = 0; c < C; ++c) w[c] = load_w(weight + c * weight_stride + k);
+    for (int r = 0; r < R; ++r) {
+      const vec value = load_x(x + r * x_stride + k);
+      for (int c = 0; c < C; ++c) total[r][c] += value * w[c];
+    }
+  };
+  const int64_t whole = size / kLanes * kLanes;
+  for (int64_t k = 0; k < whole; k += kLanes) {
+    for (int c = 0; c < C; ++c) {
+      __builtin_prefetch(weight + c * weight_stride + k + kPrefetchElements);
+    }
+    step(
+        k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
+  }
+  if (const int64_t rest = size - whole) {
+    step(
+        whole, [&](const float* p) { return load_part(p, rest); },
+        [&](const T* p) { return load_part(p, rest); });
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) acc[r][c] = sum(total[r][c]);
+  }
+}
+
+template <int C, typename T>
+void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int64_t x_stride,
+                   const T* weight, int64_t weight_stride, int64_t size) {
+  switch (rows) {
+    case 1: return multiply_tile<1, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 2: return multiply_tile<2, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 3: return multiply_tile<3, C>(acc, x, x_stride, weight, weight_stride, size);
+    default: return multiply_tile<4, C>(acc, x, x_stride, weight, weight_stride, size);
+  }
+}
+
+// Columns [n, n + columns) of every row of the result.
+template <typename T>
+void multiply_columns(const Tensor& out, const float* x, const Tensor& weight, const T* bias,
+                      int64_t n, int columns) {
+  const int64_t rows = out.shape[0], size = weight.shape[1];
+  const T* w = weight.as<T>() + n * weight.strides[0];
+  for (int64_t m = 0; m < rows; m += kRows) {
+    const int count = static_cast<int>(rows - m < kRows ? rows - m : kRows);
+    float acc[kRows][kColumns];
+    if (columns == kColumns) {
+      multiply_rows<kColumns>(count, acc, x + m * size, size, w, weight.strides[0], size);
+    } else {
+      multiply_rows<1>(count, acc, x + m * size, size, w, weight.strides[0], size);
+    }
+    for (int r = 0; r < count; ++r) {
+      T* y = out.as<T>() + (m + r) * out.strides[0] + n;
+      for (int c = 0; c < columns; ++c) {
+        const float value = acc[r][c] + (bias == nullptr ? 0.0f : to_float(bias[n + c]));
+        store_part(y + c, broadcast(value), 1);
+      }
+    }
+  }
+}
+
+template <typename T>
+void multiply(const Tensor& out, const float* x, const Tensor& weight, const T* bias) {
+  const int64_t columns = weight.shape[0], tiles = columns / kColumns;
+#pragma omp parallel for schedule(static)
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    multiply_columns(out, x, weight, bias, tile * kColumns, kColumns);
+  }
+  for (int64_t n = tiles * kColumns; n < columns; ++n) {
+    multiply_columns(out, x, weight, bias, n, 1);
+  }
+}
+
+// Grows with the largest product of the thread that launches, and stays.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  float* reserve(int64_t count) {
+    if (count > size_) {
+      std::free(data_);
+      data_ = static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64));
+      size_ = count;
+    }
+    return data_;
+  }
+
+ private:
+  float* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// x as contiguous floats, converted once for all columns.
+template <typename T>
+const float* widened(const Tensor& x) {
+  static thread_local Scratch scratch;
+  const int64_t rows = x.shape[0], size = x.shape[1];
+  float* wide = scratch.reserve(rows * size);
+  for (int64_t m = 0; m < rows; ++m) {
+    const T* row = x.as<T>() + m * x.strides[0];
+    for_lanes(size, [&](int64_t i, int64_t count) {
+      store_lanes(wide + m * size + i, load_lanes(row + i, count), count);
+    });
+  }
+  return wide;
+}
+
+void check(const Tensor& out, const Tensor& x, const Tensor& weight,
+           const std::optional<Tensor>& bias) {
+  const char* op = "skinny_linear";
+  check_float(op, "x", x);
+  check_shape(op, "x", x, {-1, -1});
+  check_rows(op, "x", x);
+  check_shape(op, "weight", weight, {-1, x.shape[1]});
+  check_dtype(op, "weight", weight, x.dtype);
+  check_rows(op, "weight", weight);
+  check_shape(op, "out", out, {x.shape[0], weight.shape[0]});
+  check_dtype(op, "out", out, x.dtype);
+  check_rows(op, "out", out);
+  if (bias) {
+    check_shape(op, "bias", *bias, {weight.shape[0]});
+    check_dtype(op, "bias", *bias, x.dtype);
+    check_rows(op, "bias", *bias);
+  }
+}
+
+}  // namespace
+
+void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                   const std::optional<Tensor>& bias) {
+  check(out, x, weight, bias);
+  dispatch(x, [&](auto type) {
+    using T = decltype(type);
+    multiply<T>(out, widened<T>(x), weight, bias ? bias->as<const T>() : nullptr);
+  });
+}
+
+}  // namespace ft::cpu::FT_ISA

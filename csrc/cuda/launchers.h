@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The CUDA launchers. Shapes: the ops of the same name; the last argument is the raw stream.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+
+namespace ft::cuda {
+
+void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps, int64_t stream);
+void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                  double eps, int64_t stream);
+
+}  // namespace ft::cuda
