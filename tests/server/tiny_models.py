@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 VOCAB_SIZE = 300
-MAX_POSITIONS = 512
+MAX_POSITIONS = 2048
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog.",

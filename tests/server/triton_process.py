@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from fastertransformer.server import processes
 
 BACKEND = Path(__file__).resolve().parents[2] / "backend"
 START_TIMEOUT_S = 90
@@ -50,12 +53,19 @@ def free_ports(count: int) -> list[int]:
 
 
 class TritonServer:
-    """A running tritonserver. Use as a context manager."""
+    """A tritonserver that is ready.
+
+    Args:
+        folder: for its files; also its TMPDIR, so that whatever is left in there is a leak.
+        launcher: a command that starts it.
+    """
 
     def __init__(
         self, folder: Path, repository: Path, arguments: Sequence[str] = (), launcher: Sequence[str] = ()
     ) -> None:
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        # Sockets must have short paths, pytest's folders have long ones.
+        self.temporary = Path(tempfile.mkdtemp(prefix="ft"))
         self._log_path = folder / "server.log"
         command = [
             *launcher,
@@ -68,20 +78,17 @@ class TritonServer:
             "--exit-timeout-secs=20",
             *arguments,
         ]
+        environment = _environment() | {"TMPDIR": str(self.temporary)}
         with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=_environment(), start_new_session=True
-            )
-
-    def __enter__(self) -> "TritonServer":
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
             self._wait_until_ready()
         except BaseException:
-            self.__exit__()
+            self.stop()
             raise
-        return self
 
-    def __exit__(self, *exception: object) -> None:
+    def stop(self) -> None:
+        """As Ctrl-C would."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -89,6 +96,14 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+    def engine_processes(self) -> list[int]:
+        """Guards, mpiruns and ranks: all have the path of their socket on the command line."""
+        pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return [pid for pid in pids if f"{self.temporary}/" in processes.command_line(pid) and processes.is_alive(pid)]
+
+    def sockets(self) -> list[Path]:
+        return list(self.temporary.glob("*/*/engine.sock"))
 
     @property
     def log(self) -> str:

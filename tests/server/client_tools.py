@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a client of the server does: tensors from lists, one answer, a stream of answers."""
+
+import json
+import queue
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpcclient
+import tritonclient.http as httpclient
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+TIMEOUT_S = 60
+Arrays = dict[str, Any]
+_UINT32 = ("input_ids", "input_lengths", "request_output_len", "runtime_top_k", "start_id", "end_id", "beam_width")
+_TYPES = dict.fromkeys(_UINT32, np.uint32) | {
+    "random_seed": np.uint64,
+    "is_return_log_probs": np.bool_,
+    "is_return_context_embeddings": np.bool_,
+    "min_length": np.int32,
+    "stop_words_list": np.int32,
+    "bad_words_list": np.int32,
+}
+
+
+def core_inputs(prompts: Sequence[Sequence[int]], new: int | Sequence[int], **more: Any) -> Arrays:
+    """Inputs of the token contract; `more` has one value for all rows or one per row."""
+    width = max(map(len, prompts))
+    ids = np.zeros((len(prompts), width), np.uint32)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    values = {"input_lengths": [len(prompt) for prompt in prompts], "request_output_len": new, **more}
+    arrays = {name: per_row(value, len(prompts), _TYPES.get(name, np.float32)) for name, value in values.items()}
+    return {"input_ids": ids, **arrays}
+
+
+def per_row(value: Any, batch: int, dtype: Any) -> Any:
+    """[batch, 1] of scalars; arrays stay what they are."""
+    if isinstance(value, np.ndarray):
+        return value
+    column = np.array(value, dtype).reshape(-1, 1)
+    return np.ascontiguousarray(np.broadcast_to(column, (batch, 1)))
+
+
+def word_list(words: Sequence[Sequence[int]], batch: int = 1) -> Any:
+    """FasterTransformer's [batch, 2, L]."""
+    ids = [token for word in words for token in word]
+    ends = np.cumsum([len(word) for word in words]).tolist()
+    return np.array([[ids, ends + [-1] * (len(ids) - len(ends))]] * batch, np.int32)
+
+
+def tensors(module: Any, arrays: Mapping[str, Any]) -> list[Any]:
+    inputs = []
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        tensor = module.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
+
+
+def grpc_infer(url: str, model: str, arrays: Mapping[str, Any], **options: Any) -> Arrays:
+    """All outputs of one response."""
+    with grpcclient.InferenceServerClient(url) as client:
+        result = client.infer(model, tensors(grpcclient, arrays), **{"client_timeout": TIMEOUT_S, **options})
+    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+def http_infer(url: str, model: str, arrays: Mapping[str, Any]) -> Arrays:
+    with httpclient.InferenceServerClient(url, network_timeout=TIMEOUT_S) as client:
+        result = client.infer(model, tensors(httpclient, arrays))
+    return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
+
+
+class Stream:
+    """One gRPC stream. Use as a context manager."""
+
+    def __init__(self, url: str) -> None:
+        self._client = grpcclient.InferenceServerClient(url)
+        self._responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
+
+    def __enter__(self) -> "Stream":
+        self._client.start_stream(callback=partial(_put, self._responses))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._client.stop_stream(cancel_requests=True)
+        self._client.close()
+
+    def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "") -> None:
+        inputs = tensors(grpcclient, arrays)
+        self._client.async_stream_infer(model, inputs, request_id=request_id, enable_empty_final_response=True)
+
+    def next(self) -> tuple[Arrays, bool]:
+        """(outputs, whether it is the last response). Raises InferenceServerException, queue.Empty."""
+        result, error = self._responses.get(timeout=TIMEOUT_S)
+        if error is not None:
+            raise error
+        response = result.get_response()
+        outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
+        return outputs, response.parameters["triton_final_response"].bool_param
+
+    def responses(self) -> Iterator[Arrays]:
+        """The responses of one request, up to the last."""
+        final = False
+        while not final:
+            outputs, final = self.next()
+            if outputs:
+                yield outputs
+
+
+def _put(responses: Any, result: Any, error: Any) -> None:
+    responses.put((result, error))
+
+
+def stream_infer(url: str, model: str, arrays: Mapping[str, Any]) -> list[Arrays]:
+    """All responses to one request of a decoupled model."""
+    with Stream(url) as stream:
+        stream.send(model, arrays)
+        return list(stream.responses())
+
+
+def post(url: str, body: Mapping[str, Any]) -> tuple[int, str]:
+    """Status and text of an HTTP POST of JSON."""
+    request = urllib.request.Request(f"http://{url}", json.dumps(body).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """The JSON of server-sent events."""
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Preprocessing, model and postprocessing as an ensemble with FasterTransformer's names."""
+
+from typing import Any
+
+import client_tools as ct
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tritonclient.utils import InferenceServerException
+from triton_process import TritonServer
+
+TEXTS = ["Hello", "The quick brown fox jumps", "日本語🙂"]
+NEW = [5, 9, 7]
+
+
+def strings(*rows: str | bytes) -> Any:
+    return np.array([[row.encode() if isinstance(row, str) else row] for row in rows], dtype=np.object_)
+
+
+def ask(server: TritonServer, **more: Any) -> ct.Arrays:
+    arrays = {"INPUT_0": strings(*TEXTS), "INPUT_1": np.uint32(NEW).reshape(-1, 1)}
+    return ct.grpc_infer(server.grpc, "ensemble", arrays | more)
+
+
+def rows(server: TritonServer, tokenizer: Tokenizer, **more: Any) -> list[list[int]]:
+    """Prompt and new tokens of every row, by the token contract."""
+    prompts = [tokenizer.encode(text).ids for text in TEXTS]
+    outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs(prompts, NEW, **more))
+    ends = (outputs["sequence_length"] + outputs["input_sequence_lengths"])[:, 0]
+    return [row[:end].tolist() for row, end in zip(outputs["output_ids"][:, 0], ends, strict=True)]
+
+
+def test_text_of_prompt_and_answer_without_padding(server: TritonServer, tokenizer: Tokenizer) -> None:
+    outputs = ask(server)
+    wanted = [tokenizer.decode(row) for row in rows(server, tokenizer)]
+    assert [row[0].decode() for row in outputs["OUTPUT_0"]] == wanted
+    assert outputs["OUTPUT_0"].shape == (3, 1)
+
+
+def test_sampling_inputs_and_log_probs_pass_through(server: TritonServer, tokenizer: Tokenizer) -> None:
+    seeds, ks = np.uint64([[1], [2], [3]]), np.uint32([[9], [0], [3]])
+    outputs = ask(server, random_seed=seeds, runtime_top_k=ks, is_return_log_probs=np.array([[True]] * 3))
+    wanted = [tokenizer.decode(row) for row in rows(server, tokenizer, random_seed=seeds, runtime_top_k=ks)]
+    assert [row[0].decode() for row in outputs["OUTPUT_0"]] == wanted
+    assert outputs["output_log_probs"].shape == (3, 1, max(NEW))
+    assert (outputs["cum_log_probs"] < 0).all()
+
+
+def test_words_are_lines_of_comma_separated_values(server: TritonServer, tokenizer: Tokenizer) -> None:
+    prompts = [tokenizer.encode(text).ids for text in TEXTS]
+    free = [row[len(prompt) :] for row, prompt in zip(rows(server, tokenizer), prompts, strict=True)]
+    names = {token: text for row in free for token in row if len(text := tokenizer.decode([token])) == 1 and text.isalpha()}
+    if not names:
+        pytest.skip("this random model generates no letter")
+    token, name = next(iter(names.items()))
+    outputs = ask(server, INPUT_2=strings(f'"{name}",zzz', f"{name}", name))
+    for row, prompt in zip(outputs["OUTPUT_0"], TEXTS, strict=True):
+        assert name not in row[0].decode()[len(prompt) :] or token not in tokenizer.encode(row[0].decode()).ids
+    stopped = ask(server, INPUT_3=strings(name, name, name))["sequence_length"][:, 0].tolist()
+    assert stopped == [row.index(token) + 1 if token in row else len(row) for row in free]
+
+
+def test_errors_come_through(server: TritonServer) -> None:
+    with pytest.raises(InferenceServerException, match="temperature is nan"):
+        ask(server, temperature=np.float32([[1], [np.nan], [1]]))
+    with pytest.raises(InferenceServerException, match="not UTF-8"):
+        ask(server, INPUT_0=strings(b"\xff", "a", "b"))

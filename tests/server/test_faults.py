@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Processes that are killed: clients get errors, the engine comes back, nothing is left behind."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import client_tools as ct
+import pytest
+from conftest import write_model
+from tritonclient.utils import InferenceServerException
+from triton_process import TritonServer
+
+from fastertransformer.server import processes
+
+LONG = 1900
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def ranks(server: TritonServer) -> list[int]:
+    """Engine ranks in the order of their start."""
+    lines = {pid: processes.command_line(pid) for pid in server.engine_processes()}
+    return sorted(pid for pid, line in lines.items() if line.split()[1:3] == ["-m", "fastertransformer.worker"])
+
+
+def start(folder: Path, llama: Path, *launcher: str, **slots: str) -> TritonServer:
+    write_model(folder / "models", llama, "fastertransformer", "streaming", DECOUPLED="true", **slots)
+    write_model(folder / "models", llama, "fastertransformer", **slots)
+    return TritonServer(folder, folder / "models", launcher=launcher)
+
+
+@pytest.fixture
+def server_of_two_ranks(tmp_path: Path, llama: Path) -> Iterator[TritonServer]:
+    running = start(tmp_path, llama, TENSOR_PARA_SIZE="2")
+    yield running
+    running.stop()
+
+
+def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
+    server = server_of_two_ranks
+    before = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
+    assert len(ranks(server)) == 2
+    with ct.Stream(server.grpc) as stream:
+        for i in range(8):
+            stream.send("streaming", ct.core_inputs([[i + 3]], LONG, min_length=LONG))
+        seen: set[int] = set()
+        while len(seen) < 8:
+            outputs, final = stream.next()
+            assert not final
+            seen.add(int(outputs["output_ids"][0, 0, 0]))
+        old = ranks(server)
+        os.kill(old[1], signal.SIGKILL)
+        killed, errors = time.monotonic(), []
+        while len(errors) < 8:
+            try:
+                stream.next()
+            except InferenceServerException as error:
+                errors.append(error)
+        assert time.monotonic() - killed < 5
+    for error in errors:
+        assert "may be sent again" in error.message()
+    # Sent while the engine restarts: it waits for it.
+    after = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
+    assert after["output_ids"].tolist() == before["output_ids"].tolist()
+    assert not set(old) & set(ranks(server))
+    assert len(ranks(server)) == 2
+    server.stop()
+    wait_for(lambda: not server.engine_processes(), 5, "no engine process is left")
+    assert not server.sockets()
+
+
+def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> None:
+    server = start(tmp_path, llama, PIPELINE_PARA_SIZE="2")
+    with ct.Stream(server.grpc) as stream:
+        stream.send("streaming", ct.core_inputs([[3]], LONG, min_length=LONG))
+        stream.next()
+        assert len(ranks(server)) == 2
+        server.process.kill()
+        wait_for(lambda: not server.engine_processes(), 10, "no engine process is left")
+    server.process.wait()
+
+
+def test_directory_of_a_killed_server_is_swept_by_the_next(tmp_path: Path, llama: Path) -> None:
+    server = start(tmp_path / "one", llama)
+    server.process.kill()
+    server.process.wait()
+    wait_for(lambda: not server.engine_processes(), 10, "no engine process is left")
+    left = list(server.temporary.glob("fastertransformer-*/*"))
+    assert len(left) == 1
+    after = start(tmp_path / "two", llama, "env", f"TMPDIR={server.temporary}")
+    assert left[0] not in server.temporary.glob("fastertransformer-*/*")
+    after.stop()
+    assert not list(server.temporary.glob("fastertransformer-*/*"))
+
+
+def test_server_under_mpirun(tmp_path: Path, llama: Path) -> None:
+    """The engine must not take itself for a rank of the outer job, nor stay on its one core."""
+    mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
+    assert mpirun is not None
+    allow = [f"{kind}_ALLOW_RUN_AS_ROOT{confirm}=1" for kind in ("OMPI", "PRTE") for confirm in ("", "_CONFIRM")]
+    server = start(tmp_path, llama, "env", *allow, mpirun, "-n", "1", TENSOR_PARA_SIZE="2")
+    try:
+        outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
+        assert outputs["sequence_length"][0, 0] > 0
+        assert [os.sched_getaffinity(pid) for pid in ranks(server)] == [os.sched_getaffinity(0)] * 2
+    finally:
+        server.stop()
+    wait_for(lambda: not server.engine_processes(), 5, "no engine process is left")
+    assert not server.sockets()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The token contract in a decoupled model: a response per step with all of output_ids so far."""
+
+import client_tools as ct
+import numpy as np
+from tiny_models import EOS_ID
+from triton_process import TritonServer
+
+PROMPTS = [[11, 12, 13], [21, 22]]
+
+
+def test_every_response_has_all_tokens_so_far(server: TritonServer) -> None:
+    arrays = ct.core_inputs(PROMPTS, [80, 30], min_length=80, is_return_log_probs=True)
+    responses = ct.stream_infer(server.grpc, "streaming", arrays)
+    last = ct.grpc_infer(server.grpc, "fastertransformer", arrays)
+    lengths = [response["sequence_length"][:, 0].tolist() for response in responses]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == [80, 30]
+    assert len(lengths) > 10  # fewer than steps only where the sender lagged
+    for response in responses:
+        for row in range(2):
+            count, begin = int(response["sequence_length"][row, 0]), len(PROMPTS[row])
+            ids = response["output_ids"][row, 0]
+            assert ids[: begin + count].tolist() == last["output_ids"][row, 0, : begin + count].tolist()
+            assert set(ids[begin + count :].tolist()) <= {EOS_ID}
+            np.testing.assert_allclose(
+                response["output_log_probs"][row, 0, :count], last["output_log_probs"][row, 0, :count], atol=1e-4
+            )
+    for name in last:
+        np.testing.assert_allclose(responses[-1][name], last[name], atol=1e-4)
+
+
+def test_steps_are_merged_when_the_sender_lags(server: TritonServer) -> None:
+    """More streams and tokens than can be sent one by one: every stream still ends with all of its tokens."""
+    count, new = 32, 200
+    with ct.Stream(server.grpc) as stream:
+        for i in range(count):
+            stream.send("streaming", ct.core_inputs([[i + 3]], new, min_length=new), str(i))
+        responses, finals = [], 0
+        while finals < count:
+            outputs, final = stream.next()
+            responses += [outputs] if outputs else []
+            finals += final
+    complete = [response for response in responses if response["sequence_length"][0, 0] == new]
+    assert sorted(response["output_ids"][0, 0, 0] for response in complete) == [i + 3 for i in range(count)]
+    assert len(responses) < count * new
+
+
+def test_streams_interleave(server: TritonServer) -> None:
+    """A stream that starts later gets its first response before an earlier one has ended."""
+    with ct.Stream(server.grpc) as stream:
+        stream.send("streaming", ct.core_inputs([[11]], 1000, min_length=1000))
+        stream.next()
+        stream.send("streaming", ct.core_inputs([[12]], 3, min_length=3))
+        prompts, finals = [], 0
+        while finals < 2:
+            outputs, final = stream.next()
+            prompts += [int(outputs["output_ids"][0, 0, 0])] if outputs else []
+            finals += final
+    assert prompts.index(12) < len(prompts) - 1 - prompts[::-1].index(11)
+    assert prompts[-1] == 11

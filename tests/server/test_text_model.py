@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The text contract on a real server, over HTTP generate, generate_stream and gRPC."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import client_tools as ct
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tritonclient.utils import InferenceServerException
+from triton_process import TritonServer
+
+PROMPTS = ["The quick brown fox", "Grüße, 世界! 🙂👩‍🚀", "a", ""]
+
+
+def generate(server: TritonServer, model: str = "text", **body: Any) -> dict[str, Any]:
+    status, text = ct.post(f"{server.http}/v2/models/{model}/generate", body)
+    assert status == 200, text
+    return json.loads(text)
+
+
+def generate_stream(server: TritonServer, **body: Any) -> list[dict[str, Any]]:
+    status, text = ct.post(f"{server.http}/v2/models/text/generate_stream", {"stream": True, **body})
+    assert status == 200, text
+    return ct.events(text)
+
+
+def strings(*rows: str) -> Any:
+    return np.array([[row.encode()] for row in rows], dtype=np.object_)
+
+
+def expected_text(server: TritonServer, tokenizer: Tokenizer, prompt: str, new: int) -> str:
+    """By the token contract and the whole row decoded at once."""
+    ids = tokenizer.encode(prompt).ids
+    outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([ids], new))
+    count = int(outputs["sequence_length"][0, 0])
+    return str(tokenizer.decode(outputs["output_ids"][0, 0, len(ids) : len(ids) + count].tolist()))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("model", ["text", "text_once"])
+def test_generate(server: TritonServer, tokenizer: Tokenizer, model: str, prompt: str) -> None:
+    answer = generate(server, model, text_input=prompt, max_tokens=20)
+    assert answer["text_output"] == expected_text(server, tokenizer, prompt, 20)
+    assert answer["finish_reason"] in {"length", "stop"}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_streamed_pieces_join_to_the_whole(server: TritonServer, prompt: str) -> None:
+    options = {"text_input": prompt, "max_tokens": 100, "temperature": 1.5, "top_p": 1.0, "seed": 5}
+    counted = {"return_num_output_tokens": True, "return_num_input_tokens": True}
+    pieces = generate_stream(server, **options, **counted)
+    whole = generate(server, **options, **counted)
+    assert "".join(piece["text_output"] for piece in pieces) == whole["text_output"]
+    assert sum(piece["num_output_tokens"] for piece in pieces) == whole["num_output_tokens"]
+    assert len(pieces) > 10
+    assert {piece["finish_reason"] for piece in pieces[:-1]} == {""}
+    assert pieces[-1]["finish_reason"] == whole["finish_reason"]
+    assert pieces[0]["num_input_tokens"] == whole["num_input_tokens"]
+
+
+def test_defaults_for_everything_but_the_text(server: TritonServer) -> None:
+    answer = generate(server, text_input="Hello", return_num_output_tokens=True, min_tokens=16)
+    assert answer["num_output_tokens"] == 16
+    assert not answer["text_output"].startswith("Hello")
+
+
+def test_prompt_in_the_output(server: TritonServer) -> None:
+    options = {"text_input": "Hello", "max_tokens": 5}
+    without = generate(server, **options)["text_output"]
+    assert generate(server, **options, exclude_input_in_output=False)["text_output"] == "Hello" + without
+    pieces = generate_stream(server, **options, exclude_input_in_output=False)
+    assert "".join(piece["text_output"] for piece in pieces) == "Hello" + without
+
+
+def test_stop_words_cut_the_text_wherever_tokens_end(server: TritonServer) -> None:
+    options = {"text_input": "Hello world", "max_tokens": 60, "min_tokens": 60}
+    text = generate(server, **options)["text_output"]
+    word = text[7:10]
+    cut = text[: text.index(word)]
+    answer = generate(server, **options, stop_words=["never to be found", word], return_num_output_tokens=True)
+    assert answer["text_output"] == cut
+    assert answer["finish_reason"] == "stop"
+    assert answer["num_output_tokens"] < 60
+    pieces = generate_stream(server, **options, stop_words=word)
+    assert "".join(piece["text_output"] for piece in pieces) == cut
+
+
+def test_bad_words_do_not_come(server: TritonServer, tokenizer: Tokenizer) -> None:
+    options = {"text_input": "Hello", "max_tokens": 30}
+    ids = tokenizer.encode("Hello").ids
+    row = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([ids], 30))["output_ids"][0, 0]
+    word = next(text for token in row[len(ids) :] if (text := tokenizer.decode([int(token)])).isascii() and text.strip())
+    assert word in generate(server, **options)["text_output"]
+    banned = generate(server, **options, bad_words=[word])["text_output"]
+    assert tokenizer.encode(word).ids[0] not in tokenizer.encode(banned).ids
+
+
+def test_empty_word_lists_mean_none(server: TritonServer) -> None:
+    options = {"text_input": "Hello", "max_tokens": 5}
+    assert generate(server, **options, stop_words="", bad_words="") == generate(server, **options)
+
+
+def test_log_probs(server: TritonServer) -> None:
+    options = {"text_input": "Hello", "max_tokens": 12, "min_tokens": 12, "return_log_probs": True}
+    whole = generate(server, **options)
+    assert len(whole["output_log_probs"]) == 12
+    assert whole["cum_log_probs"] == pytest.approx(sum(whole["output_log_probs"]), rel=1e-4)
+    pieces = generate_stream(server, **options)
+    joined = [value for piece in pieces for value in np.atleast_1d(piece["output_log_probs"])]
+    assert joined == pytest.approx(whole["output_log_probs"], rel=1e-4)
+    assert pieces[-1]["cum_log_probs"] == pytest.approx(whole["cum_log_probs"], rel=1e-4)
+
+
+def test_rows_of_text_with_their_own_options(server: TritonServer, tokenizer: Tokenizer) -> None:
+    arrays = {"text_input": strings(*PROMPTS[:3]), "max_tokens": np.int32([[4], [7], [9]])}
+    outputs = ct.grpc_infer(server.grpc, "text_once", arrays)
+    wanted = [expected_text(server, tokenizer, p, n) for p, n in zip(PROMPTS, [4, 7, 9], strict=False)]
+    assert [row[0].decode() for row in outputs["text_output"]] == wanted
+    responses = ct.stream_infer(server.grpc, "text", arrays | {"stream": np.array([[True]] * 3)})
+    assert [b"".join(r["text_output"][i, 0] for r in responses).decode() for i in range(3)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is 0; allowed"),
+        ({"top_k": -1}, "top_k is -1; allowed"),
+        ({"beam_width": 2}, "beam_width is 2; allowed is 1: beam search is not served yet"),
+        ({"num_return_sequences": 2}, "num_return_sequences is 2; allowed is 1"),
+        ({"max_tokens": 99999}, "text_input has 1 tokens and max_tokens is 99999"),
+    ],
+)
+def test_errors_name_the_input(server: TritonServer, body: dict[str, Any], message: str) -> None:
+    status, text = ct.post(f"{server.http}/v2/models/text/generate", {"text_input": "a", **body})
+    assert status == 400
+    assert message in text
+
+
+def test_text_that_is_not_utf8(server: TritonServer) -> None:
+    arrays = {"text_input": np.array([[b"\xff\xfe"]], dtype=np.object_)}
+    with pytest.raises(InferenceServerException, match="text_input is .*not UTF-8"):
+        ct.grpc_infer(server.grpc, "text_once", arrays)
+
+
+def test_missing_tokenizer_names_the_file(llama: Path) -> None:
+    from fastertransformer.errors import ModelLoadError
+    from fastertransformer.server.tokenizer import TextTokenizer
+
+    with pytest.raises(ModelLoadError, match="tokenizer_dir is '/nowhere': there is no file /nowhere"):
+        TextTokenizer("/nowhere")
+    with pytest.raises(ModelLoadError, match="config.json is not a tokenizer"):
+        TextTokenizer(str(llama / "config.json"))
