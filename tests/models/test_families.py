@@ -3,63 +3,10 @@
 
 import pytest
 import torch
-import transformers
-from support import Driver, load_model
+from driver import Driver, load_model
+from tiny_checkpoints import CASES, make
 
 TOLERANCE = 1e-4
-TINY = {
-    "vocab_size": 101,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-ROPE = {"rope_theta": 10_000.0}
-LLAMA3 = {
-    **ROPE,
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-YARN = {**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-CASES = {
-    "llama": ("LlamaConfig", {}),
-    "llama-mha-bias": ("LlamaConfig", {"num_key_value_heads": 6, "attention_bias": True, "mlp_bias": True}),
-    "llama-mqa-tied": ("LlamaConfig", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
-    "llama-head-dim": ("LlamaConfig", {"head_dim": 16}),
-    "llama-linear": ("LlamaConfig", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
-    "llama-llama3": ("LlamaConfig", {"rope_parameters": LLAMA3}),
-    "llama-yarn": ("LlamaConfig", {"rope_parameters": YARN}),
-    "mistral": ("MistralConfig", {"sliding_window": 9}),
-    "mistral-full": ("MistralConfig", {"sliding_window": None}),
-    "qwen2": ("Qwen2Config", {}),
-    "qwen2-window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
-    "qwen3": ("Qwen3Config", {"head_dim": 16}),
-    "gpt2": (
-        "GPT2Config",
-        {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 101},
-    ),
-}
-
-
-def make(name: str, folder: object, **save: object) -> torch.nn.Module:
-    """Saves a seeded random model of a case into `folder` and returns it."""
-    config_name, changes = CASES[name]
-    base = TINY if config_name != "GPT2Config" else {}
-    config = getattr(transformers, config_name)(**{**base, **changes})
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases start as ones and zeros, which hides errors
-            parameter.copy_(torch.randn_like(parameter) * 0.08 + (parameter == 1))
-    model.save_pretrained(folder, **save)
-    return model
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -83,7 +30,12 @@ def test_64_greedy_tokens_equal_transformers(pair):
     reference, folder = pair
     prompt = [5, 17, 93, 4]
     expected = reference.generate(
-        torch.tensor([prompt]), max_new_tokens=64, min_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0
+        torch.tensor([prompt]),
+        max_new_tokens=64,
+        min_new_tokens=64,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
     )[0].tolist()
     driver, tokens = Driver(load_model(folder)), list(prompt)
     pending = tokens

@@ -35,6 +35,16 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True, slots=True)
+class FactorScaling:
+    """A divisor for every frequency, as GGUF files hold them (`rope_freqs.weight`)."""
+
+    factors: tuple[float, ...]
+
+    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+        return inv_freq / torch.tensor(self.factors), 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class YarnScaling:
     """NTK-by-parts with an attention temperature. (Peng et al., arXiv 2309.00071)"""
 
@@ -43,12 +53,16 @@ class YarnScaling:
     attention_factor: float
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    truncate: bool = True
+    """Ends of the ramp on whole frequencies."""
 
     def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
         half = len(inv_freq)
-        low = max(math.floor(self._dimension(self.beta_fast, half, theta)), 0)
-        high = min(math.ceil(self._dimension(self.beta_slow, half, theta)), 2 * half - 1)
-        span = (high - low) or 0.001
+        low, high = (self._dimension(beta, half, theta) for beta in (self.beta_fast, self.beta_slow))
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * half - 1)
+        span = (high - low) or 0.001  # transformers' guard against a ramp of no length
         interpolated = ((torch.arange(half) - low) / span).clamp(0, 1)
         return inv_freq * (1 - interpolated + interpolated / self.factor), self.attention_factor
 
@@ -63,6 +77,9 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
 
 
+Scaling = LinearScaling | Llama3Scaling | FactorScaling | YarnScaling
+
+
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
     """Rotary positions on the first `rotary_dim` dimensions of every head."""
@@ -70,7 +87,7 @@ class RopeSpec:
     theta: float
     rotary_dim: int
     interleaved: bool = False
-    scaling: LinearScaling | Llama3Scaling | YarnScaling | None = None
+    scaling: Scaling | None = None
 
 
 def rope_table(spec: RopeSpec, num_positions: int) -> Tensor:

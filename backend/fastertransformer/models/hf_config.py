@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Typed reads of a Hugging Face config.json: a missing or wrong key is named in the error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import ModelLoadError
@@ -21,7 +21,11 @@ class HFConfig:
         return self.text("model_type")
 
     def integer(self, key: str, default: Any = _REQUIRED) -> int:
-        return int(self._read(key, (int,), default))
+        """A size: at least 1 where the config has it."""
+        value = self._read(key, (int,), default)
+        if value is not default and value < 1:
+            raise ModelLoadError(f"{self._source}: {key} is {value}; expected a positive integer")
+        return int(value)
 
     def number(self, key: str, default: Any = _REQUIRED) -> float:
         return float(self._read(key, (int, float), default))
@@ -43,14 +47,23 @@ class HFConfig:
         """A list of strings; empty when the key is absent."""
         return list(self._read(key, (list,), []))
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        return tuple(map(float, self._read(key, (list,), _REQUIRED)))
+
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One id or a list of them; none when the key is absent."""
         value = self._read(key, (int, list), [])
-        return tuple(value) if isinstance(value, list) else (value,)
+        ids = value if isinstance(value, list) else [value]
+        if not all(type(token) is int for token in ids):
+            raise ModelLoadError(f"{self._source}: {key} is {value!r}; expected token ids")
+        return tuple(ids)
 
     def section(self, key: str) -> "HFConfig":
         """A nested object; empty when the key is absent."""
         return HFConfig(self._read(key, (dict,), {}), f"{self._source} ({key})")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
 
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None

@@ -50,7 +50,8 @@ def load(
     positions = config.max_model_len or spec.max_position_embeddings
     builder = _Builder(reader, spec, mesh, group, positions, device)
     model = builder.model(checkpoint_info(checkpoint, spec), _DTYPES[config.data_type])
-    reader.check_complete(lambda layer: layer not in mesh.layers(spec.num_hidden_layers))
+    own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
+    reader.check_complete(lambda layer: layer in every and layer not in own)
     return model
 
 
@@ -58,15 +59,16 @@ def find_family(wanted: str, found: str) -> Family:
     """The family of the checkpoint, if it is the one that was asked for.
 
     Args:
-        wanted: parameter model_type; empty takes what the checkpoint is.
+        wanted: parameter model_type in any case; empty takes what the checkpoint is.
         found: model_type of the checkpoint.
     """
-    supported = f"supported are {', '.join(sorted(FAMILIES))}, and as names of the old service {', '.join(SERVICE_NAMES)}"
-    if wanted and wanted not in FAMILIES and wanted not in SERVICE_NAMES:
+    name = wanted.lower()
+    supported = f"supported are {', '.join(sorted(FAMILIES.keys() | SERVICE_NAMES.keys()))}"
+    if name and name not in FAMILIES and name not in SERVICE_NAMES:
         raise ModelLoadError(f"parameter model_type is {wanted!r}; {supported}")
     if found not in FAMILIES:
         raise ModelLoadError(f"the checkpoint is a {found!r}; {supported}")
-    if wanted and found not in SERVICE_NAMES.get(wanted, frozenset({wanted})):
+    if name and found not in SERVICE_NAMES.get(name, frozenset({name})):
         raise ModelLoadError(f"parameter model_type is {wanted!r}, but the checkpoint is a {found!r}")
     return FAMILIES[found]
 
@@ -84,7 +86,9 @@ def check_mesh(spec: ModelSpec, mesh: Mesh) -> None:
             f"num_key_value_heads {kv_heads} can neither be split nor repeated over tensor_para_size {tp}"
         )
     if spec.num_hidden_layers < pp:
-        raise ModelLoadError(f"num_hidden_layers {spec.num_hidden_layers} is less than pipeline_para_size {pp}")
+        raise ModelLoadError(
+            f"num_hidden_layers {spec.num_hidden_layers} is less than pipeline_para_size {pp}"
+        )
 
 
 def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
@@ -115,7 +119,11 @@ class _Builder:
             self.reader.expect(role)
         words = self._words()
         learned = spec.rope is None and mesh.is_first_stage
-        positions = self.reader.table("positions", spec.max_position_embeddings, spec.hidden_size) if learned else None
+        positions = (
+            self.reader.table("positions", spec.max_position_embeddings, spec.hidden_size)
+            if learned
+            else None
+        )
         blocks = tuple(self._block(layer, table) for layer in mesh.layers(spec.num_hidden_layers))
         kv_start, kv_stop = self._kv_heads()
         return Model(

@@ -64,9 +64,7 @@ class WeightReader:
         rows = self._read(self._name(role, 0) + ".weight", (size, columns), 0, start, stop)
         return self._keep(torch.nn.functional.pad(rows, (0, 0, 0, part - len(rows))))
 
-    def column_parallel(
-        self, parts: list[Rows], columns: int, fused: str, layer: int, bias: bool
-    ) -> Linear:
+    def column_parallel(self, parts: list[Rows], columns: int, fused: str, layer: int, bias: bool) -> Linear:
         """One product for several roles side by side, e.g. q, k and v, each split by output rows.
 
         Args:
@@ -76,7 +74,9 @@ class WeightReader:
         vector = self._keep(self._merge(parts, ".bias", 0, fused, layer)) if bias else None
         return Linear(DenseWeight(self._keep(weight)), vector)
 
-    def row_parallel(self, role: str, rows: int, columns: int, share: tuple[int, int], layer: int, bias: bool) -> Linear:
+    def row_parallel(
+        self, role: str, rows: int, columns: int, share: tuple[int, int], layer: int, bias: bool
+    ) -> Linear:
         """A product split by input columns; its bias is added on one rank only."""
         name = self._name(role, layer)
         weight = self._matrix(name + ".weight", (rows, columns), 1, *share)
@@ -97,10 +97,11 @@ class WeightReader:
         unused = self._checkpoint.unused(self._used | self._expected)
         left = [name for name in unused if not self._is_ignored(name, other_layers)]
         if left:
+            named = ", ".join(left[:4]) + (" ..." if len(left) > 4 else "")
             raise ModelLoadError(
-                f"{len(left)} tensors of the checkpoint do not belong to this architecture: {', '.join(left[:4])}"
-                f"{' ...' if len(left) > 4 else ''}"
+                f"{len(left)} tensors of the checkpoint do not belong to this architecture: {named}"
             )
+        self._progress(self._total, self._total)
 
     def _is_ignored(self, name: str, other_layers: Callable[[int], bool]) -> bool:
         layer = re.search(r"\.(\d+)\.", name)
@@ -133,18 +134,28 @@ class WeightReader:
         found = self._checkpoint.shape(name)
         if found != shape:
             raise ModelLoadError(f"tensor {name} has shape {list(found)}; expected {list(shape)}")
+        part = self._checkpoint.slice(name, dim, start, stop)
+        if not part.is_floating_point():
+            raise ModelLoadError(
+                f"tensor {name} is stored as {part.dtype}; quantised weights are not supported"
+            )
         self._used.add(name)
         self._progress(len(self._used), self._total)
-        return self._checkpoint.slice(name, dim, start, stop).to(self._dtype)
+        # A slice may be a view of the mapped file, which must not be needed once the model runs.
+        return part.to(self._device, self._dtype, copy=True)
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self.num_bytes += tensor.nbytes
-        return tensor.to(self._device).contiguous()
+        return tensor.contiguous()
 
     def _name(self, role: str, layer: int) -> str:
         name = self._family.names[role].format(layer=layer)
         bare = name.removeprefix(self._family.prefix)
-        return name if self._checkpoint.has(name + ".weight") or not self._checkpoint.has(bare + ".weight") else bare
+        return (
+            name
+            if self._checkpoint.has(name + ".weight") or not self._checkpoint.has(bare + ".weight")
+            else bare
+        )
 
 
 def _shape(rows: int, columns: int) -> tuple[int, ...]:

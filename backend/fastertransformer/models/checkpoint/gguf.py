@@ -37,8 +37,9 @@ _SCALING_KEYS = {
     "rope.scaling.type": "rope_type",
     "rope.scaling.factor": "factor",
     "rope.scaling.original_context_length": "original_max_position_embeddings",
-    "rope.scaling.attn_factor": "attention_factor",
 }
+
+_ROPE_FACTORS = "rope_freqs.weight"
 
 _MODEL_ARCH: dict[str, Any] = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}
 
@@ -75,7 +76,9 @@ class GgufCheckpoint:
         self._architecture_name = str(self._field("general.architecture"))
         if self._architecture_name not in _ARCHITECTURES:
             supported = ", ".join(_ARCHITECTURES)
-            raise ModelLoadError(f"{path} holds a {self._architecture_name}; supported in GGUF are {supported}")
+            raise ModelLoadError(
+                f"{path} holds a {self._architecture_name}; supported in GGUF are {supported}"
+            )
         self._architecture = _ARCHITECTURES[self._architecture_name]
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.config = HFConfig(self._config(), str(path))
@@ -87,7 +90,7 @@ class GgufCheckpoint:
         return self._gguf_name(name) in self._tensors
 
     def unused(self, used: Iterable[str]) -> list[str]:
-        return sorted(set(self._tensors) - {self._gguf_name(name) for name in used})
+        return sorted(set(self._tensors) - {self._gguf_name(name) for name in used} - {_ROPE_FACTORS})
 
     def shape(self, name: str) -> tuple[int, ...]:
         shape = tuple(int(size) for size in reversed(self._tensor(name).shape))
@@ -108,7 +111,8 @@ class GgufCheckpoint:
         """Halves of a head one behind the other again; rows are whole heads."""
         if not (self._architecture.pairs_adjacent and ("q_proj" in name or "k_proj" in name)):
             return rows
-        head_dim = self.config.integer("head_dim")
+        default = self.config.integer("hidden_size") // self.config.integer("num_attention_heads")
+        head_dim = self.config.integer("head_dim", default)
         return rows.view(-1, head_dim // 2, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
     def _is_transposed(self, name: str) -> bool:
@@ -121,18 +125,21 @@ class GgufCheckpoint:
         """A config.json of the architecture."""
         values: dict[str, Any] = {"model_type": self._architecture_name}
         values |= self._renamed(self._architecture.keys)
-        values["vocab_size"] = int(self._tensors["token_embd.weight"].shape[1])
         values["tie_word_embeddings"] = "output.weight" not in self._tensors
-        if "hidden_size" in values:
-            values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
-        scaling = self._renamed(_SCALING_KEYS)
-        if scaling.get("rope_type", "none") != "none":
-            values["rope_scaling"] = scaling
-        for key, gguf_key in (("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id")):
-            token = self._field(f"tokenizer.ggml.{gguf_key}")
-            if token is not None:
-                values[key] = token
+        values["rope_scaling"] = self._rope_scaling()
+        if "token_embd.weight" in self._tensors:
+            values["vocab_size"] = int(self._tensors["token_embd.weight"].shape[1])
+        for key in ("bos_token_id", "eos_token_id"):
+            values[key] = self._field(f"tokenizer.ggml.{key}")
         return values
+
+    def _rope_scaling(self) -> dict[str, Any] | None:
+        """Llama 3 files hold the scaled frequencies as a tensor, others say how to scale."""
+        if _ROPE_FACTORS in self._tensors:
+            factors = self._tensors[_ROPE_FACTORS]
+            return {"rope_type": "factors", "factors": self._dequantise(factors, factors.data).tolist()}
+        scaling = self._renamed(_SCALING_KEYS)
+        return None if scaling.get("rope_type", "none") == "none" else scaling
 
     def _renamed(self, keys: dict[str, str]) -> dict[str, Any]:
         found = {name: self._field(f"{self._architecture_name}.{key}") for key, name in keys.items()}

@@ -65,8 +65,8 @@ def _weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights, all of them present."""
     index = folder / _INDEX
     if index.exists():
-        weight_map = read_json(index).get("weight_map", {})
-        paths = [folder / name for name in sorted(set(weight_map.values()))]
+        weight_map = HFConfig(read_json(index), str(index)).section("weight_map")
+        paths = [folder / name for name in sorted({weight_map.text(tensor) for tensor in weight_map})]
     else:
         paths = [folder / _SINGLE]
     for path in paths:

@@ -15,7 +15,7 @@ FAMILIES: dict[str, Family] = {
 """By the `model_type` of a Hugging Face config.json."""
 
 SERVICE_NAMES: dict[str, frozenset[str]] = {
-    "GPT": frozenset({"gpt2"}),
+    "gpt": frozenset({"gpt2"}),
     "llama": frozenset({"llama", "mistral"}),
 }
-"""What the parameter model_type of the old service may be, and the checkpoints that it stands for."""
+"""The parameter model_type of the old service, in lower case, and the checkpoints that it stands for."""

@@ -25,7 +25,13 @@ NAMES = {
     "down": "model.layers.{layer}.mlp.down_proj",
 }
 
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
 
 
 def llama(config: HFConfig) -> ModelSpec:
@@ -62,7 +68,9 @@ def mistral(config: HFConfig) -> ModelSpec:
 def qwen2(config: HFConfig) -> ModelSpec:
     """Biases on q, k and v alone; some layers slide."""
     spec = llama(config)
-    return replace(spec, qkv_bias=True, output_bias=False, windows=_qwen_windows(config, spec.num_hidden_layers))
+    return replace(
+        spec, qkv_bias=True, output_bias=False, windows=_qwen_windows(config, spec.num_hidden_layers)
+    )
 
 
 def qwen3(config: HFConfig) -> ModelSpec:
@@ -77,7 +85,9 @@ def _qwen_windows(config: HFConfig, num_layers: int) -> tuple[int, ...]:
         return ()
     window, first = config.integer("sliding_window"), config.integer("max_window_layers", num_layers)
     kinds = config.texts("layer_types")
-    slides = [kind == "sliding_attention" for kind in kinds] or [layer >= first for layer in range(num_layers)]
+    slides = [kind == "sliding_attention" for kind in kinds] or [
+        layer >= first for layer in range(num_layers)
+    ]
     return tuple(window if slide else 0 for slide in slides)
 
 

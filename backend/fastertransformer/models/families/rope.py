@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 from ...errors import ModelLoadError
 from ...layers.position import (
+    FactorScaling,
     LinearScaling,
     Llama3Scaling,
     RopeSpec,
+    Scaling,
     YarnScaling,
     yarn_attention_factor,
 )
 from ..hf_config import HFConfig
-
-Scaling = LinearScaling | Llama3Scaling | YarnScaling | None
 
 
 def rope_spec(config: HFConfig, rotary_dim: int) -> RopeSpec:
@@ -34,8 +34,12 @@ def rope_spec(config: HFConfig, rotary_dim: int) -> RopeSpec:
     )
 
 
-def _none(parameters: HFConfig, config: HFConfig) -> Scaling:
+def _none(parameters: HFConfig, config: HFConfig) -> None:
     return None
+
+
+def _factors(parameters: HFConfig, config: HFConfig) -> Scaling:
+    return FactorScaling(parameters.numbers("factors"))
 
 
 def _linear(parameters: HFConfig, config: HFConfig) -> Scaling:
@@ -64,11 +68,13 @@ def _yarn(parameters: HFConfig, config: HFConfig) -> Scaling:
         attention_factor=parameters.number("attention_factor", default),
         beta_fast=parameters.number("beta_fast", 32.0),
         beta_slow=parameters.number("beta_slow", 1.0),
+        truncate=parameters.flag("truncate", True),
     )
 
 
-_SCALINGS: dict[str, Callable[[HFConfig, HFConfig], Scaling]] = {
+_SCALINGS: dict[str, Callable[[HFConfig, HFConfig], Scaling | None]] = {
     "default": _none,
+    "factors": _factors,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,

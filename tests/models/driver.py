@@ -16,7 +16,9 @@ def no_progress(done: int, total: int) -> None:
     """Loading in a test tells nobody."""
 
 
-def load_model(path: object, mesh: Mesh | None = None, group: Communicator | None = None, **config: object) -> Model:
+def load_model(
+    path: object, mesh: Mesh | None = None, group: Communicator | None = None, **config: object
+) -> Model:
     """One rank of the checkpoint at `path`, on the CPU."""
     engine_config = EngineConfig(model_checkpoint_path=str(path), **config)
     return load(engine_config, mesh or Mesh(), group or SingleRank(), CPU, no_progress)
@@ -28,7 +30,9 @@ class Driver:
     def __init__(self, model: Model, max_len: int = 128) -> None:
         self.model = model
         num_blocks = max_len // BLOCK_SIZE
-        self.cache = torch.full(model.kv_cache_shape(num_blocks + 3, BLOCK_SIZE), torch.nan, dtype=model.dtype)
+        self.cache = torch.full(
+            model.kv_cache_shape(num_blocks + 3, BLOCK_SIZE), torch.nan, dtype=model.dtype
+        )
         self.table = torch.arange(num_blocks, 0, -1, dtype=torch.int32)[None]
         self.length = 0
 

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tensor-parallel shards and pipeline stages compute what the whole model computes."""
+
+from functools import partial
+
+import pytest
+import torch
+from driver import Driver, load_model
+from thread_group import groups, together
+from tiny_checkpoints import CASES, make
+
+from fastertransformer.errors import ModelLoadError
+from fastertransformer.models import Model
+from fastertransformer.parallel.mesh import Mesh
+
+IDS = [7 * i % 49 for i in range(57)]
+TOLERANCE = 1e-5
+# 101 words divide by no number of ranks; 2 key-value heads are repeated on 4 and on 8 ranks.
+EIGHT_HEADS = {"llama": {"num_attention_heads": 8}, "qwen3": {"num_attention_heads": 8, "head_dim": 16}}
+
+
+def stages(folder: object, tp_size: int, pp_size: int) -> list[list[Model]]:
+    """Models of all ranks, by stage."""
+    return [
+        [
+            load_model(folder, Mesh(tp_size, pp_size, stage * tp_size + group.rank), group)
+            for group in groups(tp_size)
+        ]
+        for stage in range(pp_size)
+    ]
+
+
+class ShardedDriver:
+    """The same sequence on every rank; hidden states go from stage to stage as they are."""
+
+    def __init__(self, models: list[list[Model]]) -> None:
+        self._drivers = [[Driver(model) for model in stage] for stage in models]
+
+    def logits(self, ids: list[int]) -> list[torch.Tensor]:
+        """[len(ids), V] of every rank of the last stage."""
+        hidden: list[torch.Tensor | None] = [None] * len(self._drivers[0])
+        for stage in self._drivers:
+            hidden = together(partial(self._forward, stage, ids, hidden), len(stage))
+        return together(partial(self._logits, hidden), len(hidden))
+
+    @torch.inference_mode()
+    def _forward(
+        self, stage: list[Driver], ids: list[int], hidden: list[torch.Tensor | None], rank: int
+    ) -> torch.Tensor:
+        driver, given = stage[rank], hidden[rank]
+        metadata = driver.metadata(len(ids))
+        if given is None:
+            given = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
+        return driver.model.forward(given, metadata, driver.cache)
+
+    @torch.inference_mode()
+    def _logits(self, hidden: list[torch.Tensor], rank: int) -> torch.Tensor:
+        return self._drivers[-1][rank].model.logits(hidden[rank])
+
+
+def check(folder: object, tp_size: int, pp_size: int) -> None:
+    expected = Driver(load_model(folder)).chunked_logits(IDS, 19)
+    driver = ShardedDriver(stages(folder, tp_size, pp_size))
+    chunks = [driver.logits(IDS[start : start + 19]) for start in range(0, len(IDS), 19)]
+    found = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    assert all(torch.equal(logits, found[0]) for logits in found), "ranks must draw the same token"
+    assert found[0].shape == expected.shape
+    assert found[0].is_contiguous()
+    assert (found[0] - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_in_two_stages(name, tmp_path):
+    make(name, tmp_path)
+    check(tmp_path, 2, 2)
+
+
+@pytest.mark.parametrize("name", EIGHT_HEADS)
+@pytest.mark.parametrize("tp_size", [4, 8])
+def test_more_ranks_than_key_value_heads(name, tp_size, tmp_path):
+    make(name, tmp_path, **EIGHT_HEADS[name])
+    check(tmp_path, tp_size, 1)
+
+
+def test_ranks_without_a_row_of_the_vocabulary(tmp_path):
+    """49 words on 8 ranks are 7 for each of the first 7 and none for the last."""
+    make("llama", tmp_path, num_attention_heads=8, vocab_size=49, tie_word_embeddings=True)
+    check(tmp_path, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-mqa-tied", "gpt2"])
+def test_stages_of_unequal_length(name, tmp_path):
+    make(name, tmp_path, **({"n_layer": 3} if name == "gpt2" else {"num_hidden_layers": 3}))
+    check(tmp_path, 1, 2)
+
+
+def test_ranks_share_the_weights_and_the_cache(tmp_path):
+    make("llama", tmp_path)
+    whole = load_model(tmp_path)
+    ranks = [model for stage in stages(tmp_path, 2, 2) for model in stage]
+    assert max(model.weight_bytes for model in ranks) < 0.3 * whole.weight_bytes
+    assert whole.kv_cache_shape(5, 4) == (2, 2, 5, 2, 4, 8)
+    assert ranks[0].kv_cache_shape(5, 4) == (1, 2, 5, 1, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh", "message"),
+    [
+        ({}, Mesh(4), "num_attention_heads 6 .* tensor_para_size 4"),
+        ({"intermediate_size": 81}, Mesh(2), "intermediate_size 81 .* tensor_para_size 2"),
+        ({"num_key_value_heads": 3}, Mesh(2), "num_key_value_heads 3 .* tensor_para_size 2"),
+        ({}, Mesh(1, 3), "num_hidden_layers 2 .* pipeline_para_size 3"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused_with_its_numbers(changes, mesh, message, tmp_path):
+    make("llama", tmp_path, **changes)
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(tmp_path, mesh)
