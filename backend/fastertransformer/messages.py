@@ -75,6 +75,10 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     end_ids: tuple[int, ...]
     plan: str
     """The printed memory plan."""
+    step_bytes: int = 0
+    """Weights that a decode step reads, over all ranks."""
+    kv_token_bytes: int = 0
+    """Keys and values of one token, over all ranks."""
 
 
 class EngineStats(Struct, frozen=True, kw_only=True):

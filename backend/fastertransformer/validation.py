@@ -13,7 +13,7 @@ _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
 _ABOVE_ZERO: _Range = (lambda value: value > 0, "a finite number > 0")
 _UNIT_INTERVAL: _Range = (lambda value: 0 <= value <= 1, "a number in [0, 1]")
-_ANY: _Range = (lambda value: True, "a finite number")
+_ANY: _Range = (lambda _: True, "a finite number")
 
 _RANGES: dict[str, _Range] = {
     "temperature": _AT_LEAST_ZERO,
@@ -70,11 +70,12 @@ def _check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:
 
 
 def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, length_name = names.get("prompt", "prompt"), names.get("max_tokens", "max_tokens")
     prompt, wanted = len(request.prompt), request.sampling.max_tokens
     if prompt == 0:
-        raise InvalidRequest(f"{names.get('prompt', 'prompt')} is empty; give at least one token id")
+        raise InvalidRequest(f"{name} is empty; give at least one token id")
     if prompt + wanted > info.max_model_len:
         raise InvalidRequest(
-            f"{names.get('prompt', 'prompt')} has {prompt} tokens and {names.get('max_tokens', 'max_tokens')} "
-            f"is {wanted}: together {prompt + wanted}, but model and cache hold at most {info.max_model_len}"
+            f"{name} has {prompt} tokens and {length_name} is {wanted}: together {prompt + wanted}, "
+            f"but model and cache hold at most {info.max_model_len}"
         )

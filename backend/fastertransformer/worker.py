@@ -37,7 +37,9 @@ _log = logging.getLogger("fastertransformer")
 
 def main() -> None:
     """Runs one rank to its end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-json", required=True, help="EngineConfig as JSON")
     parser.add_argument("--socket", required=True, help="path of the Unix socket that rank 0 opens")
     arguments = parser.parse_args()
@@ -67,29 +69,40 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
     runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
-    world.minimum(0)  # nobody is told that the engine is ready before every rank is
+    info = _engine_info(model, plan, world)  # every rank is ready once this returns
     if world.mesh.rank == 0:
-        _serve(config, world, model, plan, runner, socket_path)
+        _log.info("%s", plan)
+        _serve(config, info, world, _depth(config, device), num_blocks, runner, socket_path)
     else:
         follow(world.control, runner)
 
 
-def _serve(
-    config: EngineConfig, world: World, model: Model, plan: MemoryPlan, runner: ModelRunner, socket_path: str
-) -> None:
-    _log.info("%s", plan)
-    info = EngineInfo(
+def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
+    return EngineInfo(
         model_type=model.info.model_type,
         vocab_size=model.info.vocab_size,
         max_model_len=plan.max_model_len,
         start_id=model.info.start_id,
         end_ids=model.info.end_ids,
         plan=str(plan),
+        step_bytes=world.sum(model.step_bytes),
+        kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),
     )
+
+
+def _serve(
+    config: EngineConfig,
+    info: EngineInfo,
+    world: World,
+    depth: int,
+    num_blocks: int,
+    runner: ModelRunner,
+    socket_path: str,
+) -> None:
     channel = Channel(socket_path, info)
-    scheduler = Scheduler(config, info, plan.num_blocks)
+    scheduler = Scheduler(config, info, num_blocks)
     try:
-        Engine(info, channel, scheduler, world.control, runner, _depth(config, model)).serve()
+        Engine(info, channel, scheduler, world.control, runner, depth).serve()
     finally:
         channel.close()
 
@@ -127,12 +140,12 @@ def _share_cores(config: EngineConfig, world: World, device: torch.device) -> No
     ops.set_num_threads(config.num_threads or max(1, cores // shared_by))
 
 
-def _depth(config: EngineConfig, model: Model) -> int:
+def _depth(config: EngineConfig, device: torch.device) -> int:
     """Enough steps in flight to keep every pipeline stage busy; a lone CPU rank has nothing to overlap with."""
     if config.depth >= 0:
         return config.depth
     stages = config.parallel.pipeline_para_size
-    return stages - 1 if model.device.type == "cpu" else stages
+    return stages - 1 if device.type == "cpu" else stages
 
 
 def _progress(world: World) -> Callable[[int, int], None]:

@@ -4,7 +4,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import INFO, ToyEngine, engine_config, expected, next_token, request
+from toy_engine import INFO, ToyEngine, engine_config, expected, next_token, request
 
 from fastertransformer.messages import FinishReason
 

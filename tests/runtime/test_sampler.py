@@ -69,7 +69,10 @@ def distribution(logits: torch.Tensor, draws: int = 4000, **sampling: object) ->
         ({"top_p": 0.7}, [TopPLogitsWarper(0.7)]),
         ({"top_k": 8, "top_p": 0.6}, [TopKLogitsWarper(8), TopPLogitsWarper(0.6)]),
         ({"min_p": 0.1}, [MinPLogitsWarper(0.1)]),
-        ({"top_k": 6, "top_p": 0.9, "min_p": 0.2}, [TopKLogitsWarper(6), TopPLogitsWarper(0.9), MinPLogitsWarper(0.2)]),
+        (
+            {"top_k": 6, "top_p": 0.9, "min_p": 0.2},
+            [TopKLogitsWarper(6), TopPLogitsWarper(0.9), MinPLogitsWarper(0.2)],
+        ),
     ],
 )
 def test_filters_keep_the_tokens_and_the_masses_of_transformers(sampling, warpers):

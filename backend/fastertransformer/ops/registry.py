@@ -2,7 +2,9 @@
 """What an op is: a Python body that defines it, and on devices that have one a kernel of the same name."""
 
 import functools
+import importlib
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor
 from ..errors import ModelLoadError
 
 try:
-    from .. import _C
-except ImportError:  # built without csrc: the bodies compute
-    _C = None  # type: ignore[assignment]
+    _C: ModuleType | None = importlib.import_module("fastertransformer._C")
+except ModuleNotFoundError:  # built without csrc: the bodies compute
+    _C = None
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +66,7 @@ def op(out: Callable[..., Tensor] | None) -> Callable[[Callable[P, R]], Callable
             first = args[0]
             kernel = kernels.get(first.device.type)
             if kernel is None or first.dtype not in _KERNEL_DTYPES:
-                return body(*args)
+                return body(*args)  # type: ignore[call-arg]
             stream = (torch.cuda.current_stream().cuda_stream,) if first.is_cuda else ()
             if out is None:
                 return kernel(*args, *stream)
@@ -85,7 +87,9 @@ def disable(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in OPS:
-            raise ModelLoadError(f"parameter disable_kernels names {name!r}; ops are {', '.join(sorted(OPS))}")
+            raise ModelLoadError(
+                f"parameter disable_kernels names {name!r}; ops are {', '.join(sorted(OPS))}"
+            )
         OPS[name].kernels.clear()
 
 

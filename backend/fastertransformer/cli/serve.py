@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`fastertransformer serve`: a checkpoint becomes a model repository, and a tritonserver serves it."""
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ..errors import ModelLoadError
+from ..models.checkpoint import open_checkpoint
+from ..server import repository
+from .checkpoint import find_tokenizer
+from .console import errors, output
+from .installation import templates
+from .tritonserver import Ports, ServerError, TritonServer
+
+READY_TIMEOUT_S = 900.0
+
+
+def serve(
+    path: Annotated[
+        Path | None, typer.Argument(help="Hugging Face folder or GGUF file.", show_default=False)
+    ] = None,
+    model_repository: Annotated[
+        Path | None, typer.Option(help="Serve this repository as it is, instead of PATH.", show_default=False)
+    ] = None,
+    tensor_para_size: Annotated[int, typer.Option(help="Ranks that share every layer.")] = 1,
+    pipeline_para_size: Annotated[int, typer.Option(help="Ranks that take layers in turn.")] = 1,
+    instances: Annotated[int, typer.Option(help="Model instances; on the same GPUs they share weights.")] = 1,
+    data_type: Annotated[
+        str, typer.Option(help="fp32, fp16 or bf16; auto: bf16 on a GPU, fp32 on a CPU.")
+    ] = "auto",
+    decoupled: Annotated[
+        bool, typer.Option(help="Stream from the token model, a response per step.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, any other parameter of config.pbtxt; repeatable.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option()] = 8000,
+    grpc_port: Annotated[int, typer.Option()] = 8001,
+    metrics_port: Annotated[int, typer.Option()] = 8002,
+) -> None:
+    """Serve a checkpoint with Triton until Ctrl-C.
+
+    Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
+    [bold]ensemble[/] with its pre- and postprocessing.
+    """
+    ports = Ports(http_port, grpc_port, metrics_port)
+    if (path is None) == (model_repository is None):
+        raise typer.BadParameter("give either PATH or --model-repository")
+    with tempfile.TemporaryDirectory(prefix="models-") as folder:
+        if path is not None:
+            slots = {
+                "TENSOR_PARA_SIZE": str(tensor_para_size),
+                "PIPELINE_PARA_SIZE": str(pipeline_para_size),
+                "INSTANCES": str(instances),
+                "DATA_TYPE": resolve_data_type(data_type, device),
+                "DECOUPLED": str(decoupled).lower(),
+            }
+            write_repository(
+                path, Path(folder), slots, {"device": device, **parse_parameters(parameter or [])}
+            )
+        with running(model_repository or Path(folder), ports, host) as server:
+            _print_addresses(server)
+            _wait_for_end(server)
+
+
+def write_repository(
+    path: Path,
+    target: Path,
+    slots: dict[str, str],
+    parameters: dict[str, str],
+    models: list[str] | None = None,
+) -> None:
+    """Fills the templates for one checkpoint; without a tokenizer only the token model is served.
+
+    Args:
+        models: which of the templates; default all that can be served.
+
+    Raises:
+        ModelLoadError: there is no checkpoint at `path`.
+    """
+    model_type = open_checkpoint(str(path)).config.model_type
+    tokenizer = find_tokenizer(path)
+    if tokenizer is None:
+        errors.print(f"[yellow]{path} has no tokenizer.json: only token ids are served, no text[/]")
+    checkpoint_slots = {
+        "CHECKPOINT": str(path.resolve()),
+        "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
+        "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
+    }
+    repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
+
+
+def resolve_data_type(data_type: str, device: str) -> str:
+    """auto is what runs fast on the device and loses nothing that a user would see."""
+    if data_type != "auto":
+        return data_type
+    import torch
+
+    return "bf16" if device != "cpu" and torch.cuda.is_available() else "fp32"
+
+
+def parse_parameters(pairs: list[str]) -> dict[str, str]:
+    """KEY=VALUE pairs. Raises: ModelLoadError: a pair without `=`."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise ModelLoadError(f"--parameter {pair!r} is not of the form KEY=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@contextmanager
+def running(repository_folder: Path, ports: Ports, host: str = "127.0.0.1") -> Iterator[TritonServer]:
+    """A tritonserver that is ready; what it says is shown only when it fails."""
+    server = TritonServer(repository_folder, ports, host)
+    with server:
+        with errors.status("Starting tritonserver and loading the model"):
+            server.wait_until_ready(READY_TIMEOUT_S)
+        yield server
+
+
+def _print_addresses(server: TritonServer) -> None:
+    table = Table(title="Serving; Ctrl-C ends it")
+    table.add_column("what")
+    table.add_column("where")
+    table.add_row("HTTP", f"http://{server.host}:{server.ports.http}")
+    table.add_row("gRPC", f"{server.host}:{server.ports.grpc}")
+    table.add_row("metrics", f"http://{server.host}:{server.ports.metrics}/metrics")
+    table.add_row("models", ", ".join(sorted(folder.name for folder in server.repository.iterdir())))
+    output.print(table)
+
+
+def _wait_for_end(server: TritonServer) -> None:
+    """Raises: ServerError: the server ended by itself."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = server.process.wait()
+    except KeyboardInterrupt:
+        with errors.status("Stopping"):
+            server.stop()
+        return
+    raise ServerError(f"tritonserver ended with code {code}:\n{server.explanation()}")

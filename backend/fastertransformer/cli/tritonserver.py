@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Finds a tritonserver, gives it our backend, starts it, waits for it and stops it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import FasterTransformerError
+from .installation import backend_folder
+
+STOP_TIMEOUT_S = 40.0
+_POLL_S = 0.1
+
+
+class ServerError(FasterTransformerError):
+    """There is no tritonserver, or it did not start; the text has its own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A tritonserver: its program, its Python backend and what its environment needs."""
+
+    program: Path
+    python_backend: Path
+    stub: Path | None = None
+    """The stub of the running Python, where it does not lie in the Python backend."""
+    libraries: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the server listens."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+
+def find_installation() -> Installation:
+    """`/opt/tritonserver`, then PATH, then the server inside the nvidia-pytriton wheel.
+
+    Raises:
+        ServerError: there is none.
+    """
+    on_path = shutil.which("tritonserver")
+    for program in (Path("/opt/tritonserver/bin/tritonserver"), Path(on_path) if on_path else None):
+        if program is not None and program.exists():
+            root = program.resolve().parent.parent
+            return Installation(program, root / "backends" / "python")
+    bundled = Path(sysconfig.get_path("purelib"), "pytriton", "tritonserver")
+    if not bundled.exists():
+        raise ServerError(
+            "no tritonserver in /opt/tritonserver, on PATH or in the nvidia-pytriton package; "
+            "pip install --no-deps nvidia-pytriton==0.7.0 brings one"
+        )
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Installation(
+        program=bundled / "bin" / "tritonserver",
+        python_backend=bundled / "backends" / "python",
+        stub=bundled / "python_backend_stubs" / version / "triton_python_backend_stub",
+        libraries=(bundled.parents[1] / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))),
+    )
+
+
+def write_backends(installation: Installation, folder: Path) -> Path:
+    """A backend directory that holds `python` and `fastertransformer`."""
+    python = folder / "python"
+    python.mkdir(parents=True)
+    files = [file for file in installation.python_backend.iterdir() if file.name != "__pycache__"]
+    for source in [*files, *([installation.stub] if installation.stub else [])]:
+        (python / source.name).symlink_to(source)
+    (folder / "fastertransformer").symlink_to(backend_folder())
+    return folder
+
+
+def environment(installation: Installation) -> dict[str, str]:
+    """The stub takes the Python that it finds on PATH: it must be this one."""
+    libraries = [*map(str, installation.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+    }
+
+
+@dataclass(slots=True)
+class TritonServer:
+    """A running tritonserver; a context that ends with it.
+
+    Args:
+        prefix: a command that starts it, such as an mpirun.
+        arguments: more options for tritonserver.
+        variables: more environment variables.
+    """
+
+    repository: Path
+    ports: Ports
+    host: str = "127.0.0.1"
+    prefix: Sequence[str] = ()
+    arguments: Sequence[str] = ()
+    variables: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes]" = field(init=False)
+    _folder: "tempfile.TemporaryDirectory[str]" = field(init=False)
+
+    def __enter__(self) -> "TritonServer":
+        installation = find_installation()
+        self._folder = tempfile.TemporaryDirectory(prefix="tritonserver-")
+        folder = Path(self._folder.name)
+        command = [
+            *self.prefix,
+            str(installation.program),
+            f"--backend-directory={write_backends(installation, folder / 'backends')}",
+            f"--model-repository={self.repository}",
+            f"--http-address={self.host}",
+            f"--grpc-address={self.host}",
+            f"--http-port={self.ports.http}",
+            f"--grpc-port={self.ports.grpc}",
+            f"--metrics-port={self.ports.metrics}",
+            "--exit-timeout-secs=20",
+            *self.arguments,
+        ]
+        # A session of its own: a Ctrl-C is for us to pass on, once.
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment(installation) | self.variables,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        self._folder.cleanup()
+
+    @property
+    def log_path(self) -> Path:
+        return Path(self._folder.name, "server.log")
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_until_ready(self, timeout: float) -> None:
+        """Raises: ServerError: it ended or is not ready in time; the text has the end of its log."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise ServerError(
+                    f"tritonserver ended with code {self.process.returncode}:\n{self.explanation()}"
+                )
+            if self._answers():
+                return
+            time.sleep(_POLL_S)
+        raise ServerError(f"tritonserver is not ready after {timeout:g} s:\n{self.explanation()}")
+
+    def stop(self) -> None:
+        """As Ctrl-C would; kills it where that does not help."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def explanation(self) -> str:
+        """What the log says about a failure: the lines that name an error, else the last ones."""
+        lines = self.log.splitlines()
+        told = [line for line in lines if "Error" in line or "failed to load" in line]
+        return "\n".join((told or lines)[-12:])
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.host}:{self.ports.http}/v2/health/ready", timeout=5):
+                return True
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
