@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Plays the runner for one sequence: chunks of tokens through a model, with a scattered block table."""
 
+from collections.abc import Callable
+
 import torch
 
 from fastertransformer.config import EngineConfig
@@ -12,16 +14,16 @@ BLOCK_SIZE = 4
 CPU = torch.device("cpu")
 
 
-def no_progress(done: int, total: int) -> None:
-    """Loading in a test tells nobody."""
-
-
 def load_model(
-    path: object, mesh: Mesh | None = None, group: Communicator | None = None, **config: object
+    path: object,
+    mesh: Mesh | None = None,
+    group: Communicator | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    **config: object,
 ) -> Model:
     """One rank of the checkpoint at `path`, on the CPU."""
     engine_config = EngineConfig(model_checkpoint_path=str(path), **config)
-    return load(engine_config, mesh or Mesh(), group or SingleRank(), CPU, no_progress)
+    return load(engine_config, mesh or Mesh(), group or SingleRank(), CPU, progress)
 
 
 class Driver:

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tensor-parallel shards and pipeline stages compute what the whole model computes."""
 
-from functools import partial
-
 import pytest
 import torch
 from driver import Driver, load_model
-from thread_group import groups, together
+from sharded_driver import ShardedDriver, load_stages
 from tiny_checkpoints import CASES, make
 
 from fastertransformer.errors import ModelLoadError
-from fastertransformer.models import Model
 from fastertransformer.parallel.mesh import Mesh
 
 IDS = [7 * i % 49 for i in range(57)]
@@ -19,50 +16,9 @@ TOLERANCE = 1e-5
 EIGHT_HEADS = {"llama": {"num_attention_heads": 8}, "qwen3": {"num_attention_heads": 8, "head_dim": 16}}
 
 
-def stages(folder: object, tp_size: int, pp_size: int) -> list[list[Model]]:
-    """Models of all ranks, by stage."""
-    return [
-        [
-            load_model(folder, Mesh(tp_size, pp_size, stage * tp_size + group.rank), group)
-            for group in groups(tp_size)
-        ]
-        for stage in range(pp_size)
-    ]
-
-
-class ShardedDriver:
-    """The same sequence on every rank; hidden states go from stage to stage as they are."""
-
-    def __init__(self, models: list[list[Model]]) -> None:
-        self._drivers = [[Driver(model) for model in stage] for stage in models]
-
-    def logits(self, ids: list[int]) -> list[torch.Tensor]:
-        """[len(ids), V] of every rank of the last stage."""
-        hidden: list[torch.Tensor | None] = [None] * len(self._drivers[0])
-        for stage in self._drivers:
-            hidden = together(partial(self._forward, stage, ids, hidden), len(stage))
-        return together(partial(self._logits, hidden), len(hidden))
-
-    @torch.inference_mode()
-    def _forward(
-        self, stage: list[Driver], ids: list[int], hidden: list[torch.Tensor | None], rank: int
-    ) -> torch.Tensor:
-        driver, given = stage[rank], hidden[rank]
-        metadata = driver.metadata(len(ids))
-        if given is None:
-            given = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-        return driver.model.forward(given, metadata, driver.cache)
-
-    @torch.inference_mode()
-    def _logits(self, hidden: list[torch.Tensor], rank: int) -> torch.Tensor:
-        return self._drivers[-1][rank].model.logits(hidden[rank])
-
-
 def check(folder: object, tp_size: int, pp_size: int) -> None:
     expected = Driver(load_model(folder)).chunked_logits(IDS, 19)
-    driver = ShardedDriver(stages(folder, tp_size, pp_size))
-    chunks = [driver.logits(IDS[start : start + 19]) for start in range(0, len(IDS), 19)]
-    found = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    found = ShardedDriver(load_stages(folder, tp_size, pp_size)).chunked_logits(IDS, 19)
     assert all(torch.equal(logits, found[0]) for logits in found), "ranks must draw the same token"
     assert found[0].shape == expected.shape
     assert found[0].is_contiguous()
@@ -97,7 +53,7 @@ def test_stages_of_unequal_length(name, tmp_path):
 def test_ranks_share_the_weights_and_the_cache(tmp_path):
     make("llama", tmp_path)
     whole = load_model(tmp_path)
-    ranks = [model for stage in stages(tmp_path, 2, 2) for model in stage]
+    ranks = [model for stage in load_stages(tmp_path, 2, 2) for model in stage]
     assert max(model.weight_bytes for model in ranks) < 0.3 * whole.weight_bytes
     assert whole.kv_cache_shape(5, 4) == (2, 2, 5, 2, 4, 8)
     assert ranks[0].kv_cache_shape(5, 4) == (1, 2, 5, 1, 4, 8)

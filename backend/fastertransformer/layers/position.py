@@ -14,7 +14,7 @@ class LinearScaling:
 
     factor: float
 
-    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
         return inv_freq / self.factor, 1.0
 
 
@@ -27,7 +27,7 @@ class Llama3Scaling:
     high_freq_factor: float
     original_max_position_embeddings: int
 
-    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
         turns = self.original_max_position_embeddings * inv_freq / (2 * math.pi)
         ramp = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = ramp.clamp(0, 1)
@@ -40,7 +40,7 @@ class FactorScaling:
 
     factors: tuple[float, ...]
 
-    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
         return inv_freq / torch.tensor(self.factors), 1.0
 
 
@@ -48,6 +48,7 @@ class FactorScaling:
 class YarnScaling:
     """NTK-by-parts with an attention temperature. (Peng et al., arXiv 2309.00071)"""
 
+    theta: float
     factor: float
     original_max_position_embeddings: int
     attention_factor: float
@@ -56,9 +57,9 @@ class YarnScaling:
     truncate: bool = True
     """Ends of the ramp on whole frequencies."""
 
-    def apply(self, inv_freq: Tensor, theta: float) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
         half = len(inv_freq)
-        low, high = (self._dimension(beta, half, theta) for beta in (self.beta_fast, self.beta_slow))
+        low, high = (self._dimension(beta, half) for beta in (self.beta_fast, self.beta_slow))
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * half - 1)
@@ -66,10 +67,10 @@ class YarnScaling:
         interpolated = ((torch.arange(half) - low) / span).clamp(0, 1)
         return inv_freq * (1 - interpolated + interpolated / self.factor), self.attention_factor
 
-    def _dimension(self, rotations: float, half: int, theta: float) -> float:
+    def _dimension(self, rotations: float, half: int) -> float:
         """The frequency index that makes `rotations` turns within the original context."""
         turns = self.original_max_position_embeddings / (rotations * 2 * math.pi)
-        return half * math.log(turns) / math.log(theta)
+        return half * math.log(turns) / math.log(self.theta)
 
 
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
@@ -95,6 +96,6 @@ def rope_table(spec: RopeSpec, num_positions: int) -> Tensor:
     exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32) / spec.rotary_dim
     inv_freq, magnitude = 1 / spec.theta**exponents, 1.0
     if spec.scaling is not None:
-        inv_freq, magnitude = spec.scaling.apply(inv_freq, spec.theta)
+        inv_freq, magnitude = spec.scaling.apply(inv_freq)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), inv_freq)
     return torch.cat((angles.cos(), angles.sin()), -1) * magnitude

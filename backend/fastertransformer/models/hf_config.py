@@ -58,9 +58,10 @@ class HFConfig:
             raise ModelLoadError(f"{self._source}: {key} is {value!r}; expected token ids")
         return tuple(ids)
 
-    def section(self, key: str) -> "HFConfig":
-        """A nested object; empty when the key is absent."""
-        return HFConfig(self._read(key, (dict,), {}), f"{self._source} ({key})")
+    def section(self, key: str, **defaults: Any) -> "HFConfig":
+        """A nested object, completed with defaults; only those when the key is absent."""
+        given = {name: value for name, value in self._read(key, (dict,), {}).items() if value is not None}
+        return HFConfig(defaults | given, f"{self._source} ({key})")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -125,6 +125,8 @@ class _Builder:
             else None
         )
         blocks = tuple(self._block(layer, table) for layer in mesh.layers(spec.num_hidden_layers))
+        final_norm = self._norm("final_norm", 0) if mesh.is_last_stage else None
+        head = self._head(words)
         kv_start, kv_stop = self._kv_heads()
         return Model(
             spec=spec,
@@ -135,9 +137,10 @@ class _Builder:
             embedding=Embedding(words, self.group) if words is not None and mesh.is_first_stage else None,
             positions=positions,
             blocks=blocks,
-            final_norm=self._norm("final_norm", 0) if mesh.is_last_stage else None,
-            head=self._head(words),
+            final_norm=final_norm,
+            head=head,
             weight_bytes=self.reader.num_bytes,
+            step_bytes=self.reader.num_bytes - self._lookup_bytes(words, positions),
         )
 
     def _words(self) -> Tensor | None:
@@ -145,6 +148,12 @@ class _Builder:
         if self.mesh.is_first_stage or (self.mesh.is_last_stage and self.spec.tie_word_embeddings):
             return self.reader.vocabulary("embedding", self.spec.vocab_size, self.spec.hidden_size)
         return None
+
+    def _lookup_bytes(self, words: Tensor | None, positions: Tensor | None) -> int:
+        """The word table is read whole where it is the head too."""
+        is_head = self.mesh.is_last_stage and self.spec.tie_word_embeddings
+        tables = (None if is_head else words, positions)
+        return sum(table.nbytes for table in tables if table is not None)
 
     def _head(self, words: Tensor | None) -> Head | None:
         if not self.mesh.is_last_stage:

@@ -54,6 +54,8 @@ class Model:
     device: torch.device
     weight_bytes: int
     """On this rank."""
+    step_bytes: int
+    """Of them, what a decode step reads: all but tables from which it takes single rows."""
     num_kv_heads: int
     """On this rank."""
     blocks: tuple[Block, ...]

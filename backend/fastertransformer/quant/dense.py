@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Weights in the model's own data type."""
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import linear
 
 from .. import ops
 
@@ -21,4 +21,4 @@ class DenseWeight:
         """Few rows read the weights at memory speed; many are torch's own product."""
         if x.shape[0] <= ops.SKINNY_ROWS:
             return ops.skinny_linear(x, self.tensor, bias)
-        return F.linear(x, self.tensor, bias)
+        return linear(x, self.tensor, bias)

@@ -27,14 +27,14 @@ class SafetensorsCheckpoint:
         self.config = HFConfig(read_json(folder / "config.json"), str(folder / "config.json"))
         generation = folder / "generation_config.json"
         self.generation = HFConfig(read_json(generation) if generation.exists() else {}, str(generation))
-        self._files = {path: _open(path) for path in _weight_files(folder)}
-        self._path_of = {name: path for path, file in self._files.items() for name in file.keys()}
+        files = [_open(path) for path in _weight_files(folder)]
+        self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def has(self, name: str) -> bool:
-        return name in self._path_of
+        return name in self._file_of
 
     def unused(self, used: Iterable[str]) -> list[str]:
-        return sorted(set(self._path_of) - set(used))
+        return sorted(set(self._file_of) - set(used))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
@@ -45,7 +45,7 @@ class SafetensorsCheckpoint:
         return tensor
 
     def _slice(self, name: str) -> Any:
-        return self._files[self._path_of[name]].get_slice(name)
+        return self._file_of[name].get_slice(name)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -22,31 +22,28 @@ def rope_spec(config: HFConfig, rotary_dim: int) -> RopeSpec:
     Raises:
         ModelLoadError: a kind of scaling that is not known; lists those that are.
     """
-    parameters = config.section("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
-    theta = config.number("rope_theta", 10_000.0)
-    kind = parameters.text("rope_type", parameters.text("type", "default"))
-    if kind not in _SCALINGS:
-        raise ModelLoadError(f"rope scaling {kind!r} is not supported; supported are {', '.join(_SCALINGS)}")
-    return RopeSpec(
-        theta=parameters.number("rope_theta", theta),
-        rotary_dim=rotary_dim,
-        scaling=_SCALINGS[kind](parameters, config),
+    parameters = config.section(
+        "rope_parameters" if config.has("rope_parameters") else "rope_scaling",
+        rope_theta=config.number("rope_theta", 10_000.0),
+        original_max_position_embeddings=config.integer("max_position_embeddings"),
     )
+    kind = parameters.text("rope_type", parameters.text("type", _UNSCALED))
+    if kind != _UNSCALED and kind not in _SCALINGS:
+        supported = ", ".join((_UNSCALED, *_SCALINGS))
+        raise ModelLoadError(f"rope scaling {kind!r} is not supported; supported are {supported}")
+    scaling = None if kind == _UNSCALED else _SCALINGS[kind](parameters)
+    return RopeSpec(parameters.number("rope_theta"), rotary_dim, scaling=scaling)
 
 
-def _none(parameters: HFConfig, config: HFConfig) -> None:
-    return None
-
-
-def _factors(parameters: HFConfig, config: HFConfig) -> Scaling:
-    return FactorScaling(parameters.numbers("factors"))
-
-
-def _linear(parameters: HFConfig, config: HFConfig) -> Scaling:
+def _linear(parameters: HFConfig) -> Scaling:
     return LinearScaling(parameters.number("factor"))
 
 
-def _llama3(parameters: HFConfig, config: HFConfig) -> Scaling:
+def _factors(parameters: HFConfig) -> Scaling:
+    return FactorScaling(parameters.numbers("factors"))
+
+
+def _llama3(parameters: HFConfig) -> Scaling:
     return Llama3Scaling(
         factor=parameters.number("factor"),
         low_freq_factor=parameters.number("low_freq_factor"),
@@ -55,16 +52,16 @@ def _llama3(parameters: HFConfig, config: HFConfig) -> Scaling:
     )
 
 
-def _yarn(parameters: HFConfig, config: HFConfig) -> Scaling:
+def _yarn(parameters: HFConfig) -> Scaling:
     factor = parameters.number("factor")
-    whole = config.integer("max_position_embeddings")
     default = yarn_attention_factor(factor)
     if parameters.has("mscale") and parameters.has("mscale_all_dim"):
         default = yarn_attention_factor(factor, parameters.number("mscale"))
         default /= yarn_attention_factor(factor, parameters.number("mscale_all_dim"))
     return YarnScaling(
+        theta=parameters.number("rope_theta"),
         factor=factor,
-        original_max_position_embeddings=parameters.integer("original_max_position_embeddings", whole),
+        original_max_position_embeddings=parameters.integer("original_max_position_embeddings"),
         attention_factor=parameters.number("attention_factor", default),
         beta_fast=parameters.number("beta_fast", 32.0),
         beta_slow=parameters.number("beta_slow", 1.0),
@@ -72,10 +69,10 @@ def _yarn(parameters: HFConfig, config: HFConfig) -> Scaling:
     )
 
 
-_SCALINGS: dict[str, Callable[[HFConfig, HFConfig], Scaling | None]] = {
-    "default": _none,
-    "factors": _factors,
+_UNSCALED = "default"
+_SCALINGS: dict[str, Callable[[HFConfig], Scaling]] = {
     "linear": _linear,
+    "factors": _factors,
     "llama3": _llama3,
     "yarn": _yarn,
 }

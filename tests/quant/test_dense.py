@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Dense weights multiply alike below and above the number of rows where the product changes."""
+
+import pytest
+import torch
+
+from fastertransformer.ops import SKINNY_ROWS
+from fastertransformer.quant.dense import DenseWeight
+
+
+@pytest.mark.parametrize("rows", [1, SKINNY_ROWS, SKINNY_ROWS + 1])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matmul(rows, has_bias, transposed):
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((rows, 40), (24, 40), (24,)))
+    stored = weight.T.contiguous().T if transposed else weight
+    dense = DenseWeight(stored)
+    expected = x.double() @ weight.double().T + (bias.double() if has_bias else 0)
+    torch.testing.assert_close(
+        dense.matmul(x, bias if has_bias else None), expected.float(), atol=1e-5, rtol=1e-5
+    )
+    assert dense.num_bytes == 24 * 40 * 4
