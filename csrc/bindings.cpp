@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The module `_C`: every launcher under its op's name, `cpu` always and `cuda` where it was built.
 // The only file that knows Python. torch tensors are read by attribute; torch is never included.
-#include <omp.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #ifdef FT_WITH_CUDA
 #include "cuda/launchers.h"
@@ -135,7 +135,7 @@ PYBIND11_MODULE(_C, m) {
   if (has_avx512()) bind_avx512(sets.def_submodule(best = "avx512"));
   m.attr("cpu") = sets.attr(best);
   m.attr("cpu_set") = best;
-  m.def("set_num_threads", [](int count) { omp_set_num_threads(count); });
+  m.def("set_num_threads", &ft::set_num_threads);
 #ifdef FT_WITH_CUDA
   bind_cuda(m.def_submodule("cuda"));
 #endif

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Element-wise activations, plain and gated.
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
@@ -36,7 +37,9 @@ void check(const char* op, const Tensor& out, const Tensor& x, int64_t columns) 
   check_rows(op, "out", out);
 }
 
-constexpr int64_t kParallelElements = 1 << 14;
+constexpr int64_t kGrainElements = 1 << 13;
+
+int64_t grain_rows(int64_t columns) { return 1 + kGrainElements / (columns + 1); }
 
 }  // namespace
 
@@ -45,14 +48,15 @@ void activation(const Tensor& out, const Tensor& x, const std::string& kind) {
   const Function function = find("activation", kind);
   dispatch(x, [&](auto type) {
     using T = decltype(type);
-#pragma omp parallel for if (x.shape[0] * x.shape[1] >= kParallelElements)
-    for (int64_t t = 0; t < x.shape[0]; ++t) {
-      const T* row = x.as<T>() + t * x.strides[0];
-      T* y = out.as<T>() + t * out.strides[0];
-      for_lanes(x.shape[1], [&](int64_t i, int64_t count) {
-        store_lanes(y + i, function(load_lanes(row + i, count)), count);
-      });
-    }
+    parallel_for(x.shape[0], grain_rows(x.shape[1]), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* row = x.as<T>() + t * x.strides[0];
+        T* y = out.as<T>() + t * out.strides[0];
+        for_lanes(x.shape[1], [&](int64_t i, int64_t count) {
+          store_lanes(y + i, function(load_lanes(row + i, count)), count);
+        });
+      }
+    });
   });
 }
 
@@ -62,15 +66,16 @@ void gated_activation(const Tensor& out, const Tensor& x, const std::string& kin
   const int64_t size = out.shape[1];
   dispatch(x, [&](auto type) {
     using T = decltype(type);
-#pragma omp parallel for if (x.shape[0] * size >= kParallelElements)
-    for (int64_t t = 0; t < x.shape[0]; ++t) {
-      const T* gate = x.as<T>() + t * x.strides[0];
-      T* y = out.as<T>() + t * out.strides[0];
-      for_lanes(size, [&](int64_t i, int64_t count) {
-        const vec up = load_lanes(gate + size + i, count);
-        store_lanes(y + i, function(load_lanes(gate + i, count)) * up, count);
-      });
-    }
+    parallel_for(x.shape[0], grain_rows(size), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* gate = x.as<T>() + t * x.strides[0];
+        T* y = out.as<T>() + t * out.strides[0];
+        for_lanes(size, [&](int64_t i, int64_t count) {
+          const vec up = load_lanes(gate + size + i, count);
+          store_lanes(y + i, function(load_lanes(gate + i, count)) * up, count);
+        });
+      }
+    });
   });
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The first of the largest logits of every row [S, V].
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
@@ -28,14 +29,15 @@ void greedy(const Tensor& out, const Tensor& logits) {
   check_shape("greedy", "out", out, {logits.shape[0]});
   check_dtype("greedy", "out", out, DType::kInt32);
   check_contiguous("greedy", "out", out);
-#pragma omp parallel for if (logits.shape[0] > 1)
-  for (int64_t s = 0; s < logits.shape[0]; ++s) {
-    const float* row = logits.as<float>() + s * logits.strides[0];
-    const float best = largest(row, logits.shape[1]);
-    int32_t index = 0;
-    while (index + 1 < logits.shape[1] && !(row[index] == best)) ++index;
-    out.as<int32_t>()[s] = index;
-  }
+  parallel_for(logits.shape[0], 1, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s) {
+      const float* row = logits.as<float>() + s * logits.strides[0];
+      const float best = largest(row, logits.shape[1]);
+      int32_t index = 0;
+      while (index + 1 < logits.shape[1] && !(row[index] == best)) ++index;
+      out.as<int32_t>()[s] = index;
+    }
+  });
 }
 
 }  // namespace ft::cpu::FT_ISA

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // rms_norm, layer_norm and their forms behind a residual sum. Rows [T, H], one after the other; a
 // row is read from cache again for its second pass.
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
+
+constexpr int64_t kGrainRows = 16;
 
 // y[h] = x[h] * scale + shift, times the weight, plus the bias.
 template <typename T>
@@ -67,16 +70,17 @@ template <typename Row>
 void run(const Tensor& out, const Tensor& x, const Tensor* residual, Row row) {
   dispatch(x, [&](auto type) {
     using T = decltype(type);
-#pragma omp parallel for if (x.shape[0] >= 16)
-    for (int64_t t = 0; t < x.shape[0]; ++t) {
-      const T* source = x.as<T>() + t * x.strides[0];
-      if (residual != nullptr) {
-        T* total = residual->as<T>() + t * residual->strides[0];
-        add_row(total, source, x.shape[1]);
-        source = total;
+    parallel_for(x.shape[0], kGrainRows, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const T* source = x.as<T>() + t * x.strides[0];
+        if (residual != nullptr) {
+          T* total = residual->as<T>() + t * residual->strides[0];
+          add_row(total, source, x.shape[1]);
+          source = total;
+        }
+        row(out.as<T>() + t * out.strides[0], source, x.shape[1]);
       }
-      row(out.as<T>() + t * out.strides[0], source, x.shape[1]);
-    }
+    });
   });
 }
 

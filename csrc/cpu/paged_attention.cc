@@ -5,6 +5,7 @@
 // (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135)
 #include <cstdlib>
 
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
@@ -245,20 +246,17 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
   const int64_t sequences = seq_lens.shape[0], kv_heads = k_cache.shape[1];
   dispatch(q, [&](auto type) {
     using T = decltype(type);
-    // The longest tiles come first, so that no thread ends with one of them alone.
-#pragma omp parallel for collapse(3) schedule(dynamic)
-    for (int64_t tile = tiles - 1; tile >= 0; --tile) {
-      for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-        for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-          const int64_t length = p.cu_seqlens_q[sequence + 1] - p.cu_seqlens_q[sequence];
-          const int64_t left = length - tile * queries;
-          if (left > 0) {
-            attend<T>(p, thread_tile(), sequence, kv_head, tile * queries,
-                      left < queries ? left : queries);
-          }
-        }
+    parallel_for(tiles * sequences * kv_heads, 1, [&](int64_t task, int64_t) {
+      // The last tiles see the most keys: they come first, so that no thread ends with one alone.
+      const int64_t tile = tiles - 1 - task / (sequences * kv_heads);
+      const int64_t sequence = task / kv_heads % sequences;
+      const int64_t length = p.cu_seqlens_q[sequence + 1] - p.cu_seqlens_q[sequence];
+      const int64_t left = length - tile * queries;
+      if (left > 0) {
+        attend<T>(p, thread_tile(), sequence, task % kv_heads, tile * queries,
+                  left < queries ? left : queries);
       }
-    }
+    });
   });
 }
 

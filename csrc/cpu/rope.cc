@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Rotary embedding in place; heads may lie in a fused product.
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
+
+constexpr int64_t kGrainTokens = 16;
 
 template <typename T>
 void rotate_halves(T* head, const float* cos, const float* sin, int64_t half) {
@@ -53,13 +56,14 @@ void rope(const Tensor& q, const Tensor& k, const Tensor& positions, const Tenso
   const int64_t half = cos_sin.shape[1] / 2;
   dispatch(q, [&](auto type) {
     using T = decltype(type);
-#pragma omp parallel for if (q.shape[0] >= 16)
-    for (int64_t t = 0; t < q.shape[0]; ++t) {
-      const int64_t position = positions.as<int32_t>()[t * positions.strides[0]];
-      const float* cos = cos_sin.as<float>() + position * 2 * half;
-      rotate_heads<T>(q, t, cos, cos + half, half, interleaved);
-      rotate_heads<T>(k, t, cos, cos + half, half, interleaved);
-    }
+    parallel_for(q.shape[0], kGrainTokens, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t position = positions.as<int32_t>()[t * positions.strides[0]];
+        const float* cos = cos_sin.as<float>() + position * 2 * half;
+        rotate_heads<T>(q, t, cos, cos + half, half, interleaved);
+        rotate_heads<T>(k, t, cos, cos + half, half, interleaved);
+      }
+    });
   });
 }
 

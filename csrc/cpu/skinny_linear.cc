@@ -5,6 +5,7 @@
 // whatever the tile, so a row's result does not depend on the other rows or on the threads.
 #include <cstdlib>
 
+#include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
@@ -14,6 +15,7 @@ namespace {
 constexpr int kColumns = 4;
 constexpr int kRows = 4;
 constexpr int64_t kPrefetchElements = 512;
+constexpr int64_t kGrainElements = 1 << 15;  // of the weight: some microseconds
 
 // acc[r][c] = sum_k x[r][k] w[c][k]
 template <int R, int C, typename T>
@@ -84,10 +86,12 @@ void multiply_columns(const Tensor& out, const float* x, const Tensor& weight, c
 template <typename T>
 void multiply(const Tensor& out, const float* x, const Tensor& weight, const T* bias) {
   const int64_t columns = weight.shape[0], tiles = columns / kColumns;
-#pragma omp parallel for schedule(static)
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    multiply_columns(out, x, weight, bias, tile * kColumns, kColumns);
-  }
+  const int64_t smallest = 1 + kGrainElements / (kColumns * weight.shape[1]);
+  parallel_for(tiles, balanced_grain(tiles, smallest), [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      multiply_columns(out, x, weight, bias, tile * kColumns, kColumns);
+    }
+  });
   for (int64_t n = tiles * kColumns; n < columns; ++n) {
     multiply_columns(out, x, weight, bias, n, 1);
   }

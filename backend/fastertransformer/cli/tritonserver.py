@@ -73,12 +73,15 @@ def find_installation() -> Installation:
 
 
 def write_backends(installation: Installation, folder: Path) -> Path:
-    """A backend directory that holds `python` and `fastertransformer`."""
+    """A backend directory that holds `python` and `fastertransformer`.
+
+    The files are copied: tritonserver refuses a library that a link leads out of its folder.
+    """
     python = folder / "python"
     python.mkdir(parents=True)
     files = [file for file in installation.python_backend.iterdir() if file.name != "__pycache__"]
     for source in [*files, *([installation.stub] if installation.stub else [])]:
-        (python / source.name).symlink_to(source)
+        shutil.copy(source, python)
     (folder / "fastertransformer").symlink_to(backend_folder())
     return folder
 
