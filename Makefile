@@ -4,7 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CONSTRAINTS := $(if $(shell command -v nvidia-smi),constraints-gpu.txt,constraints.txt)
+# Where there is no GPU, its kernels are not built: they take minutes. `make cuda-check` compiles them all the same.
+GPU := $(shell command -v nvidia-smi)
+CONSTRAINTS := $(if $(GPU),constraints-gpu.txt,constraints.txt)
+CMAKE_DEFINES := -C cmake.define.FT_CUDA=$(if $(GPU),auto,off)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*/*.cu)
@@ -45,7 +48,7 @@ clean:  ## remove what the targets made
 # The package, built in place; again whenever a source of the build changes.
 $(VENV)/.built: $(SOURCES) constraints.txt constraints-gpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --progress-bar on -c $(CONSTRAINTS) -e '.[mpi]'
+	$(PIP) install --progress-bar on -c $(CONSTRAINTS) $(CMAKE_DEFINES) -e '.[mpi]'
 	touch $@
 
 # Of the wheel nvidia-pytriton only the tritonserver inside is used, so it needs none of its dependencies;
@@ -55,9 +58,9 @@ $(VENV)/.demo: $(VENV)/.built
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) install -c $(CONSTRAINTS) -e '.[mpi,test]'
+	$(PIP) install -c $(CONSTRAINTS) $(CMAKE_DEFINES) -e '.[mpi,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.built
-	$(PIP) install -c $(CONSTRAINTS) -e '.[lint]'
+	$(PIP) install -c $(CONSTRAINTS) $(CMAKE_DEFINES) -e '.[lint]'
 	touch $@

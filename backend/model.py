@@ -9,6 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import triton_python_backend_utils as pb_utils
+
 from fastertransformer.errors import FasterTransformerError
 from fastertransformer.server.autocomplete import complete
 from fastertransformer.server.service import Service

@@ -6,6 +6,7 @@ import queue
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 TIMEOUT_S = 60
 Arrays = dict[str, Any]
-_UINT32 = ("input_ids", "input_lengths", "request_output_len", "runtime_top_k", "start_id", "end_id", "beam_width")
+_UINT32 = (
+    "input_ids",
+    "input_lengths",
+    "request_output_len",
+    "runtime_top_k",
+    "start_id",
+    "end_id",
+    "beam_width",
+)
 _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "random_seed": np.uint64,
     "is_return_log_probs": np.bool_,
@@ -34,7 +43,9 @@ def core_inputs(prompts: Sequence[Sequence[int]], new: int | Sequence[int], **mo
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
     values = {"input_lengths": [len(prompt) for prompt in prompts], "request_output_len": new, **more}
-    arrays = {name: per_row(value, len(prompts), _TYPES.get(name, np.float32)) for name, value in values.items()}
+    arrays = {
+        name: per_row(value, len(prompts), _TYPES.get(name, np.float32)) for name, value in values.items()
+    }
     return {"input_ids": ids, **arrays}
 
 
@@ -77,23 +88,18 @@ def http_infer(url: str, model: str, arrays: Mapping[str, Any]) -> Arrays:
 
 
 class Stream:
-    """One gRPC stream. Use as a context manager."""
+    """One gRPC stream. Opened by `open_stream`."""
 
-    def __init__(self, url: str) -> None:
-        self._client = grpcclient.InferenceServerClient(url)
+    def __init__(self, client: grpcclient.InferenceServerClient) -> None:
+        self._client = client
         self._responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-
-    def __enter__(self) -> "Stream":
-        self._client.start_stream(callback=partial(_put, self._responses))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._client.stop_stream(cancel_requests=True)
-        self._client.close()
+        client.start_stream(callback=partial(_put, self._responses))
 
     def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "") -> None:
         inputs = tensors(grpcclient, arrays)
-        self._client.async_stream_infer(model, inputs, request_id=request_id, enable_empty_final_response=True)
+        self._client.async_stream_infer(
+            model, inputs, request_id=request_id, enable_empty_final_response=True
+        )
 
     def next(self) -> tuple[Arrays, bool]:
         """(outputs, whether it is the last response). Raises InferenceServerException, queue.Empty."""
@@ -113,13 +119,21 @@ class Stream:
                 yield outputs
 
 
+@contextmanager
+def open_stream(url: str) -> Iterator[Stream]:
+    """Leaving it cancels what still runs."""
+    with grpcclient.InferenceServerClient(url) as client:
+        yield Stream(client)
+        client.stop_stream(cancel_requests=True)
+
+
 def _put(responses: Any, result: Any, error: Any) -> None:
     responses.put((result, error))
 
 
 def stream_infer(url: str, model: str, arrays: Mapping[str, Any]) -> list[Arrays]:
     """All responses to one request of a decoupled model."""
-    with Stream(url) as stream:
+    with open_stream(url) as stream:
         stream.send(model, arrays)
         return list(stream.responses())
 
@@ -136,4 +150,6 @@ def post(url: str, body: Mapping[str, Any]) -> tuple[int, str]:
 
 def events(text: str) -> list[dict[str, Any]]:
     """The JSON of server-sent events."""
-    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    return [
+        json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")
+    ]

@@ -7,50 +7,60 @@ from concurrent.futures import ThreadPoolExecutor
 import client_tools as ct
 import numpy as np
 import pytest
-from tiny_models import MAX_POSITIONS, VOCAB_SIZE
-from tritonclient.utils import InferenceServerException
+from tiny_models import MAX_POSITIONS
 from triton_process import TritonServer
+from tritonclient.utils import InferenceServerException
 
 GOOD = ct.core_inputs([[11, 12, 13], [21, 22]], 4)
+NOT_SERVED = "not served yet"
+U, I, F = np.uint32, np.int32, np.float32
 
-CASES = {
-    "token": ({"input_ids": np.uint32([[11, 300, 13], [21, 22, 0]])}, rf"input_ids: token id 300 .*\[0, {VOCAB_SIZE}\)"),
-    "length": ({"input_lengths": np.uint32([[3], [4]])}, r"input_lengths is 4; allowed is \[0, 3\]"),
-    "output": ({"request_output_len": np.uint32([[4], [MAX_POSITIONS]])}, rf"request_output_len is {MAX_POSITIONS}.*{MAX_POSITIONS}"),
-    "nothing": ({"request_output_len": np.uint32([[0], [4]])}, "request_output_len is 0; allowed is an integer >= 1"),
-    "negative": ({"temperature": np.float32([[1], [-0.5]])}, "temperature is -0.5; allowed is a finite number >= 0"),
-    "nan": ({"runtime_top_p": np.float32([[np.nan], [0.5]])}, r"runtime_top_p is nan; allowed is a number in \[0, 1\]"),
-    "infinite": ({"repetition_penalty": np.float32([[np.inf], [1]])}, "repetition_penalty is inf; allowed"),
-    "top_p": ({"runtime_top_p": np.float32([[1.5], [0.5]])}, r"runtime_top_p is 1.5; allowed is a number in \[0, 1\]"),
-    "min_length": ({"min_length": np.int32([[-1], [0]])}, "min_length is -1; allowed"),
-    "beams": ({"beam_width": np.uint32([[4], [4]])}, "beam_width is 4; allowed is 1: beam search is not served yet"),
-    "decay": ({"top_p_decay": np.float32([[0.9], [0.9]])}, "top_p_decay is 0.9; allowed is 1.0: .*not served yet"),
-    "context": ({"is_return_context_embeddings": np.array([[True], [True]])}, "is_return_context_embeddings is True; .*not served yet"),
-    "prompt": ({"request_prompt_type": np.uint32([[1], [1]])}, "request_prompt_type .*not served yet"),
-    "embedding": ({"request_prompt_embedding": np.zeros((2, 1, 64), np.float16)}, "request_prompt_embedding .*not served yet"),
-    "stop": ({"stop_words_list": np.int32([[[1, 2], [3, -1]]] * 2)}, "stop_words_list: a word ends at 3"),
-    "bad": ({"bad_words_list": np.int32([[[1, 999], [2, -1]]] * 2)}, "bad_words_list: token id 999"),
-    "end_id": ({"end_id": np.uint32([[2], [5000]])}, "end_id: token id 5000"),
-    "start_id": ({**ct.core_inputs([[], []], 4), "start_id": np.uint32([[2], [5000]])}, "token id 5000"),
-    "shape": ({"request_output_len": np.uint32([[4, 5, 6], [4, 5, 6]])}, r"request_output_len has shape \[2, 3\]; allowed are \[2, 1\]"),
-    "words": ({"stop_words_list": np.zeros((2, 3, 1), np.int32)}, "stop_words_list"),
-    "type": ({"input_ids": np.int64([[11, 12, 13], [21, 22, 0]])}, "input_ids.*INT64.*UINT32"),
-    "rows": ({"temperature": np.float32([[1]])}, "batch size does not match"),
-}  # fmt: skip
+# (tensor, what is sent for two rows, what the error says of it)
+CASES = [
+    ("input_ids", U([[11, 300, 13], [21, 22, 0]]), r": token id 300 at position 1 .* \[0, 300\)"),
+    ("input_lengths", U([[3], [4]]), r" is 4; allowed is \[0, 3\]"),
+    ("request_output_len", U([[4], [MAX_POSITIONS]]), rf" is {MAX_POSITIONS}.* at most {MAX_POSITIONS}"),
+    ("request_output_len", U([[0], [4]]), " is 0; allowed is an integer >= 1"),
+    ("request_output_len", U([[4, 5, 6]] * 2), r" has shape \[2, 3\]; allowed are \[2, 1\]"),
+    ("temperature", F([[1], [-0.5]]), " is -0.5; allowed is a finite number >= 0"),
+    ("runtime_top_p", F([[np.nan], [0.5]]), r" is nan; allowed is a number in \[0, 1\]"),
+    ("runtime_top_p", F([[1.5], [0.5]]), r" is 1.5; allowed is a number in \[0, 1\]"),
+    ("repetition_penalty", F([[np.inf], [1]]), " is inf; allowed is a finite number > 0"),
+    ("presence_penalty", F([[np.nan], [1]]), " is nan; allowed"),
+    ("min_length", I([[-1], [0]]), " is -1; allowed"),
+    ("beam_width", U([[4], [4]]), f" is 4; allowed is 1: beam search is {NOT_SERVED}"),
+    ("top_p_decay", F([[0.9], [0.9]]), f" is 0.9; allowed is 1.0: .*{NOT_SERVED}"),
+    ("is_return_context_embeddings", np.array([[True]] * 2), f" is True; .*{NOT_SERVED}"),
+    ("request_prompt_type", U([[1], [1]]), f" .*{NOT_SERVED}"),
+    ("request_prompt_embedding", np.zeros((2, 1, 64), np.float16), f" .*{NOT_SERVED}"),
+    ("stop_words_list", I([[[1, 2], [3, -1]]] * 2), ": a word ends at 3"),
+    ("stop_words_list", np.zeros((2, 3, 1), I), r".*\[-1,2,-1\], got \[2,3,1\]"),
+    ("bad_words_list", I([[[1, 999], [2, -1]]] * 2), ": token id 999"),
+    ("end_id", U([[2], [5000]]), ": token id 5000"),
+    ("input_ids", np.int64([[11, 12, 13], [21, 22, 0]]), ".*INT64.*UINT32"),
+]
+IDS = [f"{name}-{index}" for index, (name, _, _) in enumerate(CASES)]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_error_names_tensor_value_and_range(server: TritonServer, case: str) -> None:
-    change, expected = CASES[case]
+@pytest.mark.parametrize(("name", "value", "expected"), CASES, ids=IDS)
+def test_error_names_tensor_value_and_range(
+    server: TritonServer, name: str, value: object, expected: str
+) -> None:
     with pytest.raises(InferenceServerException) as caught:
-        ct.grpc_infer(server.grpc, "fastertransformer", GOOD | change)
-    assert re.search(expected, caught.value.message()), caught.value.message()
+        ct.grpc_infer(server.grpc, "fastertransformer", GOOD | {name: value})
+    assert re.search(f"{name}'?{expected}", caught.value.message()), caught.value.message()
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_error_of_a_start_id(server: TritonServer) -> None:
+    arrays = ct.core_inputs([[], []], 4, start_id=[2, 5000])
+    with pytest.raises(InferenceServerException, match="token id 5000"):
+        ct.grpc_infer(server.grpc, "fastertransformer", arrays)
 
 
 def test_error_of_a_stream(server: TritonServer) -> None:
     with pytest.raises(InferenceServerException, match="temperature is nan"):
-        ct.stream_infer(server.grpc, "streaming", GOOD | {"temperature": np.float32([[1], [np.nan]])})
+        ct.stream_infer(server.grpc, "streaming", GOOD | {"temperature": F([[1], [np.nan]])})
 
 
 def test_required_inputs(server: TritonServer) -> None:
@@ -66,15 +76,13 @@ def test_http_says_bad_request(server: TritonServer) -> None:
 
 
 def test_neighbours_of_wrong_requests_go_on(server: TritonServer) -> None:
-    def ask(case: str | None) -> str:
-        change = CASES[case][0] if case else {}
+    def ask(change: ct.Arrays) -> str:
         try:
             return str(ct.grpc_infer(server.grpc, "fastertransformer", GOOD | change)["output_ids"].tolist())
         except InferenceServerException:
             return "error"
 
-    good = ask(None)
+    good = ask({})
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, [None, *CASES, None] * 3))
-    wrong = ["error"] * len(CASES)
-    assert answers == [good, *wrong, good] * 3
+        changes = [{}, *({name: value} for name, value, _ in CASES), {}] * 3
+        assert list(pool.map(ask, changes)) == [good, *["error"] * len(CASES), good] * 3

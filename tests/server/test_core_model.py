@@ -40,7 +40,9 @@ def test_greedy_rows_equal_transformers(server: TritonServer, llama: Path, infer
 
 
 def test_llama_contract_shapes_and_types(server: TritonServer) -> None:
-    outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs(PROMPTS, [3, 5, 4, 2], min_length=9))
+    outputs = ct.grpc_infer(
+        server.grpc, "fastertransformer", ct.core_inputs(PROMPTS, [3, 5, 4, 2], min_length=9)
+    )
     assert set(outputs) == {"output_ids", "sequence_length", "input_sequence_lengths"}
     assert outputs["output_ids"].shape == (4, 1, 7 + 5)
     assert outputs["output_ids"].dtype == outputs["sequence_length"].dtype == np.uint32
@@ -82,7 +84,9 @@ def test_rows_with_their_own_parameters_equal_requests_of_their_own(server: Trit
     together = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs(PROMPTS, new, **options))
     for i, row in enumerate(generated(together, PROMPTS)):
         own = {name: values[i] for name, values in options.items()}
-        alone = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs(PROMPTS[i : i + 1], new[i], **own))
+        alone = ct.grpc_infer(
+            server.grpc, "fastertransformer", ct.core_inputs(PROMPTS[i : i + 1], new[i], **own)
+        )
         assert generated(alone, PROMPTS[i : i + 1]) == [row]
 
 
@@ -109,7 +113,9 @@ def test_log_probs(server: TritonServer) -> None:
 
 
 def test_stop_words_end_and_bad_words_never_come(server: TritonServer) -> None:
-    free = generated(ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8)), [[11, 12]])[0]
+    free = generated(
+        ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8)), [[11, 12]]
+    )[0]
     stop = ct.core_inputs([[11, 12]], 8, stop_words_list=ct.word_list([[299, 298], free[2:4]]))
     stopped = generated(ct.grpc_infer(server.grpc, "fastertransformer", stop), [[11, 12]])[0]
     assert stopped == free[:4]
@@ -120,7 +126,9 @@ def test_stop_words_end_and_bad_words_never_come(server: TritonServer) -> None:
 
 
 def test_end_id_of_the_request_ends_and_fills(server: TritonServer) -> None:
-    free = generated(ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8)), [[11, 12]])[0]
+    free = generated(
+        ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8)), [[11, 12]]
+    )[0]
     end = free[3]
     outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8, end_id=end))
     count = free.index(end) + 1
@@ -144,7 +152,9 @@ def test_a_short_request_overtakes_a_long_one(server: TritonServer) -> None:
 
     def ask(new: int) -> list[list[int]]:
         arrays = ct.core_inputs([[11, 12, 13]], new, min_length=new)
-        return generated(ct.grpc_infer(server.grpc, "gpt", arrays) | {"sequence_length": np.array([[new]])}, [[0] * 3])
+        return generated(
+            ct.grpc_infer(server.grpc, "gpt", arrays) | {"sequence_length": np.array([[new]])}, [[0] * 3]
+        )
 
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(ask, new)

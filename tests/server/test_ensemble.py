@@ -7,8 +7,8 @@ import client_tools as ct
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tritonclient.utils import InferenceServerException
 from triton_process import TritonServer
+from tritonclient.utils import InferenceServerException
 
 TEXTS = ["Hello", "The quick brown fox jumps", "日本語🙂"]
 NEW = [5, 9, 7]
@@ -50,13 +50,20 @@ def test_sampling_inputs_and_log_probs_pass_through(server: TritonServer, tokeni
 def test_words_are_lines_of_comma_separated_values(server: TritonServer, tokenizer: Tokenizer) -> None:
     prompts = [tokenizer.encode(text).ids for text in TEXTS]
     free = [row[len(prompt) :] for row, prompt in zip(rows(server, tokenizer), prompts, strict=True)]
-    names = {token: text for row in free for token in row if len(text := tokenizer.decode([token])) == 1 and text.isalpha()}
+    names = {
+        token: text
+        for row in free
+        for token in row
+        if len(text := tokenizer.decode([token])) == 1 and text.isalpha()
+    }
     if not names:
         pytest.skip("this random model generates no letter")
     token, name = next(iter(names.items()))
     outputs = ask(server, INPUT_2=strings(f'"{name}",zzz', f"{name}", name))
     for row, prompt in zip(outputs["OUTPUT_0"], TEXTS, strict=True):
-        assert name not in row[0].decode()[len(prompt) :] or token not in tokenizer.encode(row[0].decode()).ids
+        assert (
+            name not in row[0].decode()[len(prompt) :] or token not in tokenizer.encode(row[0].decode()).ids
+        )
     stopped = ask(server, INPUT_3=strings(name, name, name))["sequence_length"][:, 0].tolist()
     assert stopped == [row.index(token) + 1 if token in row else len(row) for row in free]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import client_tools as ct
 import pytest
 from conftest import write_model
-from tritonclient.utils import InferenceServerException
 from triton_process import TritonServer
+from tritonclient.utils import InferenceServerException
 
 from fastertransformer.server import processes
 
@@ -30,7 +30,9 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 def ranks(server: TritonServer) -> list[int]:
     """Engine ranks in the order of their start."""
     lines = {pid: processes.command_line(pid) for pid in server.engine_processes()}
-    return sorted(pid for pid, line in lines.items() if line.split()[1:3] == ["-m", "fastertransformer.worker"])
+    return sorted(
+        pid for pid, line in lines.items() if line.split()[1:3] == ["-m", "fastertransformer.worker"]
+    )
 
 
 def start(folder: Path, llama: Path, *launcher: str, **slots: str) -> TritonServer:
@@ -50,7 +52,7 @@ def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
     server = server_of_two_ranks
     before = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
     assert len(ranks(server)) == 2
-    with ct.Stream(server.grpc) as stream:
+    with ct.open_stream(server.grpc) as stream:
         for i in range(8):
             stream.send("streaming", ct.core_inputs([[i + 3]], LONG, min_length=LONG))
         seen: set[int] = set()
@@ -60,15 +62,12 @@ def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
             seen.add(int(outputs["output_ids"][0, 0, 0]))
         old = ranks(server)
         os.kill(old[1], signal.SIGKILL)
-        killed, errors = time.monotonic(), []
-        while len(errors) < 8:
-            try:
-                stream.next()
-            except InferenceServerException as error:
-                errors.append(error)
+        killed = time.monotonic()
+        for _ in range(8):
+            with pytest.raises(InferenceServerException, match="may be sent again"):
+                for _ in range(8 * LONG):
+                    stream.next()
         assert time.monotonic() - killed < 5
-    for error in errors:
-        assert "may be sent again" in error.message()
     # Sent while the engine restarts: it waits for it.
     after = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
     assert after["output_ids"].tolist() == before["output_ids"].tolist()
@@ -81,20 +80,26 @@ def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
 
 def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> None:
     server = start(tmp_path, llama, PIPELINE_PARA_SIZE="2")
-    with ct.Stream(server.grpc) as stream:
+    stubs = processes.children(server.process.pid)
+    with ct.open_stream(server.grpc) as stream:
         stream.send("streaming", ct.core_inputs([[3]], LONG, min_length=LONG))
         stream.next()
         assert len(ranks(server)) == 2
         server.process.kill()
-        wait_for(lambda: not server.engine_processes(), 10, "no engine process is left")
-    server.process.wait()
+        server.process.wait()
+    wait_for(lambda: not server.engine_processes(), 15, "no engine process is left")
+    wait_for(lambda: not any(map(processes.is_alive, stubs)), 5, "no stub is left")
+    assert not list(server.temporary.glob("fastertransformer-*/*"))
 
 
-def test_directory_of_a_killed_server_is_swept_by_the_next(tmp_path: Path, llama: Path) -> None:
+def test_kill_of_server_and_guard(tmp_path: Path, llama: Path) -> None:
+    """What then is left the next server sweeps."""
     server = start(tmp_path / "one", llama)
-    server.process.kill()
+    guard = next(pid for pid in server.engine_processes() if "server.guard" in processes.command_line(pid))
+    for pid in (guard, server.process.pid):
+        os.kill(pid, signal.SIGKILL)
     server.process.wait()
-    wait_for(lambda: not server.engine_processes(), 10, "no engine process is left")
+    wait_for(lambda: not server.engine_processes(), 15, "no engine process is left")
     left = list(server.temporary.glob("fastertransformer-*/*"))
     assert len(left) == 1
     after = start(tmp_path / "two", llama, "env", f"TMPDIR={server.temporary}")
@@ -107,7 +112,9 @@ def test_server_under_mpirun(tmp_path: Path, llama: Path) -> None:
     """The engine must not take itself for a rank of the outer job, nor stay on its one core."""
     mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
     assert mpirun is not None
-    allow = [f"{kind}_ALLOW_RUN_AS_ROOT{confirm}=1" for kind in ("OMPI", "PRTE") for confirm in ("", "_CONFIRM")]
+    allow = [
+        f"{kind}_ALLOW_RUN_AS_ROOT{confirm}=1" for kind in ("OMPI", "PRTE") for confirm in ("", "_CONFIRM")
+    ]
     server = start(tmp_path, llama, "env", *allow, mpirun, "-n", "1", TENSOR_PARA_SIZE="2")
     try:
         outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))

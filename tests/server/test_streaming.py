@@ -24,7 +24,9 @@ def test_every_response_has_all_tokens_so_far(server: TritonServer) -> None:
             assert ids[: begin + count].tolist() == last["output_ids"][row, 0, : begin + count].tolist()
             assert set(ids[begin + count :].tolist()) <= {EOS_ID}
             np.testing.assert_allclose(
-                response["output_log_probs"][row, 0, :count], last["output_log_probs"][row, 0, :count], atol=1e-4
+                response["output_log_probs"][row, 0, :count],
+                last["output_log_probs"][row, 0, :count],
+                atol=1e-4,
             )
     for name in last:
         np.testing.assert_allclose(responses[-1][name], last[name], atol=1e-4)
@@ -33,7 +35,7 @@ def test_every_response_has_all_tokens_so_far(server: TritonServer) -> None:
 def test_steps_are_merged_when_the_sender_lags(server: TritonServer) -> None:
     """More streams and tokens than can be sent one by one: every stream still ends with all of its tokens."""
     count, new = 32, 200
-    with ct.Stream(server.grpc) as stream:
+    with ct.open_stream(server.grpc) as stream:
         for i in range(count):
             stream.send("streaming", ct.core_inputs([[i + 3]], new, min_length=new), str(i))
         responses, finals = [], 0
@@ -48,7 +50,7 @@ def test_steps_are_merged_when_the_sender_lags(server: TritonServer) -> None:
 
 def test_streams_interleave(server: TritonServer) -> None:
     """A stream that starts later gets its first response before an earlier one has ended."""
-    with ct.Stream(server.grpc) as stream:
+    with ct.open_stream(server.grpc) as stream:
         stream.send("streaming", ct.core_inputs([[11]], 1000, min_length=1000))
         stream.next()
         stream.send("streaming", ct.core_inputs([[12]], 3, min_length=3))

@@ -9,8 +9,8 @@ import client_tools as ct
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tritonclient.utils import InferenceServerException
 from triton_process import TritonServer
+from tritonclient.utils import InferenceServerException
 
 PROMPTS = ["The quick brown fox", "Grüße, 世界! 🙂👩‍🚀", "a", ""]
 
@@ -80,7 +80,9 @@ def test_stop_words_cut_the_text_wherever_tokens_end(server: TritonServer) -> No
     text = generate(server, **options)["text_output"]
     word = text[7:10]
     cut = text[: text.index(word)]
-    answer = generate(server, **options, stop_words=["never to be found", word], return_num_output_tokens=True)
+    answer = generate(
+        server, **options, stop_words=["never to be found", word], return_num_output_tokens=True
+    )
     assert answer["text_output"] == cut
     assert answer["finish_reason"] == "stop"
     assert answer["num_output_tokens"] < 60
@@ -92,7 +94,11 @@ def test_bad_words_do_not_come(server: TritonServer, tokenizer: Tokenizer) -> No
     options = {"text_input": "Hello", "max_tokens": 30}
     ids = tokenizer.encode("Hello").ids
     row = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([ids], 30))["output_ids"][0, 0]
-    word = next(text for token in row[len(ids) :] if (text := tokenizer.decode([int(token)])).isascii() and text.strip())
+    word = next(
+        text
+        for token in row[len(ids) :]
+        if (text := tokenizer.decode([int(token)])).isascii() and text.strip()
+    )
     assert word in generate(server, **options)["text_output"]
     banned = generate(server, **options, bad_words=[word])["text_output"]
     assert tokenizer.encode(word).ids[0] not in tokenizer.encode(banned).ids
@@ -141,7 +147,7 @@ def test_errors_name_the_input(server: TritonServer, body: dict[str, Any], messa
 
 def test_text_that_is_not_utf8(server: TritonServer) -> None:
     arrays = {"text_input": np.array([[b"\xff\xfe"]], dtype=np.object_)}
-    with pytest.raises(InferenceServerException, match="text_input is .*not UTF-8"):
+    with pytest.raises(InferenceServerException, match=r"text_input is .*not UTF-8"):
         ct.grpc_infer(server.grpc, "text_once", arrays)
 
 
@@ -151,5 +157,5 @@ def test_missing_tokenizer_names_the_file(llama: Path) -> None:
 
     with pytest.raises(ModelLoadError, match="tokenizer_dir is '/nowhere': there is no file /nowhere"):
         TextTokenizer("/nowhere")
-    with pytest.raises(ModelLoadError, match="config.json is not a tokenizer"):
+    with pytest.raises(ModelLoadError, match=r"config\.json is not a tokenizer"):
         TextTokenizer(str(llama / "config.json"))

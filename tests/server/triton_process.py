@@ -10,14 +10,15 @@ import sys
 import sysconfig
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from fastertransformer.messages import EngineStats, Request, SamplingParams
 from fastertransformer.server import processes
+from fastertransformer.server.client import EngineClient
 
 BACKEND = Path(__file__).resolve().parents[2] / "backend"
 START_TIMEOUT_S = 90
@@ -66,6 +67,7 @@ class TritonServer:
         self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
         # Sockets must have short paths, pytest's folders have long ones.
         self.temporary = Path(tempfile.mkdtemp(prefix="ft"))
+        self.folder = folder
         self._log_path = folder / "server.log"
         command = [
             *launcher,
@@ -80,7 +82,9 @@ class TritonServer:
         ]
         environment = _environment() | {"TMPDIR": str(self.temporary)}
         with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
         try:
             self._wait_until_ready()
         except BaseException:
@@ -100,10 +104,26 @@ class TritonServer:
     def engine_processes(self) -> list[int]:
         """Guards, mpiruns and ranks: all have the path of their socket on the command line."""
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        return [pid for pid in pids if f"{self.temporary}/" in processes.command_line(pid) and processes.is_alive(pid)]
+        return [
+            pid
+            for pid in pids
+            if f"{self.temporary}/" in processes.command_line(pid) and processes.is_alive(pid)
+        ]
 
     def sockets(self) -> list[Path]:
         return list(self.temporary.glob("*/*/engine.sock"))
+
+    def observe(self, model_type: str) -> EngineStats:
+        """State of one of the engines, seen by a client of its socket."""
+        for path in self.sockets():
+            client = EngineClient(path)
+            try:
+                if client.info.model_type == model_type:
+                    client.submit([Request(0, (5,), SamplingParams(max_tokens=1))])
+                    return next(message.stats for message in client.outputs())
+            finally:
+                client.close()
+        raise AssertionError(f"no engine serves {model_type}")
 
     @property
     def log(self) -> str:
@@ -118,18 +138,28 @@ class TritonServer:
         return f"127.0.0.1:{self.http_port}"
 
     def metrics(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as response:
-            return str(response.read().decode())
+        return fetch(f"http://127.0.0.1:{self.metrics_port}/metrics")
+
+    def is_ready(self) -> bool:
+        try:
+            return fetch(f"http://{self.http}/v2/health/ready") == ""
+        except OSError:
+            return False
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://{self.http}/v2/health/ready", timeout=5)
-                return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.1)
-        pytest.fail(f"tritonserver is not ready (exit code {self.process.poll()}):\n{self.log[-8000:]}")
+        while not self.is_ready():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                pytest.fail(
+                    f"tritonserver is not ready (exit code {self.process.poll()}):\n{self.log[-8000:]}"
+                )
+            time.sleep(0.1)
+
+
+def fetch(url: str) -> str:
+    """Raises: OSError."""
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
 
 
 def _environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2.sandbox
 import numpy as np
-import tritonclient.grpc as grpc
+from tritonclient import grpc
 
 from ..errors import FasterTransformerError
 

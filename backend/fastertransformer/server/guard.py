@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Parent of an engine group: no rank outlives the server, whoever of them is killed and how.
+"""Parent of an engine group: nothing of it outlives the server, whoever of them is killed and how.
 
-`python -m fastertransformer.server.guard SERVER_PID RESET_AFFINITY COMMAND...` runs COMMAND and
-exits with its code. What COMMAND prints goes on to the starter's pipe; when the starter has
-left and others still use the engine, it goes to the server's own stderr.
+`python -m fastertransformer.server.guard SERVER_PID DIRECTORY RESET_AFFINITY COMMAND...` runs
+COMMAND and exits with its code. What COMMAND prints goes on to the starter's pipe; when the
+starter has left and others still use the engine, it goes to the server's own stderr.
 """
 
 import ctypes
@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
-from . import processes
+from . import processes, rundir
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -28,12 +29,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(arguments: list[str]) -> int:
-    server_pid, reset_affinity, command = int(arguments[0]), arguments[1] == "1", arguments[2:]
-    if reset_affinity:
+    server_pid, directory, reset_affinity, *command = arguments
+    if reset_affinity == "1":
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     # Ranks whose mpirun is killed become children of this process instead of init's.
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -45,9 +46,11 @@ def main(arguments: list[str]) -> int:
     forwarder = threading.Thread(target=_forward, args=(child.stdout,), daemon=True)
     forwarder.start()
     try:
-        _wait(child, server_pid)
+        _wait(child, int(server_pid))
     finally:
         _end_descendants(child)
+        if not processes.is_alive(int(server_pid)):
+            rundir.clear(Path(directory))
         forwarder.join(_TERMINATE_S)
     return child.returncode
 
@@ -57,15 +60,11 @@ def _die_with_guard() -> None:
 
 
 def _forward(lines: IO[bytes]) -> None:
-    target = sys.stdout.buffer
+    with suppress(BrokenPipeError):
+        for line in lines:
+            os.write(sys.stdout.fileno(), line)
     for line in lines:
-        try:
-            target.write(line)
-            target.flush()
-        except BrokenPipeError:
-            target = sys.stderr.buffer
-            target.write(line)
-            target.flush()
+        os.write(sys.stderr.fileno(), line)
 
 
 def _wait(child: subprocess.Popen[bytes], server_pid: int) -> None:

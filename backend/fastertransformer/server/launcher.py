@@ -28,7 +28,7 @@ class Launcher:
 
     Args:
         server_pid: the process that the engine must not outlive; it also bounds the sharing.
-        log: takes every line that the engine prints.
+        log: takes every line that the engine prints; the default drops it.
         start_timeout: seconds from the start to a loaded model.
     """
 
@@ -37,7 +37,7 @@ class Launcher:
         config: EngineConfig,
         placement: Placement | None = None,
         server_pid: int | None = None,
-        log: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], object] = str,
         start_timeout: float = DEFAULT_START_TIMEOUT_S,
     ) -> None:
         self._config = config
@@ -103,20 +103,16 @@ class Launcher:
                 return client
         late = guard.poll() is None
         self._directory.stop_engine()
-        raise ModelLoadError(f"not loaded within {self._start_timeout} s" if late else output.explain())
+        raise ModelLoadError(
+            f"the model was not loaded within {self._start_timeout:g} s" if late else output.explain()
+        )
 
     def _spawn(self) -> subprocess.Popen[str]:
         command = engine_command(self._config, self._placement, self._directory.socket)
         reset_affinity = str(int(started_by_mpirun(os.environ)))
+        guard = [interpreter(), "-m", "fastertransformer.server.guard", str(self._server_pid)]
         return subprocess.Popen(
-            [
-                interpreter(),
-                "-m",
-                "fastertransformer.server.guard",
-                str(self._server_pid),
-                reset_affinity,
-                *command,
-            ],
+            [*guard, str(self._directory.path), reset_affinity, *command],
             env=engine_environment(os.environ, self._placement),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -129,7 +125,7 @@ class Launcher:
 class _Output:
     """Passes on what the engine prints and keeps the end of it for an error message."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Callable[[str], None]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Callable[[str], object]) -> None:
         self._process = process
         self._log = log
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
@@ -147,8 +143,9 @@ class _Output:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line.rstrip("\n"))
-            self._log(line.rstrip("\n"))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.append(line.rstrip("\n"))
+                self._log(line.rstrip("\n"))
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_LEAVE_TIMEOUT_S)

@@ -78,8 +78,8 @@ class Metrics:
                 (family.Metric(labels={**labels, label: key}), value) for key, value in values.items()
             ]
             if name == _KV_CACHE:
-                family_of_constant = family.Metric(labels={**labels, label: "tokens_per"})
-                self._gauges.append((family_of_constant, lambda stats: block_size))
+                tokens_per_block = family.Metric(labels={**labels, label: "tokens_per"})
+                self._gauges.append((tokens_per_block, lambda _stats: block_size))
         for is_first, (name, help_text) in _HISTOGRAMS.items() if hasattr(kind, "HISTOGRAM") else ():
             family = kind(name=name, description=help_text, kind=kind.HISTOGRAM)
             self._families.append(family)

@@ -45,5 +45,5 @@ class Monitor:
         """A failed message to the server is reported, and tried again in the next round."""
         try:
             action()
-        except Exception:  # noqa: BLE001 - a thread that ends would end all cancellations
+        except Exception:
             self._log(traceback.format_exc())

@@ -65,7 +65,7 @@ def first_row(name: str, array: Array, batch: int) -> Sequence[Any]:
     return [per_row(name, array, batch)[0]] * batch
 
 
-def token_rows(name: str, array: Array, batch: int) -> Sequence[Any]:
+def token_rows(name: str, array: Array, _batch: int) -> Sequence[Any]:
     """[B, L] -> B arrays of L token ids."""
     if array.ndim != 2:
         raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [batch, length]")
@@ -107,7 +107,7 @@ def only(allowed: Any, reason: str) -> Reader:
 def refused(reason: str) -> Reader:
     """A reader for a tensor that may be declared but not sent."""
 
-    def read(name: str, array: Array, batch: int) -> Sequence[Any]:
+    def read(name: str, array: Array, _batch: int) -> Sequence[Any]:
         raise InvalidRequest(f"{name} was sent with shape {list(array.shape)}, but {reason}")
 
     return read

@@ -76,7 +76,8 @@ def _values(slots: Mapping[str, str], parameters: Mapping[str, str]) -> dict[str
     missing = sorted(set(REQUIRED) - set(slots))
     if unknown or missing:
         raise ModelLoadError(
-            f"template slots: unknown are {unknown}, missing are {missing}; allowed are {sorted((*DEFAULTS, *REQUIRED))}"
+            f"template slots: unknown are {unknown}, missing are {missing};"
+            f" allowed are {sorted((*DEFAULTS, *REQUIRED))}"
         )
     values = {**DEFAULTS, **slots}
     if values["CONTRACT"] not in _CONTRACTS:

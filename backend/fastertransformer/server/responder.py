@@ -24,7 +24,7 @@ PATIENCE_S = 30.0
 _TICK_S = 0.5
 
 
-class RequestCancelled(FasterTransformerError):
+class CancelledError(FasterTransformerError):
     """The client does not want the answer any more."""
 
 
@@ -128,7 +128,7 @@ class Responder:
             case Refused():
                 self._send_error(event.reply, event.error)
             case Cancelled():
-                self._fail_all([event.exchange], RequestCancelled("the request was cancelled by its client"))
+                self._fail_all([event.exchange], CancelledError("the request was cancelled by its client"))
             case Attached():
                 self._client = event.client
                 waiting, self._waiting = self._waiting, []
@@ -177,7 +177,7 @@ class Responder:
             exchange.is_closed = is_finished(call)
             if exchange.is_closed or (call.streams and call.has_news):
                 exchange.reply.send(call.take_outputs(), final=exchange.is_closed)
-        except Exception as error:  # noqa: BLE001 - other requests must go on
+        except Exception as error:
             self._log(traceback.format_exc())
             self._fail_all([exchange], error)
 
@@ -192,7 +192,7 @@ class Responder:
     def _send_error(self, reply: Reply, error: Exception) -> None:
         try:
             reply.fail(error)
-        except Exception:  # noqa: BLE001 - the server took the request away: nobody is left to tell
+        except Exception:
             self._log(traceback.format_exc())
 
     def _forget(self, ids: Sequence[int]) -> None:

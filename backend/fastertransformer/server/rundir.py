@@ -21,6 +21,8 @@ from .placement import Placement
 _SOCKET_PATH_LIMIT = 107
 """Longest path that sockaddr_un holds."""
 _TERMINATE_TIMEOUT_S = 10.0
+_USERS = "users"
+_STUB = "triton_python_backend_stub"
 
 
 class RuntimeDirectory:
@@ -55,10 +57,11 @@ class RuntimeDirectory:
             os.close(file)
 
     def attach(self) -> int:
-        """A shared lock that says, until the file is closed or its process dies, that the engine is in use."""
+        """A lock that says that the engine is in use, until the file is closed or its process dies."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        file = os.open(self.path / "users", os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(self.path / _USERS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         fcntl.flock(file, fcntl.LOCK_SH)
+        os.write(file, f"{os.getpid()}\n".encode())
         return file
 
     def last_one_out(self, file: int) -> bool:
@@ -114,30 +117,36 @@ class RuntimeDirectory:
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A lock on a file that was removed meanwhile excludes nobody.
-            return os.path.samestat(os.fstat(file), os.stat(self.path / name))
+            return os.path.samestat(os.fstat(file), (self.path / name).stat())
         return False
 
 
 def sweep() -> None:
-    """Removes what servers left that were killed: their engines, then their directories."""
+    """Removes what servers left that were killed together with the guards of their engines."""
     for path in _root().iterdir():
         server_pid = path.name.partition("-")[0]
         if server_pid.isdigit() and not processes.is_alive(int(server_pid)):
-            _end_guards_of(path)
-            shutil.rmtree(path, ignore_errors=True)
+            clear(path)
 
 
-def _end_guards_of(path: Path) -> None:
-    with suppress(OSError, ValueError):
-        pid = int((path / "guard.pid").read_text())
-        if str(path) in processes.command_line(pid):
-            os.kill(pid, signal.SIGTERM)
+def clear(path: Path) -> None:
+    """Removes the directory of a server that is gone.
+
+    The stubs of a killed server are meant to end by themselves, but some hang in it for ever.
+    """
+    server_pid = path.name.partition("-")[0]
+    with suppress(FileNotFoundError):
+        for pid in map(int, (path / _USERS).read_text().split()):
+            # A stub has the process id of its server among its arguments.
+            if {_STUB, server_pid} <= {Path(word).name for word in processes.command_line(pid).split()}:
+                os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _root() -> Path:
     """Raises: ModelLoadError: somebody else made the directory first."""
     # Process ids mean nothing in another namespace, and containers may share /tmp.
-    namespace = os.stat("/proc/self/ns/pid").st_ino
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
     path = Path(tempfile.gettempdir(), f"fastertransformer-{os.getuid()}-{namespace}")
     path.mkdir(mode=0o700, exist_ok=True)
     state = path.lstat()

@@ -61,7 +61,7 @@ class Service:
         try:
             tensors = read_tensors(request, self._contract.input_types, self._batched)
             call = self._contract.open(tensors, self._supervisor.info)
-        except Exception as error:  # noqa: BLE001 - other requests of the batch must go on
+        except Exception as error:
             if not isinstance(error, FasterTransformerError):
                 log_error(traceback.format_exc())
             self._responder.post(Refused(reply, error))

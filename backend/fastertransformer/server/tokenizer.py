@@ -27,7 +27,7 @@ class TextTokenizer:
             raise ModelLoadError(f"parameter tokenizer_dir is {path!r}: there is no file {file}")
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # noqa: BLE001 - the library raises nothing narrower
+        except Exception as error:
             raise ModelLoadError(f"{file} is not a tokenizer: {error}") from None
         self._add_special_tokens = add_special_tokens
         self._skip_special_tokens = skip_special_tokens

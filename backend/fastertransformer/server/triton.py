@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 
 from ..errors import EngineDead, FasterTransformerError, InvalidRequest, Overloaded
 from .protocol import Array
-from .responder import RequestCancelled
+from .responder import CancelledError
 
 _USED = ctypes.c_char_p(b"used_dltensor")
 _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
@@ -19,7 +19,7 @@ _CODES = {
     InvalidRequest: "INVALID_ARG",
     Overloaded: "UNAVAILABLE",
     EngineDead: "UNAVAILABLE",
-    RequestCancelled: "CANCELLED",
+    CancelledError: "CANCELLED",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-import tritonclient.grpc as grpc
+from tritonclient import grpc
 
 from ...config import EngineConfig
 from ...errors import FasterTransformerError

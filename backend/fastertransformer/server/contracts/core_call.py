@@ -67,6 +67,10 @@ def _if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Arra
     return lambda call: compute(call) if call.wants_logprobs else None
 
 
+def _never(_call: CoreCall) -> None:
+    return None
+
+
 _COMMON: tuple[Output[CoreCall], ...] = (
     Output("output_ids", "TYPE_UINT32", (-1, -1), lambda call: call.output_ids),
     Output("cum_log_probs", "TYPE_FP32", (-1,), _if_asked(lambda call: call.logprobs.sum(-1))),
@@ -77,7 +81,7 @@ GPT_OUTPUTS: tuple[Output[CoreCall], ...] = (
     *_COMMON,
     Output("sequence_length", "TYPE_UINT32", (-1,), _per_row(lambda call: call.padded_len + call.generated)),
     Output("response_input_lengths", "TYPE_INT32", (-1,), _per_row(lambda call: call.prompt_lens)),
-    Output("context_embeddings", "TYPE_FP32", (-1, -1), lambda call: None),  # asking for it is refused
+    Output("context_embeddings", "TYPE_FP32", (-1, -1), _never),  # the input that asks for it is refused
 )
 LLAMA_OUTPUTS: tuple[Output[CoreCall], ...] = (
     *_COMMON,

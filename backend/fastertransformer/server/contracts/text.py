@@ -99,7 +99,7 @@ class TextContract:
     def from_parameters(
         cls, model_config: Mapping[str, Any], parameters: Mapping[str, str]
     ) -> "TextContract":
-        """Reads `tokenizer_dir`, `add_special_tokens`, `skip_special_tokens` and `exclude_input_in_output`."""
+        """Reads tokenizer_dir, add_special_tokens, skip_special_tokens and exclude_input_in_output."""
         tokenizer = TextTokenizer(
             parameters.get("tokenizer_dir", ""),
             flag(parameters, "add_special_tokens", True),

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Models that load, share an engine and leave, and models that fail to load with the reason named."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import client_tools as ct
+import pytest
+import tritonclient.grpc as grpcclient
+from conftest import write_model
+from triton_process import TritonServer
+from tritonclient.utils import InferenceServerException
+
+
+@pytest.fixture(scope="module")
+def explicit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Loads what it is told to."""
+    folder = tmp_path_factory.mktemp("explicit")
+    (folder / "models").mkdir()
+    running = TritonServer(folder, folder / "models", ["--model-control-mode=explicit"])
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def client(explicit_server: TritonServer) -> Iterator[grpcclient.InferenceServerClient]:
+    with grpcclient.InferenceServerClient(explicit_server.grpc) as connected:
+        yield connected
+
+
+@pytest.fixture
+def models(explicit_server: TritonServer) -> Path:
+    return explicit_server.folder / "models"
+
+
+def unload(client: grpcclient.InferenceServerClient, name: str) -> None:
+    """Waits: the server answers before the model is gone."""
+    client.unload_model(name)
+    deadline = time.monotonic() + 20
+    while (
+        next(m for m in client.get_model_repository_index().models if m.name == name).state != "UNAVAILABLE"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def left(server: TritonServer) -> list[object]:
+    return [*server.engine_processes(), *server.temporary.glob("fastertransformer-*/*")]
+
+
+def test_instances_and_models_share_an_engine_that_the_last_one_ends(
+    explicit_server: TritonServer, client: grpcclient.InferenceServerClient, models: Path, llama: Path
+) -> None:
+    write_model(models, llama, "fastertransformer", INSTANCES="2")
+    write_model(models, llama, "text")
+    client.load_model("fastertransformer")
+    client.load_model("text")
+    assert len(explicit_server.sockets()) == 1
+    assert len(explicit_server.engine_processes()) == 2  # its guard and one rank
+    unload(client, "fastertransformer")
+    assert len(explicit_server.engine_processes()) == 2
+    status, _ = ct.post(f"{explicit_server.http}/v2/models/text/generate", {"text_input": "a"})
+    assert status == 200
+    unload(client, "text")
+    assert left(explicit_server) == []
+
+
+def parameter(key: str, value: str) -> str:
+    return f'key: "{key}" value: {{ string_value: "{value}" }}'
+
+
+# What in config.pbtxt is replaced by what, and what the error says.
+BROKEN_CONFIGS = {
+    "data_type": ('"fp32"', '"fp12"', "data_type is 'fp12'; allowed are fp32, fp16, bf16"),
+    "number": (parameter("tensor_para_size", "1"), parameter("tensor_para_size", "two"), "is 'two'; expected an integer"),
+    "zero": (parameter("tensor_para_size", "1"), parameter("tensor_para_size", "0"), "the smallest allowed value is 1"),
+    "heads": (parameter("tensor_para_size", "1"), parameter("tensor_para_size", "3"), "tensor_para_size"),
+    "layers": (parameter("pipeline_para_size", "1"), parameter("pipeline_para_size", "3"), "pipeline_para_size"),
+    "model_type": (parameter("model_type", ""), parameter("model_type", "rnn"), "rnn.*llama"),
+    "kind": ("KIND_CPU", "KIND_MODEL", "instance_group kind is KIND_MODEL; only KIND_CPU is allowed"),
+    "unknown": ('"runtime_top_k"', '"top_k"', "declares top_k; allowed are input_ids"),
+    "kind_of_type": ('"temperature" data_type: TYPE_FP32', '"temperature" data_type: TYPE_BOOL', "temperature as TYPE_BOOL; allowed are TYPE_FP16"),
+    "missing": ('  { name: "input_lengths" data_type: TYPE_UINT32 dims: [ 1 ] },\n', "", "does not declare the inputs input_lengths"),
+    "output": ('"cum_log_probs"', '"sum_log_probs"', "declares sum_log_probs; allowed are output_ids"),
+}  # fmt: skip
+
+
+def load_error(client: grpcclient.InferenceServerClient) -> str:
+    with pytest.raises(InferenceServerException) as caught:
+        client.load_model("fastertransformer")
+    return str(caught.value.message())
+
+
+@pytest.mark.parametrize("case", BROKEN_CONFIGS)
+def test_broken_config(
+    explicit_server: TritonServer,
+    client: grpcclient.InferenceServerClient,
+    models: Path,
+    llama: Path,
+    case: str,
+) -> None:
+    old, new, message = BROKEN_CONFIGS[case]
+    write_model(models, llama, "fastertransformer")
+    config = models / "fastertransformer" / "config.pbtxt"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    error = load_error(client)
+    assert re.search(message, error), error
+    assert "ModelLoadError" in error
+    assert left(explicit_server) == []
+
+
+@pytest.mark.parametrize("case", ["missing", "truncated", "other architecture", "nothing"])
+def test_broken_checkpoint(
+    explicit_server: TritonServer,
+    client: grpcclient.InferenceServerClient,
+    models: Path,
+    llama: Path,
+    gpt2: Path,
+    tmp_path: Path,
+    case: str,
+) -> None:
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    messages = {
+        "missing": "safetensors",
+        "truncated": "model.safetensors",
+        "other architecture": "weight",
+        "nothing": "nowhere",
+    }
+    if case == "missing":
+        weights.unlink()
+    elif case == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif case == "other architecture":
+        shutil.copy(gpt2 / "model.safetensors", weights)
+    write_model(models, tmp_path / "nowhere" if case == "nothing" else copy, "fastertransformer")
+    error = load_error(client)
+    assert messages[case] in error
+    assert "ModelLoadError" in error
+    assert left(explicit_server) == []
+
+
+def test_broken_model_leaves_others_alone(
+    client: grpcclient.InferenceServerClient, explicit_server: TritonServer, models: Path, llama: Path
+) -> None:
+    write_model(models, llama, "text")
+    client.load_model("text")
+    write_model(models, llama, "fastertransformer", TENSOR_PARA_SIZE="3")
+    load_error(client)
+    status, _ = ct.post(f"{explicit_server.http}/v2/models/text/generate", {"text_input": "a"})
+    assert status == 200
+    unload(client, "text")

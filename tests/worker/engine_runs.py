@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Runs requests through a real engine process, and the requests that the tests compare."""
+
+import contextlib
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
+from fastertransformer.messages import EngineStats, Output, Request, SamplingParams
+from fastertransformer.server.client import EngineClient
+from fastertransformer.server.launcher import Launcher
+
+VOCAB_SIZE = 211
+MAX_LEN = 128
+DEADLINE_S = 100
+
+
+@contextlib.contextmanager
+def running_engine(
+    checkpoint: Path, tp: int = 1, pp: int = 1, max_tokens: int = 4096, reuse: bool = True, **config: object
+) -> Iterator[EngineClient]:
+    """An engine without Triton; a hang ends the test by closing the connection."""
+    engine_config = EngineConfig(
+        model_checkpoint_path=str(checkpoint),
+        parallel=ParallelConfig(tensor_para_size=tp, pipeline_para_size=pp),
+        cache=CacheConfig(max_tokens=max_tokens, block_size=8, enable_reuse=reuse),
+        num_threads=1,
+        **config,
+    )
+    launcher = Launcher(engine_config, start_timeout=DEADLINE_S)
+    client = launcher.attach()
+    watchdog = threading.Timer(DEADLINE_S, client.close)
+    watchdog.start()
+    try:
+        yield client
+    finally:
+        watchdog.cancel()
+        launcher.detach(client)
+
+
+class Answer:
+    """All outputs of one request, joined."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.last: Output | None = None
+
+    def take(self, output: Output) -> None:
+        assert self.last is None, "an output after the last one"
+        self.tokens += output.tokens
+        self.logprobs += output.logprobs
+        self.last = output if output.finish_reason else None
+
+
+def ask(client: EngineClient, requests: list[Request]) -> tuple[dict[int, Answer], EngineStats]:
+    """Sends all at once and waits for all."""
+    answers = {request.id: Answer() for request in requests}
+    client.submit(requests)
+    for message in client.outputs():
+        for output in message.outputs:
+            answers[output.id].take(output)
+        if all(answer.last for answer in answers.values()):
+            return answers, message.stats
+    pytest.fail("the engine stopped talking")
+
+
+def tokens_of(client: EngineClient, requests: list[Request]) -> dict[int, list[int]]:
+    return {number: answer.tokens for number, answer in ask(client, requests)[0].items()}
+
+
+def mixed_requests() -> list[Request]:
+    """32 requests: lengths from 1 to 70, some with a common prefix, greedy and drawn, each with its own penalties."""
+    source = random.Random(5)
+    prefix = [source.randrange(VOCAB_SIZE) for _ in range(40)]
+    kinds = [
+        {},
+        {"top_k": 20, "seed": 3},
+        {"top_p": 0.9, "temperature": 0.8, "seed": 4, "logprobs": True},
+        {"repetition_penalty": 1.3, "min_length": 6},
+        {"frequency_penalty": 0.4, "presence_penalty": 0.2, "top_k": 50, "seed": 5},
+        {"bad_words": ((7,), (8, 9)), "stop_words": ((11, 12),)},
+        {"min_p": 0.02, "seed": 2**63 + 1},
+    ]
+    requests = []
+    for number in range(32):
+        own = [source.randrange(VOCAB_SIZE) for _ in range(source.randrange(1, 30))]
+        prompt = (prefix if number % 3 == 0 else []) + own
+        sampling = SamplingParams(max_tokens=source.randrange(1, 40), **kinds[number % len(kinds)])
+        requests.append(Request(number, tuple(prompt), sampling))
+    return requests

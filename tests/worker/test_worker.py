@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine process as its clients meet it: what it refuses, how it leaves, what a load failure says."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from engine_runs import VOCAB_SIZE, ask, running_engine
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fastertransformer.errors import ModelLoadError
+from fastertransformer.messages import FinishReason, Request, SamplingParams
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
+    cases = {
+        "prompt: token id 211 at position 1 is not in the vocabulary [0, 211)": ((3, 211), {}),
+        "prompt has 100 tokens and max_tokens is 29: together 129": ((1,) * 100, {"max_tokens": 29}),
+        "prompt is empty": ((), {}),
+        "temperature is -1.0; allowed is a finite number >= 0": ((1,), {"temperature": -1.0}),
+        "top_p is nan; allowed is a number in [0, 1]": ((1,), {"top_p": float("nan")}),
+        "repetition_penalty is 0.0; allowed is a finite number > 0": ((1,), {"repetition_penalty": 0.0}),
+        "stop_words: a word without tokens": ((1,), {"stop_words": ((),)}),
+        "bad_words: token id 999 at position 0": ((1,), {"bad_words": ((999,),)}),
+        "max_tokens is 0; allowed is an integer >= 1": ((1,), {"max_tokens": 0}),
+    }
+    requests = [
+        Request(number, prompt, SamplingParams(**{"max_tokens": 4, **sampling}))
+        for number, (prompt, sampling) in enumerate(cases.values())
+    ]
+    good = Request(99, (1, 2), SamplingParams(max_tokens=4, end_ids=()))
+    with running_engine(checkpoint) as client:
+        answers, _ = ask(client, [*requests, good])
+    for number, text in enumerate(cases):
+        assert answers[number].last.finish_reason is FinishReason.ERROR
+        assert text in answers[number].last.error
+    assert len(answers[99].tokens) == 4
+
+
+def test_abort_gives_the_blocks_back(checkpoint):
+    with running_engine(checkpoint, max_tokens=256) as client:
+        client.submit([Request(0, (1,), SamplingParams(max_tokens=120, end_ids=()))])
+        outputs = client.outputs()
+        next(outputs)
+        client.abort([0])
+        last = next(message for message in outputs if message.outputs[-1].finish_reason)
+        assert last.outputs[-1].finish_reason is FinishReason.ABORTED
+        _, stats = ask(client, [Request(1, (1,), SamplingParams(max_tokens=1))])
+        assert stats.num_free_blocks == stats.num_total_blocks == 32
+
+
+def test_engine_leaves_with_its_last_client(checkpoint):
+    with running_engine(checkpoint) as client:
+        pid = client.pid
+        assert Path(f"/proc/{pid}").exists()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"tp": 3}, "num_attention_heads 4 is not divisible by tensor_para_size 3"),
+        ({"pp": 3}, "num_hidden_layers 2 is less than pipeline_para_size 3"),
+        ({"max_model_len": 4000}, "max_model_len is 4000; the model's positions end at 128"),
+        ({"max_model_len": 100, "max_tokens": 64}, "the KV cache holds 64 tokens"),
+        ({"model_type": "gpt2"}, "parameter model_type is 'gpt2', but the checkpoint is a 'llama'"),
+        ({"device": "cuda"}, "device is cuda, but"),
+        ({"disable_kernels": ("nonsense",)}, "parameter disable_kernels names 'nonsense'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_at_load_with_the_numbers(checkpoint, config, text):
+    if config.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ModelLoadError) as error, running_engine(checkpoint, **config):
+        pass
+    assert text in str(error.value)
