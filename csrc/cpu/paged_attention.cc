@@ -223,8 +223,9 @@ void check(const Tensor& out, const Tensor& q, const Tensor& k_cache, const Tens
 
 void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                      const Tensor& v_cache, const Tensor& block_tables, const Tensor& seq_lens,
-                     const Tensor& cu_seqlens_q, int64_t max_seqlen_q, int64_t, double scale,
-                     int64_t window, double soft_cap, const std::optional<Tensor>& alibi_slopes) {
+                     const Tensor& cu_seqlens_q, const Tensor&, const Tensor&,
+                     int64_t max_seqlen_q, int64_t, double scale, int64_t window, double soft_cap,
+                     const std::optional<Tensor>& alibi_slopes) {
   check(out, q, k_cache, v_cache, block_tables, seq_lens, cu_seqlens_q, alibi_slopes);
   const Problem p{out,
                   q,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What every CUDA launcher needs on the host: the stream, the launch check, the type dispatch.
+// What every CUDA launcher needs on the host: the launch with its check, the type dispatch.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -14,17 +14,49 @@
 
 namespace ft::cuda {
 
-inline cudaStream_t stream_of(int64_t stream) { return reinterpret_cast<cudaStream_t>(stream); }
-
-inline void check_launch(const char* op) {
-  const cudaError_t error = cudaGetLastError();
+inline void check_cuda(const char* op, cudaError_t error) {
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string(op) + ": " + cudaGetErrorString(error));
   }
 }
 
+// Whether the device and the code that runs on it know programmatic dependent launch (device/pdl.cuh).
+bool has_programmatic_launch();
+
+// Of the current device; one process uses one device.
+int num_multiprocessors();
+
+// A launch of `kernel` that may start before the kernel in front of it has ended.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, int64_t stream, Arguments... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = reinterpret_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = has_programmatic_launch() ? 1 : 0;
+  check_cuda(op, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+// Lets `kernel` use more than 48 KiB of dynamic shared memory; once per kernel.
+template <typename Kernel>
+void allow_shared(const char* op, Kernel* kernel, size_t bytes) {
+  check_cuda(op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(bytes)));
+}
+
 inline void check_on_gpu(const char* op, const char* argument, const Tensor& tensor) {
   check_that(op, argument, tensor.is_cuda, "is not on the GPU");
+}
+
+inline void check_aligned(const char* op, const char* argument, const Tensor& tensor) {
+  check_that(op, argument, reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0,
+             "does not start at a multiple of 16 bytes");
 }
 
 // Calls body with a value of the storage type of `tensor`; the launcher has checked that it is one.

@@ -3,6 +3,7 @@
 // registers between the two passes, so that the row is read once.
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
+#include "device/pdl.cuh"
 #include "device/reduce.cuh"
 #include "device/vec.cuh"
 
@@ -39,6 +40,8 @@ __device__ void store_scaled(T* to, const Pack<T>& value, const Pack<T>& weight,
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     rms_norm_kernel(T* out, const T* x, T* residual, const T* weight, int size, float eps) {
+  device::launch_dependents();
+  device::wait_for_predecessor();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * size;
   const int packs = size / Pack<T>::kSize;
   Pack<T> values[kMaxPacks];
@@ -73,8 +76,7 @@ void check(const char* op, const char* argument, const Tensor& tensor, const Ten
   check_on_gpu(op, argument, tensor);
   check_dtype(op, argument, tensor, x.dtype);
   check_contiguous(op, argument, tensor);
-  check_that(op, argument, reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0,
-             "does not start at a multiple of 16 bytes");
+  check_aligned(op, argument, tensor);
 }
 
 void run(const char* op, const Tensor& out, const Tensor& x, const Tensor* residual,
@@ -96,10 +98,9 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor* resid
     check_that(op, "x", size % Pack<T>::kSize == 0, "has rows that are no multiple of 16 bytes");
     check_that(op, "x", size <= kMaxPacks * kThreads * Pack<T>::kSize, "has rows that are too long");
     if (x.shape[0] == 0) return;
-    rms_norm_kernel<T><<<static_cast<unsigned>(x.shape[0]), kThreads, 0, stream_of(stream)>>>(
-        out.as<T>(), x.as<T>(), residual == nullptr ? nullptr : residual->as<T>(), weight.as<T>(),
-        static_cast<int>(size), static_cast<float>(eps));
-    check_launch(op);
+    launch(op, rms_norm_kernel<T>, static_cast<unsigned>(x.shape[0]), kThreads, 0, stream,
+           out.as<T>(), x.as<T>(), residual == nullptr ? nullptr : residual->as<T>(),
+           weight.as<T>(), size, eps);
   });
 }
 

@@ -49,6 +49,8 @@ class Driver:
             block_tables=self.table,
             cu_seqlens_q=torch.tensor([0, count], dtype=torch.int32),
             seq_lens=torch.tensor([self.length], dtype=torch.int32),
+            work=torch.zeros((2, 2), dtype=torch.int32),
+            workspace=torch.empty(0),
             max_seqlen_q=count,
             max_seqlen_k=self.length,
         )
@@ -58,7 +60,7 @@ class Driver:
         """[len(ids), V] for the next tokens of the sequence."""
         metadata = self.metadata(len(ids))
         hidden = self.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-        return self.model.logits(self.model.forward(hidden, metadata, self.cache))
+        return self.model.logits(self.model.forward(hidden, metadata, self.cache), hidden)
 
     def chunked_logits(self, ids: list[int], chunk: int) -> torch.Tensor:
         """The same in chunks."""

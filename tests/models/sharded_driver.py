@@ -48,8 +48,8 @@ class ShardedDriver:
         metadata = driver.metadata(len(ids))
         if given is None:
             given = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-        return driver.model.forward(given, metadata, driver.cache)
+        return given.add_(driver.model.forward(given, metadata, driver.cache))
 
     @torch.inference_mode()
     def _logits(self, hidden: list[torch.Tensor], rank: int) -> torch.Tensor:
-        return self._drivers[-1][rank].model.logits(hidden[rank])
+        return self._drivers[-1][rank].model.logits(torch.zeros_like(hidden[rank]), hidden[rank])

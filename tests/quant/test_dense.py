@@ -4,10 +4,10 @@
 import pytest
 import torch
 
-from fastertransformer.ops import SKINNY_ROWS
+from fastertransformer.ops import skinny_rows
 from fastertransformer.quant.dense import DenseWeight
 
-BORDER = SKINNY_ROWS[torch.float32]
+BORDER = skinny_rows(torch.empty(24, 40))
 
 
 @pytest.mark.parametrize("rows", [1, BORDER, BORDER + 1])

@@ -25,6 +25,10 @@ class StepMetadata:
     """[B + 1]"""
     seq_lens: Tensor
     """[B] keys including this step's"""
+    work: Tensor
+    """[2, B + 1] see ops.attention_work"""
+    workspace: Tensor
+    """Scratch of the attention kernels, float32"""
     max_seqlen_q: int
     max_seqlen_k: int
 
@@ -68,10 +72,21 @@ class Attention:
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
-        if self._rope_table is not None:
-            ops.rope(q, k, metadata.positions, self._rope_table, False)
         k_cache, v_cache = kv_cache[0], kv_cache[1]
-        ops.kv_write(k, v, k_cache, v_cache, metadata.slot_mapping)
+        if self._rope_table is None:
+            ops.kv_write(k, v, k_cache, v_cache, metadata.slot_mapping)
+        else:
+            ops.rope_kv_write(
+                q,
+                k,
+                v,
+                metadata.positions,
+                self._rope_table,
+                False,
+                k_cache,
+                v_cache,
+                metadata.slot_mapping,
+            )
         attended = ops.paged_attention(
             q,
             k_cache,
@@ -79,6 +94,8 @@ class Attention:
             metadata.block_tables,
             metadata.seq_lens,
             metadata.cu_seqlens_q,
+            metadata.work,
+            metadata.workspace,
             metadata.max_seqlen_q,
             metadata.max_seqlen_k,
             shape.scale,

@@ -37,5 +37,5 @@ class Head:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[S, H] -> [S, V] float32"""
-        logits = self._group.all_gather(self._weight.matmul(hidden, None), 1)
-        return logits[:, : self._vocab_size].float().contiguous()
+        logits = self._group.all_gather(self._weight.logits(hidden), 1)
+        return logits[:, : self._vocab_size].contiguous()

@@ -78,15 +78,15 @@ class Model:
         return hidden if self.positions is None else hidden + self.positions[positions.long()]
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
-        """[T, H] -> [T, H] through the layers of this stage; `hidden` is overwritten."""
+        """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""
         x = None
         for block, layer_cache in zip(self.blocks, kv_cache, strict=True):
             x = block(x, hidden, metadata, layer_cache)
         assert x is not None
-        return hidden.add_(x)
+        return x
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[S, H] -> [S, V] float32, the same on every rank; last stage only."""
+    def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """[S, H] each, as `forward` leaves them -> [S, V] float32, the same on every rank; last stage only."""
         assert self.final_norm is not None
         assert self.head is not None
-        return self.head(self.final_norm(hidden))
+        return self.head(self.final_norm.add(x, hidden))

@@ -1,10 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Causal attention over the paged cache: prompts, chunks of prompts and single tokens in one batch."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .registry import op
+
+CHUNK_KEYS = 256
+"""Keys of one piece of work of a single query on a GPU. Fixed, so that a sequence's result does not depend
+on its neighbours."""
+TILE_QUERIES = 64
+"""Queries of one piece of work of a prompt on a GPU."""
+
+
+def attention_work(
+    query_lens: npt.NDArray[np.int32], seq_lens: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """[2, B + 1] how a GPU shares the work out, made once per step and used by every layer.
+
+    The first row counts the chunks of CHUNK_KEYS keys of the sequences with a single query, the second the
+    tiles of TILE_QUERIES queries of all others, both cumulative over the sequences.
+    """
+    chunks = np.where(query_lens == 1, -(-seq_lens // CHUNK_KEYS), 0)
+    tiles = np.where(query_lens == 1, 0, -(-query_lens // TILE_QUERIES))
+    work = np.zeros((2, len(query_lens) + 1), np.int32)
+    np.cumsum((chunks, tiles), axis=1, out=work[:, 1:])
+    return work
+
+
+def attention_workspace_size(num_chunks: int, num_heads: int, head_dim: int) -> int:
+    """Float32 elements that the kernels need for partial results; zeroed once, left zeroed by them."""
+    return num_chunks * num_heads * (head_dim + 3)
 
 
 @op(out=lambda q, *_: torch.empty(q.shape, dtype=q.dtype, device=q.device))
@@ -15,6 +43,8 @@ def paged_attention(
     block_tables: Tensor,
     seq_lens: Tensor,
     cu_seqlens_q: Tensor,
+    work: Tensor,
+    workspace: Tensor,
     max_seqlen_q: int,
     max_seqlen_k: int,
     scale: float,
@@ -29,6 +59,8 @@ def paged_attention(
             key-value head n // (N / K).
         block_tables: [B, W] int32. seq_lens: [B] int32, keys of each sequence including this step's.
         cu_seqlens_q: [B + 1] int32; query i of sequence b has position seq_lens[b] - q_len + i.
+        work: [2, B + 1] int32, see `attention_work`; workspace: float32 scratch, see
+            `attention_workspace_size`. Only GPUs read them.
         max_seqlen_q, max_seqlen_k: the largest of each, so that kernels need not read them back.
         window: a query sees at most this many keys, itself included; 0 sees all. (arXiv 2310.06825)
         soft_cap: c * tanh(score / c) before the softmax; 0 leaves it out. (arXiv 2408.00118)

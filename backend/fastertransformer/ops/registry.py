@@ -44,6 +44,11 @@ def find_kernel(device: str, name: str) -> Callable[..., None] | None:
     return getattr(getattr(_C, device, None), name, None)
 
 
+def has_kernel(device: str, name: str) -> bool:
+    """Whether this build has a kernel of op `name` for `device`."""
+    return find_kernel(device, name) is not None
+
+
 def has_kernels(device: str) -> bool:
     """Whether this build has kernels for `device`."""
     return hasattr(_C, device)

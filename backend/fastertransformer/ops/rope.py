@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Rotary position embedding."""
+"""Rotary position embedding, alone and on the way into the cache."""
 
 import torch
 from torch import Tensor
 
+from .kv_cache import kv_write
 from .registry import op
 
 
@@ -25,6 +26,23 @@ def rope(q: Tensor, k: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: 
         turned = (first * cos - second * sin, second * cos + first * sin)
         joined = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
         part.copy_(joined)
+
+
+@op(out=None)
+def rope_kv_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    interleaved: bool,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """`rope`, then `kv_write`; afterwards only q and the caches are read."""
+    rope(q, k, positions, cos_sin, interleaved)
+    kv_write(k, v, k_cache, v_cache, slot_mapping)
 
 
 def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:

@@ -15,3 +15,7 @@ class Weight(Protocol):
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [M, K] -> x @ weight^T + bias [M, N]."""
         ...
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x [M, K] -> x @ weight^T [M, N] in float32."""
+        ...

@@ -12,7 +12,7 @@ class DenseWeight:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.contiguous()
-        self._skinny_rows = ops.SKINNY_ROWS[tensor.dtype]
+        self._skinny_rows = ops.skinny_rows(self.tensor)
 
     @property
     def num_bytes(self) -> int:
@@ -23,3 +23,8 @@ class DenseWeight:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear(x, self.tensor, bias)
         return linear(x, self.tensor, bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        if x.shape[0] <= self._skinny_rows:
+            return ops.skinny_logits(x, self.tensor)
+        return linear(x, self.tensor).float()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..config import EngineConfig
 from ..engine.batch import Batch, StepResult
 from ..models import Model
@@ -61,6 +62,7 @@ class ModelRunner:
         self._kv_cache = torch.empty(shape, dtype=model.dtype, device=model.device)
         pool_shape = (config.max_num_seqs, max_model_len + 1)
         self._token_pool = torch.zeros(pool_shape, dtype=torch.int32, device=model.device)
+        self._workspace = torch.empty(0, device=model.device)
         self._table = SamplingTable(config.max_num_seqs, model.device)
         self._sampler = Sampler(self._table, self._token_pool)
 
@@ -68,14 +70,15 @@ class ModelRunner:
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         self._install(batch)
-        step = to_device(batch, self._block_size, self._model.device)
-        hidden = self._model.forward(self._stage_input(step), step.metadata, self._kv_cache)
+        step = to_device(batch, self._block_size, self._model.device, self._workspace)
+        hidden = self._stage_input(step)
+        x = self._model.forward(hidden, step.metadata, self._kv_cache)
         if not self._mesh.is_last_stage:
-            self._pipeline.send_hidden(hidden)
+            self._pipeline.send_hidden(hidden.add_(x))
             return SampledElsewhere(self._pipeline, len(batch.sample_rows))
         if not len(batch.sample_rows):
             return NOTHING_SAMPLED
-        return self._sample(batch, step, hidden)
+        return self._sample(batch, step, x, hidden)
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table."""
@@ -93,14 +96,15 @@ class ModelRunner:
             return self._pipeline.receive_hidden(
                 (len(positions), self._model.spec.hidden_size), self._model.dtype, self._model.device
             )
-        ids = self._token_pool[step.token_slots.long(), positions.long()]
+        ids = ops.take_tokens(self._token_pool, step.token_slots, positions)
         return self._model.embed(ids, positions)
 
-    def _sample(self, batch: Batch, step: DeviceBatch, hidden: Tensor) -> SampledHere:
+    def _sample(self, batch: Batch, step: DeviceBatch, x: Tensor, hidden: Tensor) -> SampledHere:
         """The new token goes right behind the tokens that its row has."""
         slots = batch.slots[batch.sample_rows]
         lengths = (batch.num_computed + batch.query_lens)[batch.sample_rows]
-        logits = self._model.logits(hidden[step.last_tokens.long()])
+        last = step.last_tokens.long()
+        logits = self._model.logits(x[last], hidden[last])
         tokens, logprobs = self._sampler(logits, slots, lengths)
         where = (torch.from_numpy(slots).long(), torch.from_numpy(lengths).long())
         self._token_pool[where] = tokens

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What all tests share: those that need a GPU are skipped where there is none."""
+
+import pytest
+import torch
+
+from fastertransformer import _C
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available() and hasattr(_C, "cuda"):
+        return
+    reason = "no CUDA device" if not torch.cuda.is_available() else "this build has no CUDA kernels"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
