@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -20,7 +21,8 @@ inline void check_cuda(const char* op, cudaError_t error) {
   }
 }
 
-// Whether the device and the code that runs on it know programmatic dependent launch (device/pdl.cuh).
+// Whether the device and the code that runs on it know programmatic dependent launch
+// (device/pdl.cuh).
 bool has_programmatic_launch();
 
 // Of the current device; one process uses one device.
@@ -63,10 +65,20 @@ inline void check_aligned(const char* op, const char* argument, const Tensor& te
 template <typename Body>
 void dispatch(const Tensor& tensor, Body body) {
   switch (tensor.dtype) {
-    case DType::kFloat32: return body(float{});
-    case DType::kBFloat16: return body(__nv_bfloat16{});
-    default: return body(__half{});
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kBFloat16:
+      return body(__nv_bfloat16{});
+    default:
+      return body(__half{});
   }
+}
+
+// The same without float32.
+template <typename Body>
+void dispatch_half(const Tensor& tensor, Body body) {
+  if (tensor.dtype == DType::kBFloat16) return body(__nv_bfloat16{});
+  body(__half{});
 }
 
 }  // namespace ft::cuda

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/tensor.h"
 
@@ -11,5 +12,8 @@ namespace ft::cuda {
 void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps, int64_t stream);
 void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
                   double eps, int64_t stream);
+void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                   const std::optional<Tensor>& bias, int64_t stream);
+void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
 
 }  // namespace ft::cuda
