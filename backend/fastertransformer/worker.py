@@ -62,13 +62,17 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
         ModelLoadError: before anything is served.
     """
     device = _device(config)
+    if device.type == "cuda":
+        # Graphs cannot be captured on the default stream, and everything shall be on one.
+        torch.cuda.set_stream(torch.cuda.Stream(device))
     _share_cores(config, world, device)
     ops.disable(config.disable_kernels)
-    model = load(config, world.mesh, world.tensor_group, device, _progress(world))
+    model = load(config, world.mesh, world.tensor_group, device, _progress(world, "loaded %d of %d tensors"))
     longest = longest_sequence(config, model)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
     runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
+    runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, plan, world)  # every rank is ready once this returns
     if world.mesh.rank == 0:
         _log.info("%s", plan)
@@ -148,15 +152,15 @@ def _depth(config: EngineConfig, device: torch.device) -> int:
     return stages - 1 if device.type == "cpu" else stages
 
 
-def _progress(world: World) -> Callable[[int, int], None]:
-    """Reports on rank 0, at most every second."""
+def _progress(world: World, text: str) -> Callable[[int, int], None]:
+    """Reports (done, total) on rank 0, at most every second."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
         if world.mesh.rank == 0 and (time.monotonic() - last > 1 or done == total):
             last = time.monotonic()
-            _log.info("loaded %d of %d tensors", done, total)
+            _log.info(text, done, total)
 
     return report
 

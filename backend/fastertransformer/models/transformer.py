@@ -56,6 +56,7 @@ class Model:
     """On this rank."""
     step_bytes: int
     """Of them, what a decode step reads: all but tables from which it takes single rows."""
+    num_heads: int
     num_kv_heads: int
     """On this rank."""
     blocks: tuple[Block, ...]

@@ -2,7 +2,7 @@
 """The ops of the engine, each defined by its Python body and replaced by a kernel where there is one."""
 
 from .activation import activation, gated_activation
-from .attention import attention_work, attention_workspace_size, paged_attention
+from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
 from .embedding import embedding
 from .kv_cache import kv_write
 from .linear import skinny_linear, skinny_logits, skinny_rows
@@ -13,6 +13,7 @@ from .sampling import apply_penalties, ban_words, greedy, log_probability, philo
 from .token_pool import put_tokens, take_tokens
 
 __all__ = [
+    "CHUNK_KEYS",
     "activation",
     "add_layer_norm",
     "add_rms_norm",
