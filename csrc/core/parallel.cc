@@ -16,9 +16,9 @@ inline void pause() { __builtin_ia32_pause(); }
 constexpr int kSpinsBeforeSleep = 4000;
 constexpr int kSpinsBeforeYield = 2000;
 
-// `ticket_` holds the number of the job and the next piece of it. A helper that read the job's fields
-// may use them if it then moves the ticket on from the value it saw: the job cannot have ended between,
-// for it still had that piece to do.
+// `ticket_` holds the number of the job and the next piece of it. A helper that read the job's
+// fields may use them if it then moves the ticket on from the value it saw: the job cannot have
+// ended between, for it still had that piece to do.
 class Pool {
  public:
   int num_threads() const { return static_cast<int>(helpers_.size()) + 1; }

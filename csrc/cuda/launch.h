@@ -20,7 +20,8 @@ inline void check_cuda(const char* op, cudaError_t error) {
   }
 }
 
-// Whether the device and the code that runs on it know programmatic dependent launch (device/pdl.cuh).
+// Whether the device and the code that runs on it know programmatic dependent launch
+// (device/pdl.cuh).
 bool has_programmatic_launch();
 
 // Of the current device; one process uses one device.
@@ -63,9 +64,12 @@ inline void check_aligned(const char* op, const char* argument, const Tensor& te
 template <typename Body>
 void dispatch(const Tensor& tensor, Body body) {
   switch (tensor.dtype) {
-    case DType::kFloat32: return body(float{});
-    case DType::kBFloat16: return body(__nv_bfloat16{});
-    default: return body(__half{});
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kBFloat16:
+      return body(__nv_bfloat16{});
+    default:
+      return body(__half{});
   }
 }
 

@@ -20,7 +20,8 @@ __device__ Pack<T> sum_of(const Pack<T>& a, const Pack<T>& b) {
   Pack<T> result;
 #pragma unroll
   for (int i = 0; i < Pack<T>::kSize; ++i) {
-    result.lanes[i] = device::from_float<T>(device::to_float(a.lanes[i]) + device::to_float(b.lanes[i]));
+    result.lanes[i] =
+        device::from_float<T>(device::to_float(a.lanes[i]) + device::to_float(b.lanes[i]));
   }
   return result;
 }
@@ -96,7 +97,8 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor* resid
     using T = decltype(type);
     const int64_t size = x.shape[1];
     check_that(op, "x", size % Pack<T>::kSize == 0, "has rows that are no multiple of 16 bytes");
-    check_that(op, "x", size <= kMaxPacks * kThreads * Pack<T>::kSize, "has rows that are too long");
+    check_that(op, "x", size <= kMaxPacks * kThreads * Pack<T>::kSize,
+               "has rows that are too long");
     if (x.shape[0] == 0) return;
     launch(op, rms_norm_kernel<T>, static_cast<unsigned>(x.shape[0]), kThreads, 0, stream,
            out.as<T>(), x.as<T>(), residual == nullptr ? nullptr : residual->as<T>(),

@@ -10,7 +10,8 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
-// The sum over all threads of the block, for each of them. kThreads is a multiple of 32, at most 1024.
+// The sum over all threads of the block, for each of them. kThreads is a multiple of 32, at most
+// 1024.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float x) {
   constexpr int kWarps = kThreads / 32;

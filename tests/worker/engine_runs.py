@@ -74,7 +74,7 @@ def tokens_of(client: EngineClient, requests: list[Request]) -> dict[int, list[i
 
 
 def mixed_requests() -> list[Request]:
-    """32 requests: lengths from 1 to 70, some with a common prefix, greedy and drawn, each with its own penalties."""
+    """32 requests: lengths 1 to 70, some with a common prefix, greedy and drawn, with their own penalties."""
     source = random.Random(5)
     prefix = [source.randrange(VOCAB_SIZE) for _ in range(40)]
     kinds = [

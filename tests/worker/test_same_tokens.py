@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A request's tokens depend on the request alone: not on its neighbours, its chunks, the cache or the ranks."""
+"""A request's tokens depend on the request alone: not on neighbours, chunks, the cache or the ranks."""
 
 from pathlib import Path
 
