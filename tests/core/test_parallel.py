@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The threads of the CPU kernels, millions of jobs in a row: a helper may lose its core at any instruction."""
+"""Threads of the CPU kernels, millions of jobs in a row: a helper may lose its core at any instruction."""
 
 import os
 import shlex
