@@ -145,7 +145,7 @@ def _share_cores(config: EngineConfig, world: World, device: torch.device) -> No
 
 
 def _depth(config: EngineConfig, device: torch.device) -> int:
-    """Enough steps in flight to keep every pipeline stage busy; a lone CPU rank has nothing to overlap with."""
+    """Enough steps in flight to keep every stage busy; a lone CPU rank has nothing to overlap with."""
     if config.depth >= 0:
         return config.depth
     stages = config.parallel.pipeline_para_size

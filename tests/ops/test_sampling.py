@@ -7,7 +7,7 @@ from fastertransformer import ops
 
 
 def test_philox_is_the_published_generator():
-    """Random123's known answers for philox4x32-10, first word: counter 0 / key 0, and counter and key of pi."""
+    """Random123's known answers for philox4x32-10, first word: counter and key 0, and those of pi."""
     seeds = torch.tensor([0], dtype=torch.int64)
     uniform = ops.philox_uniform(seeds, torch.tensor([0], dtype=torch.int32))
     assert uniform.item() == ((0x6627E8D5 >> 8) + 0.5) * 2.0**-24

@@ -70,7 +70,9 @@ def _convert_weights(gguf: Path, folder: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config.to_dict()
     config.pop("quantization_config", None)
-    fresh = AutoModelForCausalLM.from_config(type(loaded.config)(**config))
+    fresh = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        type(loaded.config)(**config)
+    )
     fresh.load_state_dict(loaded.state_dict())
     fresh.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

@@ -87,7 +87,7 @@ class Model:
         return x
 
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """[S, H] each, as `forward` leaves them -> [S, V] float32, the same on every rank; last stage only."""
+        """[S, H] each, as `forward` leaves them -> [S, V] float32, equal on all ranks; last stage only."""
         assert self.final_norm is not None
         assert self.head is not None
         return self.head(self.final_norm.add(x, hidden))

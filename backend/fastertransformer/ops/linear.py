@@ -15,7 +15,7 @@ _GPU_COLUMNS = 64
 
 
 def skinny_rows(weight: Tensor) -> int:
-    """Up to how many rows `skinny_linear` beats torch's product with `weight` [N, K]; 0 where it never does."""
+    """Up to how many rows `skinny_linear` beats torch's product with `weight` [N, K]; 0 where never."""
     if not weight.is_cuda:
         return _CPU_ROWS[weight.dtype]
     fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_COLUMNS == 0

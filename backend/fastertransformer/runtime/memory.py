@@ -80,8 +80,9 @@ def plan_memory(config: EngineConfig, model: Model, num_blocks: int, longest: in
     tokens = num_blocks * config.cache.block_size
     if tokens < max(config.max_model_len, config.cache.block_size):
         raise ModelLoadError(
-            f"the KV cache holds {tokens} tokens ({num_blocks} blocks of {block_bytes(model, config.cache.block_size)} "
-            f"bytes), but one sequence of max_model_len {config.max_model_len or 'any length'} must fit: "
+            f"the KV cache holds {tokens} tokens ({num_blocks} blocks of "
+            f"{block_bytes(model, config.cache.block_size)} bytes), but one sequence of max_model_len "
+            f"{config.max_model_len or 'any length'} must fit: "
             "lower max_model_len, raise kv_cache_free_gpu_mem_fraction or use more ranks"
         )
     return MemoryPlan(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Logits to tokens for the rows of one batch, each with its own parameters. Runs only what a row asked for."""
+"""Logits to tokens for the rows of one batch, each with its own parameters. Runs only what rows ask for."""
 
 from dataclasses import dataclass
 

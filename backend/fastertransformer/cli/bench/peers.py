@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -30,7 +31,8 @@ def transformers_generate(folder: Path, data_type: str, num_threads: int) -> Gen
 
     torch.set_num_threads(num_threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_TORCH_TYPES[data_type]).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=_TORCH_TYPES[data_type])
+    model.to(device).eval()
 
     @torch.inference_mode()
     def generate(prompts: list[list[int]], count: int) -> list[list[int]]:

@@ -3,6 +3,7 @@
 
 import random
 import statistics
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -17,7 +18,7 @@ class Workload(Struct, frozen=True):
     seed: int = 0
 
     def prompts(self) -> list[list[int]]:
-        """Equal for every system that is measured; ids of special tokens, mostly the first ones, are left out."""
+        """Equal for every system that is measured; special tokens, mostly the first ids, are left out."""
         source = random.Random(self.seed)
         low = min(100, self.vocab_size // 2)
         return [
@@ -45,7 +46,7 @@ def measure(arrivals: list[list[float]], tokens: list[list[int]]) -> Measurement
     Args:
         arrivals: for each request, seconds from the start to each of its tokens.
     """
-    gaps = [later - earlier for times in arrivals for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for times in arrivals for earlier, later in pairwise(times)]
     total = max(times[-1] for times in arrivals)
     return Measurement(
         ttft_ms=statistics.mean(times[0] for times in arrivals) * 1e3,
