@@ -3,7 +3,7 @@
 
 from .activation import activation, gated_activation
 from .attention import attention_work, attention_workspace_size, paged_attention
-from .embedding import embedding
+from .embedding import add_positions, embedding
 from .kv_cache import kv_write
 from .linear import skinny_linear, skinny_logits, skinny_rows
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -15,6 +15,7 @@ from .token_pool import put_tokens, take_tokens
 __all__ = [
     "activation",
     "add_layer_norm",
+    "add_positions",
     "add_rms_norm",
     "apply_penalties",
     "attention_work",
