@@ -96,6 +96,7 @@ namespace {
     FT_BIND(cpu::set, add_layer_norm);   \
     FT_BIND(cpu::set, activation);       \
     FT_BIND(cpu::set, gated_activation); \
+    FT_BIND(cpu::set, add_positions);    \
     FT_BIND(cpu::set, rope);             \
     FT_BIND(cpu::set, kv_write);         \
     FT_BIND(cpu::set, paged_attention);  \
@@ -111,6 +112,17 @@ FT_BIND_CPU(avx512)
 void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rms_norm);
   FT_BIND(cuda, add_rms_norm);
+  FT_BIND(cuda, layer_norm);
+  FT_BIND(cuda, add_layer_norm);
+  FT_BIND(cuda, activation);
+  FT_BIND(cuda, gated_activation);
+  FT_BIND(cuda, embedding);
+  FT_BIND(cuda, add_positions);
+  FT_BIND(cuda, take_tokens);
+  FT_BIND(cuda, put_tokens);
+  FT_BIND(cuda, rope);
+  FT_BIND(cuda, rope_kv_write);
+  FT_BIND(cuda, kv_write);
   FT_BIND(cuda, skinny_linear);
   FT_BIND(cuda, skinny_logits);
 }

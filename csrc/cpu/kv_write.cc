@@ -43,6 +43,7 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
     using T = decltype(type);
     for (int64_t t = 0; t < k.shape[0]; ++t) {
       const int64_t slot = slot_mapping.as<int32_t>()[t];
+      if (slot < 0) continue;
       write_token<T>(k_cache, k, t, slot);
       write_token<T>(v_cache, v, t, slot);
     }

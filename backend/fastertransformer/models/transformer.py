@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..layers.attention import Attention, StepMetadata
-from ..layers.embedding import Embedding, Head
+from ..layers.embedding import Embedding, Head, add_positions
 from ..layers.mlp import Mlp
 from ..layers.norm import NormLayer
 from ..parallel.comm import Communicator
@@ -76,7 +76,7 @@ class Model:
         """[T] int32 ids and positions -> [T, H]; first stage only."""
         assert self.embedding is not None
         hidden = self.embedding(ids)
-        return hidden if self.positions is None else hidden + self.positions[positions.long()]
+        return hidden if self.positions is None else add_positions(hidden, self.positions, positions)
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""

@@ -3,7 +3,7 @@
 
 from .activation import activation, gated_activation
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
-from .embedding import embedding
+from .embedding import add_positions, embedding
 from .kv_cache import kv_write
 from .linear import skinny_linear, skinny_logits, skinny_rows
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -16,6 +16,7 @@ __all__ = [
     "CHUNK_KEYS",
     "activation",
     "add_layer_norm",
+    "add_positions",
     "add_rms_norm",
     "apply_penalties",
     "attention_work",
