@@ -88,7 +88,7 @@ class ModelRunner:
         for admission in batch.admissions:
             tokens = torch.from_numpy(admission.tokens)
             self._token_pool[admission.slot, : len(tokens)] = tokens.to(self._token_pool.device)
-            self._table.put(admission)
+        self._table.put_all(batch.admissions)
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions
@@ -105,8 +105,9 @@ class ModelRunner:
         lengths = (batch.num_computed + batch.query_lens)[batch.sample_rows]
         last = step.last_tokens.long()
         logits = self._model.logits(x[last], hidden[last])
-        tokens, logprobs = self._sampler(logits, slots, lengths)
-        where = (torch.from_numpy(slots).long(), torch.from_numpy(lengths).long())
-        self._token_pool[where] = tokens
+        needs = self._table.needs(slots, lengths)
+        rows, ends = (torch.from_numpy(array).to(logits.device) for array in (slots, lengths))
+        tokens, logprobs = self._sampler(logits, rows, ends, needs)
+        ops.put_tokens(self._token_pool, rows, ends, tokens)
         self._pipeline.return_samples(tokens, logprobs)
         return SampledHere(tokens, logprobs)
