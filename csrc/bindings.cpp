@@ -110,6 +110,10 @@ FT_BIND_CPU(avx512)
 void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rms_norm);
   FT_BIND(cuda, add_rms_norm);
+  FT_BIND(cuda, process_logits);
+  FT_BIND(cuda, greedy);
+  FT_BIND(cuda, sample);
+  FT_BIND(cuda, log_probability);
 }
 #endif
 
