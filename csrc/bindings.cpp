@@ -125,6 +125,10 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, kv_write);
   FT_BIND(cuda, skinny_linear);
   FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, process_logits);
+  FT_BIND(cuda, greedy);
+  FT_BIND(cuda, sample);
+  FT_BIND(cuda, log_probability);
 }
 #endif
 

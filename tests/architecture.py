@@ -54,6 +54,7 @@ SYSTEM_INCLUDES: dict[str, tuple[str, ...]] = {
     r"pybind11/|Python\.h": ("bindings.cpp",),
     r"cuda|cub/|nccl|cooperative_groups|mma\.h": ("cuda", "device"),
     r"torch/|ATen/|c10/": (),
+    r"cstdint$": ("bindings.cpp", "cuda", "cpu", "device", "core"),
 }
 """Pattern of a library's header -> the only parts that may include it."""
 

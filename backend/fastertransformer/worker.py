@@ -64,7 +64,7 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     device = _device(config)
     if device.type == "cuda":
         # Graphs cannot be captured on the default stream, and everything shall be on one.
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
     _share_cores(config, world, device)
     ops.disable(config.disable_kernels)
     model = load(config, world.mesh, world.tensor_group, device, _progress(world, "loaded %d of %d tensors"))

@@ -17,7 +17,7 @@ from .device_batch import DeviceBatch, place, token_updates
 from .graphs import DecodeGraphs, Sampled
 from .memory import workspace_size
 from .sampler import Sampler
-from .sampling_table import SamplingTable
+from .sampling_table import Needs, SamplingTable
 from .transfer import HostCopy, to_device
 
 
@@ -87,16 +87,18 @@ class ModelRunner:
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         self._install(batch)
+        needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return _sampled(self._graphs.replay(batch))
+            return _sampled(self._graphs.replay(batch, needs))
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._kv_cache)
             self._pipeline.send_hidden(hidden.add_(x))
             return SampledElsewhere(self._pipeline, len(batch.sample_rows))
-        sampled = self._compute(step)
-        self._pipeline.return_samples(*sampled)
+        sampled = self._compute(step, needs)
+        if len(batch.sample_rows):
+            self._pipeline.return_samples(*sampled)
         return _sampled(sampled)
 
     def _install(self, batch: Batch) -> None:
@@ -105,8 +107,14 @@ class ModelRunner:
         if updates is not None:
             slots, positions, tokens = to_device([updates], self._model.device).view(3, -1)
             ops.put_tokens(self._token_pool, slots, positions, tokens)
-        for admission in batch.admissions:
-            self._table.put(admission)
+        generation = self._table.generation
+        self._table.put_all(batch.admissions)
+        if self._graphs is not None and self._table.generation != generation:
+            self._graphs.clear()
+
+    def _needs(self, batch: Batch) -> Needs:
+        rows = batch.sample_rows
+        return self._table.needs(batch.slots[rows], (batch.num_computed + batch.query_lens)[rows])
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions
@@ -117,7 +125,7 @@ class ModelRunner:
         ids = ops.take_tokens(self._token_pool, step.token_slots, positions)
         return self._model.embed(ids, positions)
 
-    def _compute(self, step: DeviceBatch) -> Sampled:
+    def _compute(self, step: DeviceBatch, needs: Needs) -> Sampled:
         """The last stage of a step, from its input to the tokens in the pool."""
         hidden = self._stage_input(step)
         x = self._model.forward(hidden, step.metadata, self._kv_cache)
@@ -127,7 +135,7 @@ class ModelRunner:
             last = step.last_tokens.long()
             x, hidden = x[last], hidden[last]
         logits = self._model.logits(x, hidden)
-        sampled = self._sampler(logits, step.sample_slots, step.sample_positions)
+        sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
         return sampled
 
