@@ -37,15 +37,13 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def answers(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """What transformers generates, greedily, up to the end id."""
-    model = smollm2.reference()
-    generated = []
-    for prompt in prompts:
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-        row = model.generate(ids, max_new_tokens=NEW, do_sample=False, pad_token_id=0)[0]
-        generated.append(row[ids.shape[1] :].tolist())
-    return generated
+def answers(server: Serving, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
+    """Greedy tokens. All five in one request: rows of different lengths, and of different ends."""
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs(ids, NEW))
+    counts = outputs["sequence_length"][:, 0].tolist()
+    rows = outputs["output_ids"][:, 0].tolist()
+    return [row[len(p) : len(p) + n] for row, p, n in zip(rows, ids, counts, strict=True)]
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
@@ -53,18 +51,20 @@ def chat(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def test_greedy_tokens_equal_transformers(server, tokenizer, prompts, answers) -> None:
-    """All five in one request: rows of different lengths, and of different ends."""
-    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs(ids, NEW))
-    counts = outputs["sequence_length"][:, 0].tolist()
-    rows = outputs["output_ids"][:, 0].tolist()
-    got = [row[len(p) : len(p) + n] for row, p, n in zip(rows, ids, counts, strict=True)]
-    assert got == answers
-    assert min(counts) < NEW == max(counts), "the prompts should show both kinds of ends"
+@torch.inference_mode()
+def test_greedy_tokens_equal_transformers(tokenizer, prompts, answers) -> None:
+    """After every token transformers would have gone on with the one that came; a row ends at the end id."""
+    model = smollm2.reference()
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = tokenizer(prompt)["input_ids"]
+        logits = model(torch.tensor([ids + answer])).logits[0]
+        assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == answer
+        assert model.config.eos_token_id not in answer[:-1]
+        assert len(answer) == NEW or answer[-1] == model.config.eos_token_id
+    assert min(map(len, answers)) < NEW == max(map(len, answers)), "the prompts should show both ends"
 
 
-def test_text_equals_transformers(server, tokenizer, prompts, answers) -> None:
+def test_text_is_that_of_the_tokens(server, tokenizer, prompts, answers) -> None:
     for prompt, answer in zip(prompts, answers, strict=True):
         wanted = tokenizer.decode(answer, skip_special_tokens=True)
         body = {"text_input": prompt, "max_tokens": NEW}

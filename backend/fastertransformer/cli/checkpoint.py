@@ -2,6 +2,7 @@
 """What a user gives as PATH: where its weights and its tokenizer are, converted once and cached."""
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,8 +31,16 @@ def find_tokenizer(path: Path) -> Path | None:
 
 
 def hugging_face_folder(path: Path) -> Path:
-    """A folder that transformers can load fast; a GGUF file is written out in fp32 once."""
+    """A folder that transformers can load fast; a GGUF file is written out in fp32 once.
+
+    Raises:
+        ModelLoadError: transformers lacks a package that it needs to read the file.
+    """
     gguf = find_gguf(path)
+    if gguf is not None and importlib.util.find_spec("accelerate") is None:
+        raise ModelLoadError(
+            f"{gguf} cannot be read by transformers without accelerate: pip install '.[bench]'"
+        )
     return path if gguf is None else cached(gguf, "fp32", _convert_weights)
 
 
