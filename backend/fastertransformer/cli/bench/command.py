@@ -8,7 +8,7 @@ import typer
 
 from ..console import output
 from ..serve import parse_parameters
-from .compare import compare
+from .compare import check_peers, compare
 from .peers import PEERS
 from .profiling import profile
 from .report import headline, profile_line, profile_table, table, write_json
@@ -64,11 +64,11 @@ def bench(
     they take turns, so that a busy machine hurts all alike; on a GPU each has it for itself.
     """
     batches = [int(size) for size in batch.split(",") if size]
+    sizes = [(size, input_len, output_len) for size in batches] + parse_workloads(workload)
+    check_peers(peers or [])
     given = {"data_type": data_type, "num_threads": str(num_threads), **parse_parameters(parameter or [])}
     with prepared(path, shape, dummy_weights, given, batches) as setup:
-        vocab_size = setup.spec.vocab_size
-        workloads = [Workload(size, input_len, output_len, vocab_size) for size in batches]
-        workloads += parse_workloads(workload, vocab_size)
+        workloads = [Workload(*of_one, setup.spec.vocab_size) for of_one in sizes]
         figures: dict[str, object]
         output.print(headline(setup.machine), highlight=False)
         if profiled:

@@ -32,7 +32,7 @@ def compare(
     """Rows by workload; a system whose memory does not hold a workload has no row for it.
 
     Raises:
-        ModelLoadError: a name that is no peer, or the engine does not start.
+        ModelLoadError: the engine does not start.
         FasterTransformerError: a system failed.
     """
     starters = _starters(setup, peers, through_triton)
@@ -56,19 +56,24 @@ def compare(
         max_num_seqs=setup.config.max_num_seqs,
         num_devices=setup.config.parallel.tensor_para_size if setup.device.type == "cuda" else 1,
     )
-    given = setup.config.load_format != "dummy"
+    with_others = RANDOM_WEIGHTS if setup.config.load_format != "dummy" else frozenset(peers)
     return [
-        row(name, workload, run, by_system[OURS], floors, given and name not in RANDOM_WEIGHTS)
+        row(name, workload, run, by_system[OURS], floors, same_weights=name not in with_others)
         for workload, by_system in runs.items()
         for name, run in by_system.items()
     ]
 
 
+def check_peers(names: list[str]) -> None:
+    """Raises: ModelLoadError: a name that is no peer; lists those that are."""
+    for name in names:
+        if name not in PEERS:
+            raise ModelLoadError(f"--peer {name!r} is unknown; peers are {', '.join(PEERS)}")
+
+
 def _starters(setup: Setup, peers: list[str], through_triton: bool) -> Starters:
     starters: Starters = {OURS: partial(engine, setup.config)}
     for name in peers:
-        if name not in PEERS:
-            raise ModelLoadError(f"--peer {name!r} is unknown; peers are {', '.join(PEERS)}")
         starters[name] = partial(peer, name, hugging_face_folder(setup.folder), setup.config)
     if through_triton:
         starters["triton"] = partial(triton, setup.folder, setup.parameters)

@@ -72,7 +72,9 @@ class Floors(Struct, frozen=True, kw_only=True):
 
 def prefill_flops(spec: ModelSpec, workload: Workload) -> float:
     """Products of every prompt token, causal attention, and the head for the last token of each prompt."""
-    attended = sum(_keys(workload.input_len, spec.window(layer)) for layer in range(spec.num_hidden_layers))
+    attended = sum(
+        _keys(workload.input_len, window) for window in spec.windows or (0,) * spec.num_hidden_layers
+    )
     attention = 4 * spec.num_attention_heads * spec.head_dim * attended
     products = 2 * workload.input_len * spec.num_hidden_layers * layer_weights(spec)
     return workload.batch * (products + attention + 2 * spec.vocab_size * spec.hidden_size)

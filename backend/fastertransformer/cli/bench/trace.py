@@ -69,5 +69,5 @@ def short_name(name: str) -> str:
     for index, character in enumerate(name):
         depth += (character == "<") - (character == ">")
         if character == "(" and depth == 0:
-            return name[:index]
+            return name[:index].rstrip()
     return name

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is measured: equal requests that arrive together, and the figures that come of it."""
 
-import itertools
 import random
 import re
 import statistics
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -23,14 +23,14 @@ class Workload(Struct, frozen=True):
     seed: int = 0
 
     def prompts(self) -> list[list[int]]:
-        """Equal for every system; ids of special tokens, mostly the first ones, are left out."""
+        """Equal for every system that is measured; special tokens, mostly the first ids, are left out."""
         source = random.Random(self.seed)
         ids = range(min(100, self.vocab_size // 2), self.vocab_size)
         return [source.choices(ids, k=self.input_len) for _ in range(self.batch)]
 
 
-def parse_workloads(text: str, vocab_size: int) -> list[Workload]:
-    """`8x128/32,1x1024/1`: requests x prompt tokens / generated tokens.
+def parse_workloads(text: str) -> list[tuple[int, int, int]]:
+    """`8x128/32,1x1024/1`: requests, prompt tokens of each, generated tokens of each.
 
     Raises:
         FasterTransformerError: a part has another form, or a zero.
@@ -41,7 +41,7 @@ def parse_workloads(text: str, vocab_size: int) -> list[Workload]:
         sizes = [int(size) for size in match.groups()] if match else [0]
         if min(sizes) == 0:
             raise FasterTransformerError(f"workload {part!r} is not of the form REQUESTSxINPUT/OUTPUT")
-        workloads.append(Workload(sizes[0], sizes[1], sizes[2], vocab_size))
+        workloads.append((sizes[0], sizes[1], sizes[2]))
     return workloads
 
 
@@ -66,7 +66,7 @@ def measure(arrivals: list[list[float]], tokens: list[list[int]]) -> Measurement
     Args:
         arrivals: for each request, seconds from the start to each of its tokens.
     """
-    gaps = [later - earlier for times in arrivals for earlier, later in itertools.pairwise(times)]
+    gaps = [later - earlier for times in arrivals for earlier, later in pairwise(times)]
     total = max(times[-1] for times in arrivals)
     return Measurement(
         ttft_ms=statistics.mean(times[0] for times in arrivals) * 1e3,
