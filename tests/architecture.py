@@ -16,7 +16,7 @@ _BORDER = ("messages", "config", "errors", "validation")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": ("server", "errors"),
     "worker": ("engine", "runtime", "models", "ops", "parallel", "messages", "config", "errors"),
-    "cli": ("server", "models", "parallel", "config", "messages", "errors"),
+    "cli": ("server", "worker", "models", "ops", "parallel", "config", "messages", "errors"),
     "server": _BORDER,
     "engine": _BORDER,
     "runtime": ("models", "ops", "parallel", "engine.batch", "messages", "config", "errors"),

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +21,7 @@ from . import config as configuration
 from . import ops
 from .config import EngineConfig
 from .engine.channel import Channel
-from .engine.engine import Engine, follow
+from .engine.engine import Clients, Engine, follow
 from .engine.scheduler import Scheduler
 from .errors import ModelLoadError
 from .messages import EngineInfo
@@ -55,13 +56,33 @@ def main() -> None:
         _leave(config, EXIT_CRASHED)
 
 
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank that holds its part of the model and is ready to compute."""
+
+    info: EngineInfo
+    runner: ModelRunner
+    num_blocks: int
+    depth: int
+
+
 def run(config: EngineConfig, world: World, socket_path: str) -> None:
     """Loads the model and computes until the last client is gone.
 
     Raises:
         ModelLoadError: before anything is served.
     """
-    device = _device(config)
+    rank = load_rank(config, world)
+    if world.mesh.rank == 0:
+        _log.info("%s", rank.info.plan)
+        _serve(config, world, rank, socket_path)
+    else:
+        follow(world.control, rank.runner)
+
+
+def load_rank(config: EngineConfig, world: World) -> Rank:
+    """Raises: ModelLoadError: the model cannot be loaded here."""
+    device = choose_device(config)
     if device.type == "cuda":
         # Graphs cannot be captured on the default stream, and everything shall be on one.
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
@@ -74,11 +95,13 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
     runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, plan, world)  # every rank is ready once this returns
-    if world.mesh.rank == 0:
-        _log.info("%s", plan)
-        _serve(config, info, world, _depth(config, device), num_blocks, runner, socket_path)
-    else:
-        follow(world.control, runner)
+    return Rank(info, runner, num_blocks, _depth(config, device))
+
+
+def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:
+    """The loop of rank 0 for `clients`, with nothing in it yet."""
+    scheduler = Scheduler(config, rank.info, rank.num_blocks)
+    return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 
 
 def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
@@ -94,19 +117,10 @@ def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
     )
 
 
-def _serve(
-    config: EngineConfig,
-    info: EngineInfo,
-    world: World,
-    depth: int,
-    num_blocks: int,
-    runner: ModelRunner,
-    socket_path: str,
-) -> None:
-    channel = Channel(socket_path, info)
-    scheduler = Scheduler(config, info, num_blocks)
+def _serve(config: EngineConfig, world: World, rank: Rank, socket_path: str) -> None:
+    channel = Channel(socket_path, rank.info)
     try:
-        Engine(info, channel, scheduler, world.control, runner, depth).serve()
+        make_engine(config, world, rank, channel).serve()
     finally:
         channel.close()
 
@@ -129,7 +143,8 @@ def _leave(config: EngineConfig, code: int) -> None:
     sys.exit(code)
 
 
-def _device(config: EngineConfig) -> torch.device:
+def choose_device(config: EngineConfig) -> torch.device:
+    """Raises: ModelLoadError: device is cuda, and there is no GPU or no kernel for it."""
     available = torch.cuda.is_available() and ops.has_kernels("cuda")
     if config.device == "cuda" and not available:
         found = "no GPU was found" if not torch.cuda.is_available() else "this build has no CUDA kernels"

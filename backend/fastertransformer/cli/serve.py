@@ -88,7 +88,8 @@ def write_repository(
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
-    model_type = open_checkpoint(str(path)).config.model_type
+    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
+    model_type = checkpoint.config.model_type
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
         errors.print(f"[yellow]{path} has no tokenizer.json: only token ids are served, no text[/]")

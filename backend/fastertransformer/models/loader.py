@@ -42,7 +42,7 @@ def load(
         ModelLoadError: unknown or wrong architecture, sizes that do not divide, and every defect of the
             files; nothing is left behind.
     """
-    checkpoint = open_checkpoint(config.model_checkpoint_path)
+    checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = find_family(config.model_type, checkpoint.config.model_type)
     spec = family.spec(checkpoint.config)
     check_mesh(spec, mesh)
