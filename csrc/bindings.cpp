@@ -110,6 +110,7 @@ FT_BIND_CPU(avx512)
 void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rms_norm);
   FT_BIND(cuda, add_rms_norm);
+  FT_BIND(cuda, paged_attention);
 }
 #endif
 
