@@ -44,7 +44,7 @@ def load(
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = find_family(config.model_type, checkpoint.config.model_type)
-    spec = family.spec(checkpoint.config)
+    spec = read_spec(checkpoint, family)
     check_mesh(spec, mesh)
     reader = WeightReader(checkpoint, family, mesh, _DTYPES[config.data_type], device, progress)
     positions = config.max_model_len or spec.max_position_embeddings
@@ -53,6 +53,11 @@ def load(
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
     return model
+
+
+def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
+    """Raises: ModelLoadError: a field of the checkpoint's configuration is missing or wrong."""
+    return family.spec(checkpoint.config)
 
 
 def find_family(wanted: str, found: str) -> Family:
