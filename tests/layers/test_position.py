@@ -44,8 +44,13 @@ def test_tables_equal_transformers(name, theta):
         rope_parameters=parameters,
     )
     expected = LlamaRotaryEmbedding(config)(torch.empty(0), torch.arange(NUM_POSITIONS)[None])
-    values = {"rope_parameters": parameters, "max_position_embeddings": NUM_POSITIONS}
-    table = rope_table(rope_spec(HFConfig(values, "config.json"), 64), NUM_POSITIONS)
+    values = {
+        "rope_parameters": parameters,
+        "max_position_embeddings": NUM_POSITIONS,
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+    }
+    table = rope_table(rope_spec(HFConfig(values, "config.json")), NUM_POSITIONS)
     assert table.dtype is torch.float32
     assert table.shape == (NUM_POSITIONS, 64)
     for ours, theirs in zip(table.chunk(2, -1), expected, strict=True):

@@ -63,6 +63,34 @@ def test_gpt2_as_published(tmp_path):
     assert (Driver(load_model(tmp_path, model_type="GPT")).logits(IDS) - expected).abs().max() < 1e-4
 
 
+BARE = {"transformer.": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "names"),
+    [
+        pytest.param("bloom", {"hidden_size": None, "n_embed": 48}, BARE, id="bloom"),
+        pytest.param("opt", {}, {"model.decoder.": "decoder."}, id="opt"),
+        pytest.param(
+            "gpt_neox-sequential",
+            {"rope_parameters": None, "rotary_pct": 0.5, "rotary_emb_base": 10_000},
+            {},
+            id="gpt_neox",
+        ),
+    ],
+)
+def test_older_spellings_mean_the_same(name, config, names, tmp_path):
+    """What is published under other keys of config.json and other names of tensors."""
+    make(name, tmp_path)
+    expected = Driver(load_model(tmp_path)).logits(IDS)
+    change_config(tmp_path, **config)
+    tensors = load_file(tmp_path / WEIGHTS)
+    for new, old in names.items():
+        tensors = {tensor.replace(new, old, 1): value for tensor, value in tensors.items()}
+    save_file(tensors, tmp_path / WEIGHTS)
+    assert torch.equal(Driver(load_model(tmp_path)).logits(IDS), expected)
+
+
 def test_old_rope_keys_mean_the_same(tmp_path):
     """`rope_theta` and `rope_scaling` of transformers 4 beside `rope_parameters` of 5."""
     make("llama-linear", tmp_path / "new")
@@ -115,11 +143,27 @@ def test_the_wanted_type_may_be_the_found_one(llama, wanted):
 
 
 @pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("gpt2", "GPT"),
+        ("opt", "GPT"),
+        ("bloom", "gpt"),
+        ("gptj", "GPT-J"),
+        ("gpt_neox", "GPT-NeoX"),
+        ("mistral", "llama"),
+    ],
+)
+def test_names_of_the_old_service(name, wanted, tmp_path):
+    make(name, tmp_path)
+    assert load_model(tmp_path, model_type=wanted).info.model_type == name
+
+
+@pytest.mark.parametrize(
     ("wanted", "message"),
     [
         ("GPT", "model_type is 'GPT', but the checkpoint is a 'llama'"),
         ("qwen2", "model_type is 'qwen2', but the checkpoint is a 'llama'"),
-        ("T5", "model_type is 'T5'; supported are gpt, gpt2, llama, mistral"),
+        ("T5", "model_type is 'T5'; supported are .*bloom, .*gpt, gpt-j, .*llama, mistral"),
     ],
 )
 def test_another_type_than_the_wanted_is_refused(llama, wanted, message):
@@ -130,7 +174,7 @@ def test_another_type_than_the_wanted_is_refused(llama, wanted, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "bloom"}, "is a 'bloom'; supported are gpt, gpt2, llama"),
+        ({"model_type": "rwkv"}, "is a 'rwkv'; supported are .*bloom, .*gpt, gpt-j, .*llama"),
         ({"model_type": None}, "config.json has no model_type"),
         ({"hidden_size": None}, "config.json has no hidden_size"),
         ({"hidden_size": "48"}, "hidden_size is '48'; expected int"),
@@ -148,6 +192,22 @@ def test_a_config_that_does_not_fit_is_named(copy, changes, message):
     change_config(copy, **changes)
     with pytest.raises(ModelLoadError, match=message):
         load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True; only False"),
+        ("opt", {"layer_norm_elementwise_affine": False}, "elementwise_affine is False; only True"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, "is True; only False"),
+        ("gpt_neo", {"attention_layers": ["local"]}, "layer_types names 1 layers, num_hidden_layers is 2"),
+    ],
+)
+def test_options_without_support_are_refused(name, changes, message, tmp_path):
+    make(name, tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ def test_ranks_without_a_row_of_the_vocabulary(tmp_path):
     check(tmp_path, 8, 1)
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-mqa-tied", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "llama-mqa-tied", "gpt2", "opt-350m", "bloom"])
 def test_stages_of_unequal_length(name, tmp_path):
-    make(name, tmp_path, **({"n_layer": 3} if name == "gpt2" else {"num_hidden_layers": 3}))
+    make(name, tmp_path, num_hidden_layers=3)
     check(tmp_path, 1, 2)
 
 

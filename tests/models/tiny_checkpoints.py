@@ -41,22 +41,31 @@ CASES = {
         {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
     ),
     "qwen3": ("Qwen3Config", {"head_dim": 16}),
-    "gpt2": (
-        "GPT2Config",
-        {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": 101},
-    ),
+    "gpt2": ("GPT2Config", {"num_attention_heads": 4}),
+    "gpt_neo": ("GPTNeoConfig", {"attention_types": [[["local", "global"], 1]], "window_size": 9}),
+    "gptj": ("GPTJConfig", {"rotary_dim": 4}),
+    "gptj-inner": ("GPTJConfig", {"rotary_dim": 8, "n_inner": 80, "activation_function": "relu"}),
+    "gpt_neox": ("GPTNeoXConfig", {"hidden_act": "gelu_new"}),
+    "gpt_neox-sequential": ("GPTNeoXConfig", {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "gpt_neox-no-bias": ("GPTNeoXConfig", {"attention_bias": False, "rotary_pct": 1.0}),
+    "opt": ("OPTConfig", {"ffn_dim": 80}),
+    "opt-350m": ("OPTConfig", {"ffn_dim": 80, "do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+    "opt-no-bias": ("OPTConfig", {"ffn_dim": 80, "enable_bias": False, "_remove_final_layer_norm": True}),
+    "bloom": ("BloomConfig", {}),
+    "bloom-8-heads": ("BloomConfig", {"num_attention_heads": 8}),
 }
 
 
 def make(name: str, folder: object, max_shard_size: str = "1GB", **overrides: object) -> torch.nn.Module:
     """Saves a seeded random model of a case, with fields overridden, into `folder` and returns it."""
     config_name, changes = CASES[name]
-    base = TINY if config_name != "GPT2Config" else {}
-    config = getattr(transformers, config_name)(**{**base, **changes, **overrides})
+    kind = getattr(transformers, config_name)
+    sizes = {key: value for key, value in TINY.items() if hasattr(kind(), key)}
+    config = kind(**{**sizes, **changes, **overrides})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases start as ones and zeros, which hides errors
-            parameter.copy_(torch.randn_like(parameter) * 0.08 + (parameter == 1))
+            parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter == 1))
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return model

@@ -41,7 +41,10 @@ class AttentionShape:
     num_kv_heads: int
     head_dim: int
     scale: float
-    window: int
+    window: int = 0
+    soft_cap: float = 0.0
+    interleaved: bool = False
+    """Pairs of the rotation are neighbours."""
 
 
 class Attention:
@@ -53,6 +56,7 @@ class Attention:
         qkv: Linear,
         output: Linear,
         rope_table: Tensor | None,
+        alibi_slopes: Tensor | None,
         q_norm: RmsNorm | None,
         k_norm: RmsNorm | None,
     ) -> None:
@@ -60,6 +64,7 @@ class Attention:
         self._qkv = qkv
         self._output = output
         self._rope_table = rope_table
+        self._alibi_slopes = alibi_slopes
         self._q_norm = q_norm
         self._k_norm = k_norm
         kv = shape.num_kv_heads
@@ -82,7 +87,7 @@ class Attention:
                 v,
                 metadata.positions,
                 self._rope_table,
-                False,
+                shape.interleaved,
                 k_cache,
                 v_cache,
                 metadata.slot_mapping,
@@ -100,8 +105,8 @@ class Attention:
             metadata.max_seqlen_k,
             shape.scale,
             shape.window,
-            0.0,
-            None,
+            shape.soft_cap,
+            self._alibi_slopes,
         )
         return self._output(attended.view(x.shape[0], -1))
 

@@ -99,3 +99,23 @@ def rope_table(spec: RopeSpec, num_positions: int) -> Tensor:
         inv_freq, magnitude = spec.scaling.apply(inv_freq)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), inv_freq)
     return torch.cat((angles.cos(), angles.sin()), -1) * magnitude
+
+
+def sinusoidal_table(num_positions: int, width: int, offset: int = 0) -> Tensor:
+    """[positions, width] float32: sines of offset, offset + 1, ... in the first half, cosines in the second.
+
+    (Vaswani et al., arXiv 1706.03762, with tensor2tensor's frequencies 10000^(-i / (width / 2 - 1)))
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / (half - 1)))
+    angles = torch.outer(torch.arange(offset, offset + num_positions, dtype=torch.float32), frequencies)
+    return torch.cat((angles.sin(), angles.cos()), -1)
+
+
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> tuple[float, ...]:
+    """2^(-bias_max * i / n) of heads i = 1 .. n; where n is no power of two, that of the next smaller one,
+    then every second slope of the next larger one. (Press et al., arXiv 2108.12409)"""
+    whole = 1 << (num_heads.bit_length() - 1)
+    first = [2 ** (-bias_max * (head + 1) / whole) for head in range(whole)]
+    between = [2 ** (-bias_max * (2 * head + 1) / (2 * whole)) for head in range(num_heads - whole)]
+    return tuple(first + between)

@@ -16,8 +16,11 @@ from ...layers.position import (
 from ..hf_config import HFConfig
 
 
-def rope_spec(config: HFConfig, rotary_dim: int) -> RopeSpec:
-    """Theta and scaling.
+def rope_spec(config: HFConfig, rotary_share: float = 1.0) -> RopeSpec:
+    """Theta, dimensions and scaling.
+
+    Args:
+        rotary_share: of a head's dimensions, where the config has no partial_rotary_factor.
 
     Raises:
         ModelLoadError: a kind of scaling that is not known; lists those that are.
@@ -25,6 +28,7 @@ def rope_spec(config: HFConfig, rotary_dim: int) -> RopeSpec:
     parameters = config.section(
         "rope_parameters" if config.has("rope_parameters") else "rope_scaling",
         rope_theta=config.number("rope_theta", 10_000.0),
+        partial_rotary_factor=config.number("partial_rotary_factor", rotary_share),
         original_max_position_embeddings=config.integer("max_position_embeddings"),
     )
     kind = parameters.text("rope_type", parameters.text("type", _UNSCALED))
@@ -32,6 +36,9 @@ def rope_spec(config: HFConfig, rotary_dim: int) -> RopeSpec:
         supported = ", ".join((_UNSCALED, *_SCALINGS))
         raise ModelLoadError(f"rope scaling {kind!r} is not supported; supported are {supported}")
     scaling = None if kind == _UNSCALED else _SCALINGS[kind](parameters)
+    heads = config.integer("num_attention_heads")
+    head_dim = config.integer("head_dim", config.integer("hidden_size") // heads)
+    rotary_dim = int(head_dim * parameters.number("partial_rotary_factor"))
     return RopeSpec(parameters.number("rope_theta"), rotary_dim, scaling=scaling)
 
 
