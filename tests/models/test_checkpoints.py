@@ -9,7 +9,7 @@ import pytest
 import torch
 from driver import Driver, load_model
 from safetensors.torch import load_file, save_file
-from tiny_checkpoints import make
+from tiny_checkpoints import change_config, make
 
 from fastertransformer.errors import ModelLoadError
 
@@ -29,13 +29,6 @@ def llama(tmp_path_factory):
 def copy(llama, tmp_path):
     """A llama folder to damage."""
     return Path(shutil.copytree(llama, tmp_path / "checkpoint"))
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    """Sets keys of config.json; None removes one."""
-    values = json.loads((folder / CONFIG).read_text()) | changes
-    kept = {key: value for key, value in values.items() if value is not None}
-    (folder / CONFIG).write_text(json.dumps(kept))
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
@@ -61,34 +54,6 @@ def test_gpt2_as_published(tmp_path):
     with torch.no_grad():
         expected = reference(torch.tensor([IDS])).logits[0]
     assert (Driver(load_model(tmp_path, model_type="GPT")).logits(IDS) - expected).abs().max() < 1e-4
-
-
-BARE = {"transformer.": ""}
-
-
-@pytest.mark.parametrize(
-    ("name", "config", "names"),
-    [
-        pytest.param("bloom", {"hidden_size": None, "n_embed": 48}, BARE, id="bloom"),
-        pytest.param("opt", {}, {"model.decoder.": "decoder."}, id="opt"),
-        pytest.param(
-            "gpt_neox-sequential",
-            {"rope_parameters": None, "rotary_pct": 0.5, "rotary_emb_base": 10_000},
-            {},
-            id="gpt_neox",
-        ),
-    ],
-)
-def test_older_spellings_mean_the_same(name, config, names, tmp_path):
-    """What is published under other keys of config.json and other names of tensors."""
-    make(name, tmp_path)
-    expected = Driver(load_model(tmp_path)).logits(IDS)
-    change_config(tmp_path, **config)
-    tensors = load_file(tmp_path / WEIGHTS)
-    for new, old in names.items():
-        tensors = {tensor.replace(new, old, 1): value for tensor, value in tensors.items()}
-    save_file(tensors, tmp_path / WEIGHTS)
-    assert torch.equal(Driver(load_model(tmp_path)).logits(IDS), expected)
 
 
 def test_old_rope_keys_mean_the_same(tmp_path):
@@ -143,22 +108,6 @@ def test_the_wanted_type_may_be_the_found_one(llama, wanted):
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
-    [
-        ("gpt2", "GPT"),
-        ("opt", "GPT"),
-        ("bloom", "gpt"),
-        ("gptj", "GPT-J"),
-        ("gpt_neox", "GPT-NeoX"),
-        ("mistral", "llama"),
-    ],
-)
-def test_names_of_the_old_service(name, wanted, tmp_path):
-    make(name, tmp_path)
-    assert load_model(tmp_path, model_type=wanted).info.model_type == name
-
-
-@pytest.mark.parametrize(
     ("wanted", "message"),
     [
         ("GPT", "model_type is 'GPT', but the checkpoint is a 'llama'"),
@@ -192,22 +141,6 @@ def test_a_config_that_does_not_fit_is_named(copy, changes, message):
     change_config(copy, **changes)
     with pytest.raises(ModelLoadError, match=message):
         load_model(copy)
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True; only False"),
-        ("opt", {"layer_norm_elementwise_affine": False}, "elementwise_affine is False; only True"),
-        ("bloom", {"apply_residual_connection_post_layernorm": True}, "is True; only False"),
-        ("gpt_neo", {"attention_layers": ["local"]}, "layer_types names 1 layers, num_hidden_layers is 2"),
-    ],
-)
-def test_options_without_support_are_refused(name, changes, message, tmp_path):
-    make(name, tmp_path)
-    change_config(tmp_path, **changes)
-    with pytest.raises(ModelLoadError, match=message):
-        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from .linear import Linear
-from .norm import RmsNorm
+from .norm import NormLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class AttentionShape:
     scale: float
     window: int = 0
     soft_cap: float = 0.0
+    qkv_limit: float = 0.0
+    """Clips queries, keys and values; 0 does not."""
     interleaved: bool = False
     """Pairs of the rotation are neighbours."""
 
@@ -57,8 +59,8 @@ class Attention:
         output: Linear,
         rope_table: Tensor | None,
         alibi_slopes: Tensor | None,
-        q_norm: RmsNorm | None,
-        k_norm: RmsNorm | None,
+        q_norm: NormLayer | None,
+        k_norm: NormLayer | None,
     ) -> None:
         self._shape = shape
         self._qkv = qkv
@@ -74,6 +76,8 @@ class Attention:
         """[T, H] -> this rank's part of the sum [T, H]; kv_cache [2, num_blocks, K, block_size, D]."""
         shape = self._shape
         heads = self._qkv(x).view(x.shape[0], -1, shape.head_dim)
+        if shape.qkv_limit:
+            heads = heads.clamp_(-shape.qkv_limit, shape.qkv_limit)
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
@@ -111,6 +115,6 @@ class Attention:
         return self._output(attended.view(x.shape[0], -1))
 
 
-def _per_head(norm: RmsNorm, heads: Tensor) -> Tensor:
+def _per_head(norm: NormLayer, heads: Tensor) -> Tensor:
     """The norm of every head [T, N, D]."""
     return norm(heads.reshape(-1, heads.shape[2])).view(heads.shape)

@@ -41,15 +41,19 @@ class Head:
         vocab_size: int,
         group: Communicator,
         bias: Tensor | None = None,
+        soft_cap: float = 0.0,
     ) -> None:
         self._weight = weight
         self._vocab_size = vocab_size
         self._group = group
         self._bias = bias
+        self._soft_cap = soft_cap
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[S, H] -> [S, V] float32"""
         logits = self._weight.logits(hidden)
         if self._bias is not None:
             logits += self._bias
+        if self._soft_cap:
+            logits.div_(self._soft_cap).tanh_().mul_(self._soft_cap)
         return self._group.all_gather(logits, 1)[:, : self._vocab_size].contiguous()

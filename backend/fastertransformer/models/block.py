@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..layers.attention import Attention, StepMetadata
 from ..layers.mlp import Mlp
+from ..layers.moe import MoeMlp
 from ..layers.norm import NormLayer
 from ..parallel.comm import Communicator
 from .spec import Residual
@@ -25,7 +26,7 @@ class Block:
     norms: Mapping[str, NormLayer]
     """By role, those that the topology names."""
     attention: Attention
-    mlp: Mlp
+    mlp: Mlp | MoeMlp
     group: Communicator
 
     def __call__(

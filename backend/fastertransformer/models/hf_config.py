@@ -44,6 +44,10 @@ class HFConfig:
             raise ModelLoadError(f"{self._source}: {key} is {name!r}; supported are {', '.join(choices)}")
         return choices[name]
 
+    def integers(self, key: str) -> list[int]:
+        """A list of integers; empty when the key is absent."""
+        return list(map(int, self._read(key, (list,), [])))
+
     def texts(self, key: str) -> list[str]:
         """A list of strings; empty when the key is absent."""
         return list(self._read(key, (list,), []))
@@ -70,10 +74,14 @@ class HFConfig:
         present = {name: self._values[key] for key, name in names.items() if self.has(key)}
         return HFConfig({**self._values, **present}, self._source)
 
-    def section(self, key: str, **defaults: Any) -> "HFConfig":
-        """A nested object, completed with defaults; only those when the key is absent."""
-        given = {name: value for name, value in self._read(key, (dict,), {}).items() if value is not None}
-        return HFConfig(defaults | given, f"{self._source} ({key})")
+    def section(self, key: str) -> "HFConfig":
+        """A nested object; empty when the key is absent."""
+        return HFConfig(self._read(key, (dict,), {}), f"{self._source} ({key})")
+
+    def completed(self, **defaults: Any) -> "HFConfig":
+        """The same values, and `defaults` where there are none."""
+        given = {name: value for name, value in self._values.items() if value is not None}
+        return HFConfig(defaults | given, self._source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

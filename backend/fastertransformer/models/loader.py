@@ -66,8 +66,7 @@ def find_family(wanted: str, found: str) -> Family:
 def check_mesh(spec: ModelSpec, mesh: Mesh) -> None:
     """Raises: ModelLoadError: a size does not divide by the number of ranks; names both."""
     tp, pp = mesh.tp_size, mesh.pp_size
-    for name in ("num_attention_heads", "intermediate_size"):
-        size = getattr(spec, name)
+    for name, size in _split_sizes(spec).items():
         if size % tp:
             raise ModelLoadError(f"{name} {size} is not divisible by tensor_para_size {tp}")
     kv_heads = spec.num_key_value_heads
@@ -79,6 +78,15 @@ def check_mesh(spec: ModelSpec, mesh: Mesh) -> None:
         raise ModelLoadError(
             f"num_hidden_layers {spec.num_hidden_layers} is less than pipeline_para_size {pp}"
         )
+
+
+def _split_sizes(spec: ModelSpec) -> dict[str, int]:
+    """What every rank gets the same share of."""
+    sizes = {"num_attention_heads": spec.num_attention_heads, "intermediate_size": spec.intermediate_size}
+    if spec.moe is not None:
+        sizes["intermediate size of an expert"] = spec.moe.intermediate_size
+        sizes["intermediate size of the shared expert"] = spec.moe.shared_intermediate_size
+    return sizes
 
 
 def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:

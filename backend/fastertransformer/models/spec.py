@@ -33,6 +33,22 @@ class Positions(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """Experts of which every token goes through some."""
+
+    num_experts: int
+    num_experts_per_tok: int
+    intermediate_size: int
+    """Of one expert."""
+    normalised: bool
+    """The shares of a token's experts add up to 1."""
+    shared_intermediate_size: int = 0
+    """Of an expert that every token goes through; 0: there is none."""
+    dense_layers: frozenset[int] = frozenset()
+    """Have one MLP of the model's intermediate_size instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A decoder-only transformer."""
 
@@ -59,19 +75,28 @@ class ModelSpec:
     """Rows of the table before that of position 0."""
 
     residual: Residual = Residual.PRE
+    norm_weight: bool = True
+    norm_bias: bool = True
+    """Of layer norms: whether the checkpoint has them."""
     norm_offset: float = 0.0
     """Added to the weight of every norm."""
     final_norm: bool = True
 
     rope: RopeSpec | None = None
+    ropes: tuple[RopeSpec | None, ...] = ()
+    """Per layer, where they differ."""
     alibi_slopes: tuple[float, ...] = ()
     """Of every head; none: no bias by distance."""
     windows: tuple[int, ...] = ()
     """Keys that a query sees, itself included, per layer; 0 or nothing: all before it."""
     attention_scale: float = 0.0
     """Of the scores; 0: 1 / sqrt(head_dim)."""
-    qk_norm: bool = False
-    """RMS norm of every query and key head before the rotation."""
+    attention_soft_cap: float = 0.0
+    """c of c * tanh(score / c); 0 leaves it out."""
+    qk_norm: Norm | None = None
+    """Of every query and key head before the rotation."""
+    qkv_limit: float = 0.0
+    """Queries, keys and values are clipped to [-limit, limit]; 0 leaves them alone."""
     qkv_bias: bool = False
     output_bias: bool = False
     """Of the product behind the attention."""
@@ -79,8 +104,17 @@ class ModelSpec:
     gated_mlp: bool = False
     """The MLP is act(gate(x)) * up(x) instead of act(up(x))."""
     mlp_bias: bool = False
+    moe: MoeSpec | None = None
 
     head_bias: bool = False
+    logits_soft_cap: float = 0.0
+    """c of c * tanh(logit / c); 0 leaves it out."""
 
-    def window(self, layer: int) -> int:
+    def window_of(self, layer: int) -> int:
         return self.windows[layer] if self.windows else 0
+
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        return self.ropes[layer] if self.ropes else self.rope
+
+    def moe_of(self, layer: int) -> MoeSpec | None:
+        return self.moe if self.moe is not None and layer not in self.moe.dense_layers else None

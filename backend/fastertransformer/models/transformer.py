@@ -36,7 +36,7 @@ class Model:
     weight_bytes: int
     """On this rank."""
     step_bytes: int
-    """Of them, what a decode step reads: all but tables from which it takes single rows."""
+    """Of them, what a decode step reads: all but tables from which it takes single rows. Of experts, all."""
     num_kv_heads: int
     """On this rank."""
     embedding: Embedding | None

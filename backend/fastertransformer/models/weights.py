@@ -4,6 +4,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,17 @@ from .families.base import Family
 
 Progress = Callable[[int, int], None]
 """(tensors read, tensors in all)"""
+
+
+class Place(NamedTuple):
+    """Where a weight belongs, as far as its name says."""
+
+    layer: int = 0
+    expert: int = 0
+
+
+OUTSIDE = Place()
+"""Of the layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,45 +80,45 @@ class WeightReader:
         part = size // self._mesh.tp_size
         return self._mesh.tp_rank * part, (self._mesh.tp_rank + 1) * part
 
-    def vector(self, role: str, suffix: str, size: int, layer: int = 0) -> Tensor:
+    def vector(self, role: str, suffix: str, size: int, place: Place = OUTSIDE) -> Tensor:
         """A whole vector, the same on every rank."""
-        return self._keep(self._read(self._name(role, layer) + suffix, (size,), 0, 0, size))
+        return self._keep(self._read(self._name(role, place) + suffix, (size,), 0, 0, size))
 
-    def table(self, role: str, rows: int, columns: int, offset: int = 0) -> Tensor:
+    def table(self, role: str, rows: int, columns: int, offset: int = 0, place: Place = OUTSIDE) -> Tensor:
         """A [rows, columns] table behind `offset` rows that are left out, the same on every rank."""
         end = offset + rows
-        return self._keep(self._read(self._name(role, 0) + ".weight", (end, columns), 0, offset, end))
+        return self._keep(self._read(self._name(role, place) + ".weight", (end, columns), 0, offset, end))
 
     def vocabulary(self, role: str, suffix: str, size: int, columns: int) -> Tensor:
         """This rank's rows of [size, columns], or of [size] without columns, padded with zeros to the same
         number on every rank."""
         part = -(-size // self._mesh.tp_size)
         start, stop = (min((self._mesh.tp_rank + end) * part, size) for end in (0, 1))
-        rows = self._read(self._name(role, 0) + suffix, _shape(size, columns), 0, start, stop)
+        rows = self._read(self._name(role) + suffix, _shape(size, columns), 0, start, stop)
         padding = (0, 0) * (rows.dim() - 1) + (0, part - len(rows))
         return self._keep(torch.nn.functional.pad(rows, padding))
 
     def column_parallel(
-        self, parts: list[Part], columns: int, fused: Fused, layer: int, bias: bool
+        self, parts: list[Part], columns: int, fused: Fused, place: Place, bias: bool
     ) -> Linear:
         """One product for several roles side by side, e.g. q, k and v, each split by output rows."""
-        weight = self._merge(parts, ".weight", columns, fused, layer)
-        vector = self._keep(self._merge(parts, ".bias", 0, fused, layer)) if bias else None
+        weight = self._merge(parts, ".weight", columns, fused, place)
+        vector = self._keep(self._merge(parts, ".bias", 0, fused, place)) if bias else None
         return Linear(DenseWeight(self._keep(weight)), vector)
 
     def row_parallel(
-        self, role: str, rows: int, columns: int, share: tuple[int, int], layer: int, bias: bool
+        self, role: str, rows: int, columns: int, share: tuple[int, int], place: Place, bias: bool
     ) -> Linear:
         """A product split by input columns; its bias is added on one rank only."""
-        name = self._name(role, layer)
+        name = self._name(role, place)
         weight = self._matrix(name + ".weight", (rows, columns), 1, *share)
-        vector = self.vector(role, ".bias", rows, layer) if bias else None
+        vector = self.vector(role, ".bias", rows, place) if bias else None
         return Linear(DenseWeight(self._keep(weight)), vector if self._mesh.tp_rank == 0 else None)
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
         if role in self._family.names:
-            self._expected |= {self._name(role, 0) + suffix for suffix in (".weight", ".bias")}
+            self._expected |= {self._name(role) + suffix for suffix in (".weight", ".bias")}
 
     def check_complete(self, other_layers: Callable[[int], bool]) -> None:
         """Refuses tensors that nobody read: they belong to another architecture.
@@ -128,13 +140,13 @@ class WeightReader:
         elsewhere = layer is not None and other_layers(int(layer.group(1)))
         return elsewhere or any(re.search(pattern, name) for pattern in self._family.ignored)
 
-    def _merge(self, parts: list[Part], suffix: str, columns: int, fused: Fused, layer: int) -> Tensor:
+    def _merge(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
         if fused.role in self._family.names:
             shape = _shape(sum(part.size for part in parts), columns)
-            return self._rows(self._name(fused.role, layer) + suffix, shape, fused.rows)
+            return self._rows(self._name(fused.role, place) + suffix, shape, fused.rows)
         pieces = [
             self._matrix(
-                self._name(part.role, layer) + suffix, _shape(part.size, columns), 0, part.start, part.stop
+                self._name(part.role, place) + suffix, _shape(part.size, columns), 0, part.start, part.stop
             )
             for part in parts
         ]
@@ -178,10 +190,10 @@ class WeightReader:
         self.num_bytes += tensor.nbytes
         return tensor.contiguous()
 
-    def _name(self, role: str, layer: int) -> str:
+    def _name(self, role: str, place: Place = OUTSIDE) -> str:
         """The name that the checkpoint has, of all that the family knows; the first one if it has none."""
         known = self._family.names[role]
-        full = [name.format(layer=layer) for name in ((known,) if isinstance(known, str) else known)]
+        full = [name.format(**place._asdict()) for name in ((known,) if isinstance(known, str) else known)]
         names = [*full, *(name.removeprefix(self._family.prefix) for name in full)]
         return next((name for name in names if self._checkpoint.has(name + ".weight")), full[0])
 

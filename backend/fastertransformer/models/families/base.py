@@ -85,3 +85,8 @@ def windows(config: HFConfig, window: int, slides: Callable[[int], bool]) -> tup
         raise ModelLoadError(f"layer_types names {len(kinds)} layers, num_hidden_layers is {len(layers)}")
     has_window = [kind in _SLIDING for kind in kinds] or list(map(slides, layers))
     return tuple(window if slide else 0 for slide in has_window)
+
+
+def every_layer(_: int) -> bool:
+    """For `windows`."""
+    return True

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GPT-J: attention and MLP side by side behind one norm, interleaved rotary positions on part of a head."""
+"""GPT-J and CodeGen: attention and MLP behind one norm, interleaved rotary positions on part of a head."""
+
+from dataclasses import replace
 
 from ...layers.position import RopeSpec
 from ..hf_config import HFConfig
 from ..spec import ModelSpec, Norm, Residual
 from .base import Family, activation, decoder
 from .gpt2 import CONFIG_NAMES
+from .layouts import in_parts
 
 NAMES = {
     "embedding": "transformer.wte",
@@ -19,6 +22,7 @@ NAMES = {
     "up": "transformer.h.{layer}.mlp.fc_in",
     "down": "transformer.h.{layer}.mlp.fc_out",
 }
+_QKV = {"qkv": "transformer.h.{layer}.attn.qkv_proj"}
 
 
 def gptj(config: HFConfig) -> ModelSpec:
@@ -41,5 +45,6 @@ GPTJ = Family(
     NAMES,
     prefix="transformer.",
     config_names=CONFIG_NAMES,
-    ignored=(r"\.attn\.(masked_)?bias$",),
+    ignored=(r"\.attn\.((masked_)?bias|causal_mask)$",),
 )
+CODEGEN = replace(GPTJ, names={**NAMES, **_QKV}, qkv_layout=in_parts)

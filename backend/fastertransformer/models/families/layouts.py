@@ -21,3 +21,13 @@ def grouped(spec: ModelSpec, role: str, head: int) -> int:
     if role == "q":
         return head // group * (group + 2) + head % group
     return head * (group + 2) + group + (role == "v")
+
+
+_CODEGEN_PARTS = 4
+
+
+def in_parts(spec: ModelSpec, role: str, head: int) -> int:
+    """Four parts of the heads one after another, each with its queries, values and keys. (CodeGen)"""
+    heads = spec.num_attention_heads // _CODEGEN_PARTS
+    part, place = divmod(head, heads)
+    return (part * 3 + ("q", "v", "k").index(role)) * heads + place

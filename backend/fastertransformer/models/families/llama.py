@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..hf_config import HFConfig
 from ..spec import ModelSpec, Norm
-from .base import Family, activation, decoder, windows
+from .base import Family, activation, decoder, every_layer, windows
 from .rope import rope_spec
 
 NAMES = {
@@ -44,7 +44,7 @@ def llama(config: HFConfig) -> ModelSpec:
 
 def mistral(config: HFConfig) -> ModelSpec:
     """Every layer slides where the config has a window."""
-    return replace(llama(config), windows=windows(config, config.integer("sliding_window", 0), _every))
+    return replace(llama(config), windows=windows(config, config.integer("sliding_window", 0), every_layer))
 
 
 def qwen2(config: HFConfig) -> ModelSpec:
@@ -54,11 +54,7 @@ def qwen2(config: HFConfig) -> ModelSpec:
 
 def qwen3(config: HFConfig) -> ModelSpec:
     """Normalised query and key heads."""
-    return replace(llama(config), qk_norm=True, windows=_qwen_windows(config))
-
-
-def _every(_: int) -> bool:
-    return True
+    return replace(llama(config), qk_norm=Norm.RMS, windows=_qwen_windows(config))
 
 
 def _qwen_windows(config: HFConfig) -> tuple[int, ...]:

@@ -24,13 +24,14 @@ NAMES = {
 
 
 def opt(config: HFConfig) -> ModelSpec:
-    config.only("layer_norm_elementwise_affine", True)
     before, bias = config.flag("do_layer_norm_before", True), config.flag("enable_bias", True)
-    hidden_size = config.integer("hidden_size")
+    affine, hidden_size = config.flag("layer_norm_elementwise_affine", True), config.integer("hidden_size")
     embedding_size = config.integer("word_embed_proj_dim", hidden_size)
     return decoder(
         config,
         norm=Norm.LAYER,
+        norm_weight=affine,
+        norm_bias=affine,
         norm_eps=1e-5,
         activation=activation(config, "activation_function", "relu"),
         embedding_size=0 if embedding_size == hidden_size else embedding_size,
