@@ -57,12 +57,14 @@ class Builder:
         own_layers = self.mesh.layers(spec.num_hidden_layers)
         tables = self._rope_tables(own_layers)
         blocks = tuple(self._block(layer, tables) for layer in own_layers)
+        start, stop = self.reader.share(spec.num_attention_heads)
         kv_start, kv_stop = self._kv_heads()
         return Model(
             spec=spec,
             info=info,
             dtype=self.dtype,
             device=self.device,
+            num_heads=stop - start,
             num_kv_heads=kv_stop - kv_start,
             embedding=self._embedding(words) if first else None,
             project_in=self._projection("project_in") if first else None,

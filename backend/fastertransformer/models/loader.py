@@ -31,7 +31,7 @@ def load(
         ModelLoadError: unknown or wrong architecture, sizes that do not divide, and every defect of the
             files; nothing is left behind.
     """
-    checkpoint = open_checkpoint(config.model_checkpoint_path)
+    checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = find_family(config.model_type, checkpoint.config.model_type)
     spec = family.spec(checkpoint.config.renamed(family.config_names))
     check_mesh(spec, mesh)

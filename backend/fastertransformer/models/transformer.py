@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..layers.attention import StepMetadata
-from ..layers.embedding import Embedding, Head
+from ..layers.embedding import Embedding, Head, add_positions
 from ..layers.linear import Linear
 from ..layers.norm import NormLayer
 from .block import Block
@@ -37,6 +37,7 @@ class Model:
     """On this rank."""
     step_bytes: int
     """Of them, what a decode step reads: all but tables from which it takes single rows. Of experts, all."""
+    num_heads: int
     num_kv_heads: int
     """On this rank."""
     embedding: Embedding | None
@@ -60,7 +61,7 @@ class Model:
         assert self.embedding is not None
         hidden = self.embedding(ids)
         hidden = hidden if self.project_in is None else self.project_in(hidden)
-        hidden = hidden if self.positions is None else hidden + self.positions[positions.long()]
+        hidden = hidden if self.positions is None else add_positions(hidden, self.positions, positions)
         return hidden if self.embedding_norm is None else self.embedding_norm(hidden)
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class Model:
         return x
 
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """[S, H] each, as `forward` leaves them -> [S, V] float32, the same on every rank; last stage only."""
+        """[S, H] each, as `forward` leaves them -> [S, V] float32, equal on all ranks; last stage only."""
         assert self.head is not None
         hidden = hidden + x if self.final_norm is None else self.final_norm.add(x, hidden)
         return self.head(hidden if self.project_out is None else self.project_out(hidden))
