@@ -7,6 +7,7 @@ from driver import Driver, load_model
 from tiny_checkpoints import CASES, make
 
 TOLERANCE = 1e-4
+HALF_TOLERANCES = {"bf16": 0.05, "fp16": 0.01}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -45,7 +46,7 @@ def test_64_greedy_tokens_equal_transformers(pair):
     assert tokens == expected
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", HALF_TOLERANCES)
 def test_half_precision_stays_close(pair, dtype):
     reference, folder = pair
     ids = list(range(3, 40))
@@ -53,4 +54,5 @@ def test_half_precision_stays_close(pair, dtype):
         expected = reference(torch.tensor([ids])).logits[0]
     logits = Driver(load_model(folder, data_type=dtype)).logits(ids)
     assert logits.dtype is torch.float32
-    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
+    # Of all tokens together: where two experts are nearly as good, rounding may choose the other one.
+    assert (logits - expected).norm() < HALF_TOLERANCES[dtype] * expected.norm()

@@ -19,7 +19,7 @@ from fastertransformer.errors import ModelLoadError
 IDS = list(range(3, 30))
 TOLERANCE = 1e-4
 Q = gguf.GGMLQuantizationType
-SIZES = ({"hidden_size": 96, "intermediate_size": 192, "head_dim": 16}, {"n_embd": 128})
+SIZES = ({"hidden_size": 96, "intermediate_size": 192, "head_dim": 16}, {"hidden_size": 128})
 """Of llama and its aliases, of gpt2: rows of quantised tensors are whole blocks of 32, on two ranks too."""
 PARIS = 7042
 Convert = Callable[[np.ndarray], tuple[np.ndarray, gguf.GGMLQuantizationType]]

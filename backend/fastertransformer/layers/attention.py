@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from .linear import Linear
-from .norm import RmsNorm
+from .norm import NormLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,12 @@ class AttentionShape:
     num_kv_heads: int
     head_dim: int
     scale: float
-    window: int
+    window: int = 0
+    soft_cap: float = 0.0
+    qkv_limit: float = 0.0
+    """Clips queries, keys and values; 0 does not."""
+    interleaved: bool = False
+    """Pairs of the rotation are neighbours."""
 
 
 class Attention:
@@ -53,13 +58,15 @@ class Attention:
         qkv: Linear,
         output: Linear,
         rope_table: Tensor | None,
-        q_norm: RmsNorm | None,
-        k_norm: RmsNorm | None,
+        alibi_slopes: Tensor | None,
+        q_norm: NormLayer | None,
+        k_norm: NormLayer | None,
     ) -> None:
         self._shape = shape
         self._qkv = qkv
         self._output = output
         self._rope_table = rope_table
+        self._alibi_slopes = alibi_slopes
         self._q_norm = q_norm
         self._k_norm = k_norm
         kv = shape.num_kv_heads
@@ -69,6 +76,8 @@ class Attention:
         """[T, H] -> this rank's part of the sum [T, H]; kv_cache [2, num_blocks, K, block_size, D]."""
         shape = self._shape
         heads = self._qkv(x).view(x.shape[0], -1, shape.head_dim)
+        if shape.qkv_limit:
+            heads = heads.clamp_(-shape.qkv_limit, shape.qkv_limit)
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
@@ -82,7 +91,7 @@ class Attention:
                 v,
                 metadata.positions,
                 self._rope_table,
-                False,
+                shape.interleaved,
                 k_cache,
                 v_cache,
                 metadata.slot_mapping,
@@ -100,12 +109,12 @@ class Attention:
             metadata.max_seqlen_k,
             shape.scale,
             shape.window,
-            0.0,
-            None,
+            shape.soft_cap,
+            self._alibi_slopes,
         )
         return self._output(attended.view(x.shape[0], -1))
 
 
-def _per_head(norm: RmsNorm, heads: Tensor) -> Tensor:
+def _per_head(norm: NormLayer, heads: Tensor) -> Tensor:
     """The norm of every head [T, N, D]."""
     return norm(heads.reshape(-1, heads.shape[2])).view(heads.shape)

@@ -10,14 +10,19 @@ from ..quant.base import Weight
 
 
 class Embedding:
-    """Rows [rank * R, (rank + 1) * R) of the table; the ranks' results add up."""
+    """Rows [rank * R, (rank + 1) * R) of the table, times `scale`; the ranks' results add up."""
 
-    def __init__(self, weight: Tensor, group: Communicator) -> None:
+    def __init__(self, weight: Tensor, group: Communicator, scale: float = 1.0) -> None:
         self._weight = weight
         self._group = group
+        self._scale = scale
 
     def __call__(self, ids: Tensor) -> Tensor:
         """[T] int32 -> [T, H]"""
+        rows = self._rows(ids)
+        return rows if self._scale == 1.0 else rows.mul_(self._scale)
+
+    def _rows(self, ids: Tensor) -> Tensor:
         if self._group.size == 1:
             return ops.embedding(ids, self._weight)
         rows = self._weight.shape[0]
@@ -36,12 +41,25 @@ def add_positions(hidden: Tensor, table: Tensor, positions: Tensor) -> Tensor:
 class Head:
     """Logits of this rank's rows of the vocabulary, gathered from all ranks; padding rows cut off."""
 
-    def __init__(self, weight: Weight, vocab_size: int, group: Communicator) -> None:
+    def __init__(
+        self,
+        weight: Weight,
+        vocab_size: int,
+        group: Communicator,
+        bias: Tensor | None = None,
+        soft_cap: float = 0.0,
+    ) -> None:
         self._weight = weight
         self._vocab_size = vocab_size
         self._group = group
+        self._bias = bias
+        self._soft_cap = soft_cap
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[S, H] -> [S, V] float32"""
-        logits = self._group.all_gather(self._weight.logits(hidden), 1)
-        return logits[:, : self._vocab_size].contiguous()
+        logits = self._weight.logits(hidden)
+        if self._bias is not None:
+            logits += self._bias
+        if self._soft_cap:
+            logits.div_(self._soft_cap).tanh_().mul_(self._soft_cap)
+        return self._group.all_gather(logits, 1)[:, : self._vocab_size].contiguous()

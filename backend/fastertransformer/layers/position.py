@@ -14,7 +14,7 @@ class LinearScaling:
 
     factor: float
 
-    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor, _: int) -> tuple[Tensor, float]:
         return inv_freq / self.factor, 1.0
 
 
@@ -27,7 +27,7 @@ class Llama3Scaling:
     high_freq_factor: float
     original_max_position_embeddings: int
 
-    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor, _: int) -> tuple[Tensor, float]:
         turns = self.original_max_position_embeddings * inv_freq / (2 * math.pi)
         ramp = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
         kept = ramp.clamp(0, 1)
@@ -40,7 +40,7 @@ class FactorScaling:
 
     factors: tuple[float, ...]
 
-    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor, _: int) -> tuple[Tensor, float]:
         return inv_freq / torch.tensor(self.factors), 1.0
 
 
@@ -57,7 +57,7 @@ class YarnScaling:
     truncate: bool = True
     """Ends of the ramp on whole frequencies."""
 
-    def apply(self, inv_freq: Tensor) -> tuple[Tensor, float]:
+    def apply(self, inv_freq: Tensor, _: int) -> tuple[Tensor, float]:
         half = len(inv_freq)
         low, high = (self._dimension(beta, half) for beta in (self.beta_fast, self.beta_slow))
         if self.truncate:
@@ -73,12 +73,37 @@ class YarnScaling:
         return half * math.log(turns) / math.log(self.theta)
 
 
+@dataclass(frozen=True, slots=True)
+class LongScaling:
+    """A divisor for every frequency: one list for contexts up to the original one, another for longer ones.
+
+    Every position of a table has the divisors of its last one. (LongRoPE, Ding et al., arXiv 2402.13753)
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_max_position_embeddings: int
+    attention_factor: float
+
+    def apply(self, inv_freq: Tensor, num_positions: int) -> tuple[Tensor, float]:
+        is_long = num_positions > self.original_max_position_embeddings
+        factors = self.long_factors if is_long else self.short_factors
+        return inv_freq / torch.tensor(factors), self.attention_factor
+
+
+def longrope_attention_factor(factor: float, original_max_position_embeddings: int) -> float:
+    """sqrt(1 + ln(factor) / ln(original)). (arXiv 2402.13753, as Phi-3 uses it)"""
+    if factor <= 1:
+        return 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(original_max_position_embeddings))
+
+
 def yarn_attention_factor(factor: float, mscale: float = 1.0) -> float:
     """0.1 * mscale * ln(factor) + 1. (arXiv 2309.00071, equation 22)"""
     return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
 
 
-Scaling = LinearScaling | Llama3Scaling | FactorScaling | YarnScaling
+Scaling = LinearScaling | Llama3Scaling | FactorScaling | YarnScaling | LongScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,26 @@ def rope_table(spec: RopeSpec, num_positions: int) -> Tensor:
     exponents = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float32) / spec.rotary_dim
     inv_freq, magnitude = 1 / spec.theta**exponents, 1.0
     if spec.scaling is not None:
-        inv_freq, magnitude = spec.scaling.apply(inv_freq)
+        inv_freq, magnitude = spec.scaling.apply(inv_freq, num_positions)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), inv_freq)
     return torch.cat((angles.cos(), angles.sin()), -1) * magnitude
+
+
+def sinusoidal_table(num_positions: int, width: int, offset: int = 0) -> Tensor:
+    """[positions, width] float32: sines of offset, offset + 1, ... in the first half, cosines in the second.
+
+    (Vaswani et al., arXiv 1706.03762, with tensor2tensor's frequencies 10000^(-i / (width / 2 - 1)))
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / (half - 1)))
+    angles = torch.outer(torch.arange(offset, offset + num_positions, dtype=torch.float32), frequencies)
+    return torch.cat((angles.sin(), angles.cos()), -1)
+
+
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> tuple[float, ...]:
+    """2^(-bias_max * i / n) of heads i = 1 .. n; where n is no power of two, that of the next smaller one,
+    then every second slope of the next larger one. (Press et al., arXiv 2108.12409)"""
+    whole = 1 << (num_heads.bit_length() - 1)
+    first = [2 ** (-bias_max * (head + 1) / whole) for head in range(whole)]
+    between = [2 ** (-bias_max * (2 * head + 1) / (2 * whole)) for head in range(num_heads - whole)]
+    return tuple(first + between)

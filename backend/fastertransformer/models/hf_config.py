@@ -6,7 +6,8 @@ from typing import Any
 
 from ..errors import ModelLoadError
 
-_REQUIRED = object()
+REQUIRED = object()
+"""As a default: the key must be there."""
 
 
 class HFConfig:
@@ -20,20 +21,20 @@ class HFConfig:
     def model_type(self) -> str:
         return self.text("model_type")
 
-    def integer(self, key: str, default: Any = _REQUIRED) -> int:
+    def integer(self, key: str, default: Any = REQUIRED) -> int:
         """A size: at least 1 where the config has it."""
         value = self._read(key, (int,), default)
         if value is not default and value < 1:
             raise ModelLoadError(f"{self._source}: {key} is {value}; expected a positive integer")
         return int(value)
 
-    def number(self, key: str, default: Any = _REQUIRED) -> float:
+    def number(self, key: str, default: Any = REQUIRED) -> float:
         return float(self._read(key, (int, float), default))
 
-    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
+    def flag(self, key: str, default: Any = REQUIRED) -> bool:
         return bool(self._read(key, (bool,), default))
 
-    def text(self, key: str, default: Any = _REQUIRED) -> str:
+    def text(self, key: str, default: Any = REQUIRED) -> str:
         return str(self._read(key, (str,), default))
 
     def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
@@ -43,12 +44,16 @@ class HFConfig:
             raise ModelLoadError(f"{self._source}: {key} is {name!r}; supported are {', '.join(choices)}")
         return choices[name]
 
+    def integers(self, key: str) -> list[int]:
+        """A list of integers; empty when the key is absent."""
+        return list(map(int, self._read(key, (list,), [])))
+
     def texts(self, key: str) -> list[str]:
         """A list of strings; empty when the key is absent."""
         return list(self._read(key, (list,), []))
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(map(float, self._read(key, (list,), _REQUIRED)))
+        return tuple(map(float, self._read(key, (list,), REQUIRED)))
 
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One id or a list of them; none when the key is absent."""
@@ -58,10 +63,25 @@ class HFConfig:
             raise ModelLoadError(f"{self._source}: {key} is {value!r}; expected token ids")
         return tuple(ids)
 
-    def section(self, key: str, **defaults: Any) -> "HFConfig":
-        """A nested object, completed with defaults; only those when the key is absent."""
-        given = {name: value for name, value in self._read(key, (dict,), {}).items() if value is not None}
-        return HFConfig(defaults | given, f"{self._source} ({key})")
+    def only(self, key: str, allowed: Any) -> None:
+        """Refuses any other value than `allowed`, which an absent key stands for."""
+        value = self._values.get(key)
+        if value is not None and value != allowed:
+            raise ModelLoadError(f"{self._source}: {key} is {value!r}; only {allowed!r} is supported")
+
+    def renamed(self, names: Mapping[str, str]) -> "HFConfig":
+        """The same values, those of keys in `names` also under the names that these stand for."""
+        present = {name: self._values[key] for key, name in names.items() if self.has(key)}
+        return HFConfig({**self._values, **present}, self._source)
+
+    def section(self, key: str) -> "HFConfig":
+        """A nested object; empty when the key is absent."""
+        return HFConfig(self._read(key, (dict,), {}), f"{self._source} ({key})")
+
+    def completed(self, **defaults: Any) -> "HFConfig":
+        """The same values, and `defaults` where there are none."""
+        given = {name: value for name, value in self._values.items() if value is not None}
+        return HFConfig(defaults | given, self._source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -72,7 +92,7 @@ class HFConfig:
     def _read(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
         value = self._values.get(key)
         if value is None:
-            if default is _REQUIRED:
+            if default is REQUIRED:
                 raise ModelLoadError(f"{self._source} has no {key}")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):

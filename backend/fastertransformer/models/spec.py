@@ -8,15 +8,49 @@ from ..layers.position import RopeSpec
 
 
 class Norm(Enum):
-    """Which normalisation, and with it whether there is a bias."""
+    """Which normalisation: root mean square with a weight, or centred, with weight and bias."""
 
     RMS = "rms_norm"
     LAYER = "layer_norm"
 
 
+class Residual(Enum):
+    """How the sublayers of a block meet the residual stream; models.block has a function for each."""
+
+    PRE = "a norm before each sublayer"
+    POST = "a norm behind each sum"
+    PARALLEL = "attention and MLP behind norms of their own, side by side"
+    PARALLEL_ONE_NORM = "attention and MLP behind one norm, side by side"
+    SANDWICH = "norms before and behind each sublayer"
+
+
+class Positions(Enum):
+    """What is added to the embedding for a token's position."""
+
+    NONE = "nothing"
+    LEARNED = "a row of a table in the checkpoint"
+    SINUSOIDAL = "sines and cosines"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """Experts of which every token goes through some."""
+
+    num_experts: int
+    num_experts_per_tok: int
+    intermediate_size: int
+    """Of one expert."""
+    normalised: bool
+    """The shares of a token's experts add up to 1."""
+    shared_intermediate_size: int = 0
+    """Of an expert that every token goes through; 0: there is none."""
+    dense_layers: frozenset[int] = frozenset()
+    """Have one MLP of the model's intermediate_size instead."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A decoder-only transformer with a norm before each sublayer."""
+    """A decoder-only transformer."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -30,19 +64,57 @@ class ModelSpec:
     norm_eps: float
     activation: str
     """A kind of ops.activation."""
-    gated_mlp: bool = False
-    """The MLP is act(gate(x)) * up(x) instead of act(up(x))."""
+    tie_word_embeddings: bool
+
+    embedding_size: int = 0
+    """Columns of word table and head where projections lie between them and the blocks; 0: hidden_size."""
+    embedding_scale: float = 1.0
+    embedding_norm: bool = False
+    positions: Positions = Positions.NONE
+    position_offset: int = 0
+    """Rows of the table before that of position 0."""
+
+    residual: Residual = Residual.PRE
+    norm_weight: bool = True
+    norm_bias: bool = True
+    """Of layer norms: whether the checkpoint has them."""
+    norm_offset: float = 0.0
+    """Added to the weight of every norm."""
+    final_norm: bool = True
+
     rope: RopeSpec | None = None
-    """None: positions are a learned table, added to the embedding."""
+    ropes: tuple[RopeSpec | None, ...] = ()
+    """Per layer, where they differ."""
+    alibi_slopes: tuple[float, ...] = ()
+    """Of every head; none: no bias by distance."""
     windows: tuple[int, ...] = ()
     """Keys that a query sees, itself included, per layer; 0 or nothing: all before it."""
+    attention_scale: float = 0.0
+    """Of the scores; 0: 1 / sqrt(head_dim)."""
+    attention_soft_cap: float = 0.0
+    """c of c * tanh(score / c); 0 leaves it out."""
+    qk_norm: Norm | None = None
+    """Of every query and key head before the rotation."""
+    qkv_limit: float = 0.0
+    """Queries, keys and values are clipped to [-limit, limit]; 0 leaves them alone."""
     qkv_bias: bool = False
     output_bias: bool = False
     """Of the product behind the attention."""
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    """RMS norm of every query and key head before the rotation."""
-    tie_word_embeddings: bool = False
 
-    def window(self, layer: int) -> int:
+    gated_mlp: bool = False
+    """The MLP is act(gate(x)) * up(x) instead of act(up(x))."""
+    mlp_bias: bool = False
+    moe: MoeSpec | None = None
+
+    head_bias: bool = False
+    logits_soft_cap: float = 0.0
+    """c of c * tanh(logit / c); 0 leaves it out."""
+
+    def window_of(self, layer: int) -> int:
         return self.windows[layer] if self.windows else 0
+
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        return self.ropes[layer] if self.ropes else self.rope
+
+    def moe_of(self, layer: int) -> MoeSpec | None:
+        return self.moe if self.moe is not None and layer not in self.moe.dense_layers else None

@@ -3,6 +3,8 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +19,37 @@ from .families.base import Family
 Progress = Callable[[int, int], None]
 """(tensors read, tensors in all)"""
 
-Rows = tuple[str, int, int, int]
-"""One part of a merged product: role, rows of the whole, first and last + 1 row of this rank."""
+
+class Place(NamedTuple):
+    """Where a weight belongs, as far as its name says."""
+
+    layer: int = 0
+    expert: int = 0
+
+
+OUTSIDE = Place()
+"""Of the layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several products side by side."""
+
+    role: str
+    size: int
+    """Rows of the whole."""
+    start: int
+    stop: int
+    """Rows of this rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """The same as one tensor of a checkpoint that stores them so."""
+
+    role: str
+    rows: Tensor
+    """Where the rows of this rank lie in it, those of the first part first."""
 
 
 class WeightReader:
@@ -49,44 +80,45 @@ class WeightReader:
         part = size // self._mesh.tp_size
         return self._mesh.tp_rank * part, (self._mesh.tp_rank + 1) * part
 
-    def vector(self, role: str, suffix: str, size: int, layer: int = 0) -> Tensor:
+    def vector(self, role: str, suffix: str, size: int, place: Place = OUTSIDE) -> Tensor:
         """A whole vector, the same on every rank."""
-        return self._keep(self._read(self._name(role, layer) + suffix, (size,), 0, 0, size))
+        return self._keep(self._read(self._name(role, place) + suffix, (size,), 0, 0, size))
 
-    def table(self, role: str, rows: int, columns: int) -> Tensor:
-        """A whole [rows, columns] table, the same on every rank."""
-        return self._keep(self._read(self._name(role, 0) + ".weight", (rows, columns), 0, 0, rows))
+    def table(self, role: str, rows: int, columns: int, offset: int = 0, place: Place = OUTSIDE) -> Tensor:
+        """A [rows, columns] table behind `offset` rows that are left out, the same on every rank."""
+        end = offset + rows
+        return self._keep(self._read(self._name(role, place) + ".weight", (end, columns), 0, offset, end))
 
-    def vocabulary(self, role: str, size: int, columns: int) -> Tensor:
-        """This rank's rows of [size, columns], padded with zeros to the same number on every rank."""
+    def vocabulary(self, role: str, suffix: str, size: int, columns: int) -> Tensor:
+        """This rank's rows of [size, columns], or of [size] without columns, padded with zeros to the same
+        number on every rank."""
         part = -(-size // self._mesh.tp_size)
         start, stop = (min((self._mesh.tp_rank + end) * part, size) for end in (0, 1))
-        rows = self._read(self._name(role, 0) + ".weight", (size, columns), 0, start, stop)
-        return self._keep(torch.nn.functional.pad(rows, (0, 0, 0, part - len(rows))))
+        rows = self._read(self._name(role) + suffix, _shape(size, columns), 0, start, stop)
+        padding = (0, 0) * (rows.dim() - 1) + (0, part - len(rows))
+        return self._keep(torch.nn.functional.pad(rows, padding))
 
-    def column_parallel(self, parts: list[Rows], columns: int, fused: str, layer: int, bias: bool) -> Linear:
-        """One product for several roles side by side, e.g. q, k and v, each split by output rows.
-
-        Args:
-            fused: the role under which a checkpoint stores all of them as one tensor.
-        """
-        weight = self._merge(parts, ".weight", columns, fused, layer)
-        vector = self._keep(self._merge(parts, ".bias", 0, fused, layer)) if bias else None
+    def column_parallel(
+        self, parts: list[Part], columns: int, fused: Fused, place: Place, bias: bool
+    ) -> Linear:
+        """One product for several roles side by side, e.g. q, k and v, each split by output rows."""
+        weight = self._merge(parts, ".weight", columns, fused, place)
+        vector = self._keep(self._merge(parts, ".bias", 0, fused, place)) if bias else None
         return Linear(DenseWeight(self._keep(weight)), vector)
 
     def row_parallel(
-        self, role: str, rows: int, columns: int, share: tuple[int, int], layer: int, bias: bool
+        self, role: str, rows: int, columns: int, share: tuple[int, int], place: Place, bias: bool
     ) -> Linear:
         """A product split by input columns; its bias is added on one rank only."""
-        name = self._name(role, layer)
+        name = self._name(role, place)
         weight = self._matrix(name + ".weight", (rows, columns), 1, *share)
-        vector = self.vector(role, ".bias", rows, layer) if bias else None
+        vector = self.vector(role, ".bias", rows, place) if bias else None
         return Linear(DenseWeight(self._keep(weight)), vector if self._mesh.tp_rank == 0 else None)
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
         if role in self._family.names:
-            self._expected |= {self._name(role, 0) + suffix for suffix in (".weight", ".bias")}
+            self._expected |= {self._name(role) + suffix for suffix in (".weight", ".bias")}
 
     def check_complete(self, other_layers: Callable[[int], bool]) -> None:
         """Refuses tensors that nobody read: they belong to another architecture.
@@ -108,19 +140,29 @@ class WeightReader:
         elsewhere = layer is not None and other_layers(int(layer.group(1)))
         return elsewhere or any(re.search(pattern, name) for pattern in self._family.ignored)
 
-    def _merge(self, parts: list[Rows], suffix: str, columns: int, fused: str, layer: int) -> Tensor:
-        if fused not in self._family.names:
-            pieces = [
-                self._matrix(self._name(role, layer) + suffix, _shape(size, columns), 0, start, stop)
-                for role, size, start, stop in parts
-            ]
-            return torch.cat(pieces)
-        whole = sum(size for _, size, _, _ in parts)
-        name, offset, pieces = self._name(fused, layer) + suffix, 0, []
-        for _, size, start, stop in parts:
-            pieces.append(self._matrix(name, _shape(whole, columns), 0, offset + start, offset + stop))
-            offset += size
+    def _merge(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
+        if fused.role in self._family.names:
+            shape = _shape(sum(part.size for part in parts), columns)
+            return self._rows(self._name(fused.role, place) + suffix, shape, fused.rows)
+        pieces = [
+            self._matrix(
+                self._name(part.role, place) + suffix, _shape(part.size, columns), 0, part.start, part.stop
+            )
+            for part in parts
+        ]
         return torch.cat(pieces)
+
+    def _rows(self, name: str, shape: tuple[int, ...], rows: Tensor) -> Tensor:
+        """The given rows in the given order; reads each run of neighbours once, and nothing between them."""
+        ordered = rows.sort().values
+        ends = [*((ordered.diff() != 1).nonzero()[:, 0] + 1).tolist(), len(ordered)]
+        runs = zip([0, *ends[:-1]], ends, strict=True)
+        pieces = [
+            self._matrix(name, shape, 0, int(ordered[first]), int(ordered[end - 1]) + 1)
+            for first, end in runs
+        ]
+        found = torch.cat(pieces)
+        return found[torch.searchsorted(ordered, rows).to(found.device)]
 
     def _matrix(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
         """A slice of an [out, in] weight, or of a bias, whichever way the checkpoint stores it."""
@@ -145,14 +187,12 @@ class WeightReader:
         self.num_bytes += tensor.nbytes
         return tensor.contiguous()
 
-    def _name(self, role: str, layer: int) -> str:
-        name = self._family.names[role].format(layer=layer)
-        bare = name.removeprefix(self._family.prefix)
-        return (
-            name
-            if self._checkpoint.has(name + ".weight") or not self._checkpoint.has(bare + ".weight")
-            else bare
-        )
+    def _name(self, role: str, place: Place = OUTSIDE) -> str:
+        """The name that the checkpoint has, of all that the family knows; the first one if it has none."""
+        known = self._family.names[role]
+        full = [name.format(**place._asdict()) for name in ((known,) if isinstance(known, str) else known)]
+        names = [*full, *(name.removeprefix(self._family.prefix) for name in full)]
+        return next((name for name in names if self._checkpoint.has(name + ".weight")), full[0])
 
 
 def _shape(rows: int, columns: int) -> tuple[int, ...]:

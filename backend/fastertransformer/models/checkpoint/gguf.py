@@ -24,15 +24,8 @@ _KEYS = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": "rope_theta",
-}
-_GPT2_KEYS = {
-    "block_count": "n_layer",
-    "context_length": "n_positions",
-    "embedding_length": "n_embd",
-    "feed_forward_length": "n_inner",
-    "attention.head_count": "n_head",
     "attention.layer_norm_epsilon": "layer_norm_epsilon",
+    "rope.freq_base": "rope_theta",
 }
 _SCALING_KEYS = {
     "rope.scaling.type": "rope_type",
@@ -49,7 +42,6 @@ _MODEL_ARCH: dict[str, Any] = {name: key for key, name in gguf.MODEL_ARCH_NAMES.
 class _Architecture:
     """How one architecture's GGUF differs from its Hugging Face checkpoint."""
 
-    keys: dict[str, str]
     pairs_adjacent: bool = False
     """Rows of q and k lie pairwise, as interleaved rotary embedding wants them."""
     transposed: tuple[str, ...] = ()
@@ -57,10 +49,10 @@ class _Architecture:
 
 
 _ARCHITECTURES = {
-    "llama": _Architecture(_KEYS, pairs_adjacent=True),
-    "qwen2": _Architecture(_KEYS),
-    "qwen3": _Architecture(_KEYS),
-    "gpt2": _Architecture(_GPT2_KEYS, transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight")),
+    "llama": _Architecture(pairs_adjacent=True),
+    "qwen2": _Architecture(),
+    "qwen3": _Architecture(),
+    "gpt2": _Architecture(transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight")),
 }
 
 
@@ -84,7 +76,7 @@ class GgufCheckpoint:
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.config = HFConfig(self._config(), str(path))
         self.generation = HFConfig({}, str(path))
-        layers = self.config.integer(self._architecture.keys["block_count"])
+        layers = self.config.integer("num_hidden_layers")
         self._names: Any = gguf.get_tensor_name_map(_MODEL_ARCH[self._architecture_name], layers)
 
     def has(self, name: str) -> bool:
@@ -123,7 +115,7 @@ class GgufCheckpoint:
     def _config(self) -> dict[str, Any]:
         """A config.json of the architecture."""
         values: dict[str, Any] = {"model_type": self._architecture_name}
-        values |= self._renamed(self._architecture.keys)
+        values |= self._renamed(_KEYS)
         values["tie_word_embeddings"] = "output.weight" not in self._tensors
         values["rope_scaling"] = self._rope_scaling()
         if "token_embd.weight" in self._tensors:

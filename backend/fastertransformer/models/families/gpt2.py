@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """GPT-2: layer norms, learned positions, fused qkv stored as [in, out]."""
 
-from ...errors import ModelLoadError
 from ..hf_config import HFConfig
-from ..spec import ModelSpec, Norm
-from .base import Family
+from ..spec import ModelSpec, Norm, Positions
+from .base import Family, activation, decoder
 
 NAMES = {
     "embedding": "transformer.wte",
@@ -18,27 +17,27 @@ NAMES = {
     "up": "transformer.h.{layer}.mlp.c_fc",
     "down": "transformer.h.{layer}.mlp.c_proj",
 }
-
-_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+CONFIG_NAMES = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "n_positions": "max_position_embeddings",
+}
 
 
 def gpt2(config: HFConfig) -> ModelSpec:
-    for key in ("scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"):
-        if config.flag(key, False):
-            raise ModelLoadError(f"config.json of a gpt2 checkpoint sets {key}, which is not supported")
-    hidden_size, heads = config.integer("n_embd"), config.integer("n_head")
-    return ModelSpec(
-        hidden_size=hidden_size,
-        num_hidden_layers=config.integer("n_layer"),
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=hidden_size // heads,
-        intermediate_size=config.integer("n_inner", 4 * hidden_size),
-        vocab_size=config.integer("vocab_size"),
-        max_position_embeddings=config.integer("n_positions"),
+    config.only("scale_attn_by_inverse_layer_idx", False)
+    config.only("reorder_and_upcast_attn", False)
+    config.only("scale_attn_weights", True)
+    config.only("add_cross_attention", False)
+    return decoder(
+        config,
+        intermediate_size=config.integer("intermediate_size", 4 * config.integer("hidden_size")),
         norm=Norm.LAYER,
         norm_eps=config.number("layer_norm_epsilon", 1e-5),
-        activation=config.choice("activation_function", _ACTIVATIONS, "gelu_new"),
+        activation=activation(config, "activation_function", "gelu_new"),
+        positions=Positions.LEARNED,
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
@@ -50,6 +49,7 @@ GPT2 = Family(
     gpt2,
     NAMES,
     prefix="transformer.",
+    config_names=CONFIG_NAMES,
     transposed=True,
     ignored=(r"\.attn\.(masked_)?bias$",),
 )
