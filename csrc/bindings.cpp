@@ -110,6 +110,19 @@ FT_BIND_CPU(avx512)
 void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rms_norm);
   FT_BIND(cuda, add_rms_norm);
+  FT_BIND(cuda, set_device);
+  FT_BIND(cuda, architectures);
+  FT_BIND(cuda, has_code_for_device);
+  using ft::cuda::PeerArena;
+  py::class_<PeerArena>(module, "PeerArena")
+      .def(py::init<int, int, double>(), py::arg("rank"), py::arg("size"), py::arg("timeout"))
+      .def("handle", [](const PeerArena& arena) { return py::bytes(arena.handle()); })
+      .def("open", &PeerArena::open)
+      .def_property_readonly("late_rank", &PeerArena::late_rank)
+      .def_property_readonly("slot_bytes", &PeerArena::slot_bytes);
+  FT_BIND(cuda, all_reduce_one_shot);
+  FT_BIND(cuda, all_reduce_two_shot);
+  FT_BIND(cuda, all_gather_columns);
 }
 #endif
 
