@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "quant": ("ops",),
     "ops": ("errors", "_C"),
     "parallel": ("errors",),
-    "parallel.nccl": ("errors", "_C", "parallel"),
+    "parallel.peers": ("_C",),
     "validation": ("messages", "errors"),
     "config": ("errors",),
     "messages": (),
