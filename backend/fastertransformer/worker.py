@@ -26,6 +26,7 @@ from .errors import ModelLoadError
 from .messages import EngineInfo
 from .models import Model, load
 from .parallel.world import LocalWorld, World
+from .runtime.device import choose_device
 from .runtime.memory import MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
 from .runtime.runner import ModelRunner
 
@@ -61,7 +62,7 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     Raises:
         ModelLoadError: before anything is served.
     """
-    device = _device(config)
+    device = world.device
     _share_cores(config, world, device)
     ops.disable(config.disable_kernels)
     model = load(config, world.mesh, world.tensor_group, device, _progress(world))
@@ -110,10 +111,11 @@ def _serve(
 def _world(config: EngineConfig) -> World:
     parallel = config.parallel
     if parallel.world_size == 1:
-        return LocalWorld()
-    from .parallel.mpi import MpiWorld  # initialises MPI, which one rank does not need
+        return LocalWorld(choose_device(config.device))
+    from .parallel.mpi import MpiWorld, place_on_node  # initialises MPI, which one rank does not need
 
-    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size)
+    device = choose_device(config.device, *place_on_node())
+    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size, device)
 
 
 def _leave(config: EngineConfig, code: int) -> None:
@@ -123,14 +125,6 @@ def _leave(config: EngineConfig, code: int) -> None:
 
         abort(code)
     sys.exit(code)
-
-
-def _device(config: EngineConfig) -> torch.device:
-    available = torch.cuda.is_available() and ops.has_kernels("cuda")
-    if config.device == "cuda" and not available:
-        found = "no GPU was found" if not torch.cuda.is_available() else "this build has no CUDA kernels"
-        raise ModelLoadError(f"device is cuda, but {found}; use device auto or cpu, or build with FT_CUDA=on")
-    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
 def _share_cores(config: EngineConfig, world: World, device: torch.device) -> None:

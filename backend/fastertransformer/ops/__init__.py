@@ -7,7 +7,7 @@ from .embedding import embedding
 from .kv_cache import kv_write
 from .linear import skinny_linear, skinny_logits, skinny_rows
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-from .registry import disable, has_kernels, set_num_threads
+from .registry import cuda_architectures, disable, has_kernels, set_device, set_num_threads
 from .rope import rope, rope_kv_write
 from .sampling import apply_penalties, ban_words, greedy, log_probability, philox_uniform, sample
 from .token_pool import put_tokens, take_tokens
@@ -20,6 +20,7 @@ __all__ = [
     "attention_work",
     "attention_workspace_size",
     "ban_words",
+    "cuda_architectures",
     "disable",
     "embedding",
     "gated_activation",
@@ -35,6 +36,7 @@ __all__ = [
     "rope",
     "rope_kv_write",
     "sample",
+    "set_device",
     "set_num_threads",
     "skinny_linear",
     "skinny_logits",
