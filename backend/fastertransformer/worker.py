@@ -93,7 +93,7 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     longest = longest_sequence(config, model)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
-    runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
+    runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len)
     runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, plan, world)  # every rank is ready once this returns
     return Rank(info, runner, num_blocks, _depth(config, device))
