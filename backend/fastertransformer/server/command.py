@@ -15,7 +15,7 @@ from .placement import Placement
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds this package: the engine must import the same one."""
 
-# NVLink multicast needs rights that containers and virtual machines lack, and one program can take it from all.
+# NVLink multicast needs rights that containers and virtual machines often lack.
 _NCCL = {"NCCL_NVLS_ENABLE": "0"}
 _MPI_PREFIXES = ("PMIX_", "PMI_", "PRTE_", "OMPI_")
 _ALLOW_ROOT = (
