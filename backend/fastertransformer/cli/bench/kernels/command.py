@@ -13,7 +13,7 @@ from .... import ops
 from ....config import EngineConfig
 from ....errors import FasterTransformerError
 from ....ops.registry import OPS
-from ....worker import choose_device
+from ....runtime.device import choose_device
 from ...console import errors, output
 from ...serve import resolve_data_type
 from ..machine import DTYPES, measure_machine
@@ -60,7 +60,7 @@ def bench_kernels(
     wanted = _check_ops(only)
     threads = num_threads or len(os.sched_getaffinity(0))
     ops.set_num_threads(threads)
-    machine = measure_machine(choose_device(config), config.data_type, threads)
+    machine = measure_machine(choose_device(config.device), config.data_type, threads)
     chosen = [case for case in cases if case.op in wanted]
     measured: list[KernelRow] = []
     try:
