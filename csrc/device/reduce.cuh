@@ -26,8 +26,8 @@ __device__ __forceinline__ float block_sum(float x) {
   return warp_sum(lane < kWarps ? partial[lane] : 0.0f);
 }
 
-// The same for a block of any number of whole warps, with one barrier. `partial`: kMaxWarps floats of
-// shared memory that the block uses for this sum alone.
+// The same for a block of any number of whole warps, with one barrier. `partial`: kMaxWarps floats
+// of shared memory that the block uses for this sum alone.
 __device__ __forceinline__ float block_sum(float x, float* partial) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   x = warp_sum(x);
