@@ -12,6 +12,7 @@ from .errors import ModelLoadError
 
 DATA_TYPES = ("fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
+LOAD_FORMATS = ("auto", "dummy")
 
 
 class ParallelConfig(Struct, frozen=True, kw_only=True):
@@ -45,6 +46,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     model_checkpoint_path: str
     model_type: str = ""
     """Empty: what the checkpoint's own config says."""
+    load_format: str = "auto"
+    """dummy: config.json alone is read, and the weights are random."""
     data_type: str = "fp32"
     device: str = "auto"
     """auto: CUDA when this machine has a GPU and the build has kernels for it, else the CPU."""
@@ -81,6 +84,7 @@ def _words(value: str) -> tuple[str, ...]:
 _ENGINE: dict[str, Callable[[str], Any]] = {
     "model_checkpoint_path": _text,
     "model_type": _text,
+    "load_format": _text,
     "data_type": _text,
     "device": _text,
     "max_num_seqs": int,
@@ -134,6 +138,7 @@ def check(config: EngineConfig) -> None:
     Raises:
         ModelLoadError: names the parameter, its value and the allowed range.
     """
+    _one_of("load_format", config.load_format, LOAD_FORMATS)
     _one_of("data_type", config.data_type, DATA_TYPES)
     _one_of("device", config.device, DEVICES)
     _at_least("tensor_para_size", config.parallel.tensor_para_size, 1)

@@ -35,8 +35,7 @@ void multiply_tile(float (&acc)[kRows][kColumns], const float* x, int64_t x_stri
     for (int c = 0; c < C; ++c) {
       __builtin_prefetch(weight + c * weight_stride + k + kPrefetchElements);
     }
-    step(
-        k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
+    step(k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
   }
   if (const int64_t rest = size - whole) {
     step(
@@ -52,10 +51,14 @@ template <int C, typename T>
 void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int64_t x_stride,
                    const T* weight, int64_t weight_stride, int64_t size) {
   switch (rows) {
-    case 1: return multiply_tile<1, C>(acc, x, x_stride, weight, weight_stride, size);
-    case 2: return multiply_tile<2, C>(acc, x, x_stride, weight, weight_stride, size);
-    case 3: return multiply_tile<3, C>(acc, x, x_stride, weight, weight_stride, size);
-    default: return multiply_tile<4, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 1:
+      return multiply_tile<1, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 2:
+      return multiply_tile<2, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 3:
+      return multiply_tile<3, C>(acc, x, x_stride, weight, weight_stride, size);
+    default:
+      return multiply_tile<4, C>(acc, x, x_stride, weight, weight_stride, size);
   }
 }
 

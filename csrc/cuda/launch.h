@@ -28,21 +28,30 @@ bool has_programmatic_launch();
 // Of the current device; one process uses one device.
 int num_multiprocessors();
 
-// A launch of `kernel` that may start before the kernel in front of it has ended.
+// As `launch`; on devices of sm_90 and later `cluster` neighbouring blocks along x form a cluster.
 template <typename... Parameters, typename... Arguments>
-void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-            size_t shared_bytes, int64_t stream, Arguments... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(const char* op, void (*kernel)(Parameters...), unsigned cluster, dim3 grid,
+                     dim3 block, size_t shared_bytes, int64_t stream, Arguments... arguments) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = reinterpret_cast<cudaStream_t>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = has_programmatic_launch() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = !has_programmatic_launch() ? 0 : cluster > 1 ? 2 : 1;
   check_cuda(op, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+// A launch of `kernel` that may start before the kernel in front of it has ended.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, int64_t stream, Arguments... arguments) {
+  launch_clusters(op, kernel, 1, grid, block, shared_bytes, stream, arguments...);
 }
 
 // Lets `kernel` use more than 48 KiB of dynamic shared memory; once per kernel.

@@ -36,5 +36,13 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
+void process_logits(const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
+                    const Tensor& lengths, const Tensor& floats, const Tensor& integers,
+                    const Tensor& bad_words, const Tensor& end_ids, int64_t stream);
+void greedy(const Tensor& out, const Tensor& logits, const Tensor& slots, int64_t stream);
+void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const Tensor& lengths,
+            const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream);
+void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
+                     const Tensor& slots, const Tensor& integers, int64_t stream);
 
 }  // namespace ft::cuda

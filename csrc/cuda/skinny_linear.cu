@@ -22,6 +22,7 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weigh
   check_that(op, "x", x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
              "is neither bfloat16 nor float16");
   check_that(op, "x", x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
+  check_that(op, "x", x.shape[1] % 64 == 0, "has a number of columns that is no multiple of 64");
   check_shape(op, "weight", weight, {-1, x.shape[1]});
   check_dtype(op, "weight", weight, x.dtype);
   check_rows_aligned(op, "x", x);

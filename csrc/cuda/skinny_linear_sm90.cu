@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear on Hopper: out^T = weight x^T by warpgroup products, 64 rows of the weight by up to
-// 64 tokens. One block per multiprocessor. A producer thread fills a ring with tiles of 64 weight
-// rows by 64 columns and the matching columns of x, the weights' first tiles while the kernel
-// before still runs; a warpgroup multiplies. The (row tile, column tile) units are dealt out evenly
-// whatever the shape, so a row tile may be shared by a few blocks: each leaves its sums in a
-// scratch, and the last one adds them in block order. Which columns a block sums depends on the
-// weight's shape alone, so a token's result does not depend on the other tokens.
+// skinny_linear on Hopper: out^T = weight x^T, with one block per multiprocessor, each for its
+// share of the rows of the weight. Two producer threads fill a ring with units of 32 weight rows by
+// 128 columns and the matching columns of x, the weights' first units while the kernel before still
+// runs. Each of eight warps multiplies 16 columns of a unit; behind a tile of 32 rows their sums
+// are added in order. Which columns are summed together depends on nothing but their number: a
+// token's result does not depend on the other tokens.
 #include "cuda/launch.h"
 #include "cuda/skinny_linear.h"
 #include "cuda/tensor_map.h"
@@ -16,160 +15,210 @@
 namespace ft::cuda {
 namespace {
 
-constexpr int kRows = 64;     // of a tile: what a warpgroup product takes
-constexpr int kColumns = 64;  // of a tile: 128 bytes, what one swizzle spans
-constexpr int kRowBytes = kColumns * 2;
-constexpr int kConsumers = 128;
-constexpr int kThreads = kConsumers + 32;
-constexpr int kAlignment = 1024;  // of a swizzled tile
-// Two blocks fit on a multiprocessor, so that the next kernel's ring fills while this one ends.
-constexpr int kRingBytes = 104 * 1024;
-constexpr int kMaxBlocks = 160;
-constexpr int kMaxRowTiles = 8192;
+constexpr int kTileRows = 32;
+constexpr int kGroupRows = 8;  // what rows are dealt out by
+constexpr int kUnitColumns = 128;
+constexpr int kBoxColumns = 64;  // 128 bytes, what one swizzle spans
+constexpr int kBoxes = kUnitColumns / kBoxColumns;
+constexpr int kBoxRowBytes = kBoxColumns * 2;
+constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
+constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
+constexpr int kThreads = kConsumers + 64;
+constexpr int kAlignment = 1024;  // of a swizzled box
+constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
+constexpr int kSumTokens = 16;    // whose sums are added at a time
 
-// Unfinished sums: [block, its first or last tile, register, thread]. One kernel at a time uses
-// them.
-__device__ float partial_sums[kMaxBlocks * 2 * (kMaxSkinnyTokens / 2) * kConsumers];
-// Column tiles that are done, per row tile; zero between kernels.
-__device__ int finished_columns[kMaxRowTiles];
+// The rows [begin, end) of a block, in multiples of kGroupRows.
+struct Share {
+  int groups_of_each, blocks_with_one_more;
+
+  __device__ int begin(int block) const {
+    return (block * groups_of_each + min(block, blocks_with_one_more)) * kGroupRows;
+  }
+};
+
+// The weight in boxes of a whole tile, and of the rows behind the last whole tile of a block, of
+// which there are two numbers.
+struct WeightMaps {
+  CUtensorMap tile, rest, longer_rest;
+};
 
 template <int kTokens>
 struct Ring {
-  static constexpr int kWeightBytes = kRows * kRowBytes;
-  static constexpr int kStageBytes = kWeightBytes + kTokens * kRowBytes;
-  static constexpr int kStages = kRingBytes / kStageBytes;
-  static constexpr int kSharedBytes = kStages * kStageBytes + kAlignment + 2 * kStages * 8;
+  // With few tokens two blocks fit on a multiprocessor, so that the next kernel's ring fills while
+  // this one ends; with many, x takes so much that a deep ring is worth more.
+  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
+  static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
+  static constexpr int kXBytes = kTokens * kUnitColumns * 2;
+  static constexpr int kStageBytes = kWeightBytes + kXBytes;
+  static constexpr int kStages = kBytes / kStageBytes;
+  static constexpr int kSumBytes =
+      kConsumers / 32 * (kTokens < kSumTokens ? kTokens : kSumTokens) * kSumStride * 4;
+  static constexpr int kSharedBytes = kAlignment + kStages * (kStageBytes + 16) + kSumBytes;
 
-  char* tiles;
+  char* memory;
+  float* sums;  // [warp, token, row of kSumStride]
   uint64_t* full;
   uint64_t* empty;
 
   __device__ explicit Ring(char* shared) {
-    tiles = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
-    full = reinterpret_cast<uint64_t*>(tiles + kStages * kStageBytes);
+    memory = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
+    sums = reinterpret_cast<float*>(memory + kStages * kStageBytes);
+    full = reinterpret_cast<uint64_t*>(memory + kStages * kStageBytes + kSumBytes);
     empty = full + kStages;
   }
-  __device__ char* weight(int stage) const { return tiles + stage * kStageBytes; }
+  __device__ char* weight(int stage) const { return memory + stage * kStageBytes; }
   __device__ char* x(int stage) const { return weight(stage) + kWeightBytes; }
-};
-
-// The units [begin, end) of a block; unit = row tile * column_tiles + column tile.
-struct Share {
-  int column_tiles, units, blocks;
-
-  __device__ int begin(int block) const {
-    return static_cast<int>(static_cast<int64_t>(block) * units / blocks);
-  }
-  __device__ int owner(int unit) const {
-    return static_cast<int>((static_cast<int64_t>(unit + 1) * blocks - 1) / units);
-  }
 };
 
 #ifdef FT_HOPPER
 
+// A stage of the ring and the phase of its barriers.
+template <int kStages>
+struct Position {
+  int stage = 0, phase = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
+};
+
+// One thread for the weights, another for x, so that neither waits for the other. A fresh barrier
+// counts as emptied.
 template <int kTokens>
-__device__ void produce(const Ring<kTokens>& ring, const CUtensorMap& weight, const CUtensorMap& x,
-                        const Share& share, int begin, int end) {
+__device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight, bool is_longer,
+                             int begin, int end, int units) {
   using R = Ring<kTokens>;
-  const auto load_weight = [&](int unit, int stage) {
-    device::barrier_expect(&ring.full[stage], R::kStageBytes);
-    device::copy_box(ring.weight(stage), weight, unit / share.column_tiles * kRows,
-                     unit % share.column_tiles * kColumns, &ring.full[stage], device::kEvictFirst);
-  };
-  const auto load_x = [&](int unit, int stage) {
-    device::copy_box(ring.x(stage), x, 0, unit % share.column_tiles * kColumns, &ring.full[stage],
-                     device::kEvictLast);
-  };
-  const int ahead = min(R::kStages, end - begin);
-  for (int i = 0; i < ahead; ++i) load_weight(begin + i, i);
+  const CUtensorMap& rest = is_longer ? weight.longer_rest : weight.rest;
+  Position<R::kStages> at;
+  for (int row = begin; row < end; row += kTileRows) {
+    const int rows = min(kTileRows, end - row);
+    const CUtensorMap& map = rows == kTileRows ? weight.tile : rest;
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      uint64_t* const full = &ring.full[at.stage];
+      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+      device::barrier_expect(full, rows * kUnitColumns * 2 + R::kXBytes);
+      device::copy_boxes(ring.weight(at.stage), map, row, unit * kBoxes, full, device::kEvictFirst);
+    }
+  }
+}
+
+template <int kTokens>
+__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
+                       int units) {
   device::wait_for_predecessor();
-  for (int i = 0; i < ahead; ++i) load_x(begin + i, i);
-  for (int i = ahead; i < end - begin; ++i) {
-    const int stage = i % R::kStages;
-    device::barrier_wait(&ring.empty[stage], (i / R::kStages - 1) & 1);
-    load_weight(begin + i, stage);
-    load_x(begin + i, stage);
+  Position<Ring<kTokens>::kStages> at;
+  for (int row = begin; row < end; row += kTileRows) {
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+      device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
+                         device::kEvictLast);
+    }
   }
 }
 
-// Adds up what all blocks that share `row_tile` have computed. Returns false in all but the last of
-// them.
-template <int kCount>
-__device__ bool join(float (&acc)[kCount], const Share& share, int row_tile, int columns) {
-  __shared__ bool is_last;
-  const int block = blockIdx.x, thread = threadIdx.x;
-  const auto partial = [&](int of) {
-    const int slot = of * 2 + (share.begin(of) / share.column_tiles != row_tile);
-    return partial_sums + static_cast<int64_t>(slot) * (kMaxSkinnyTokens / 2) * kConsumers + thread;
+__device__ __forceinline__ void consumers_wait() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+}
+
+// A warp's sums over its columns of a tile: [half of the rows, 8 tokens, register].
+template <int kTokens>
+using Accumulators = float[2][kTokens / 8][4];
+
+// Adds up the warps' sums, in their order. Afterwards a thread holds row thread % 32 of tokens
+// thread / 32, thread / 32 + 8 and so on.
+template <int kTokens>
+__device__ void add_warps(float (&sums)[kTokens / 8], const Accumulators<kTokens>& acc,
+                          float* buffer) {
+  constexpr int kGroups = (kTokens < kSumTokens ? kTokens : kSumTokens) / 8;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const auto place = [&](int of, int group) {
+    return buffer + (of * kGroups + group) * 8 * kSumStride;
   };
-  float* const mine = partial(block);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) __stcg(mine + i * kConsumers, acc[i]);
-  __threadfence();
-  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
-  if (thread == 0) {
-    is_last = atomicAdd(&finished_columns[row_tile], columns) + columns == share.column_tiles;
-    if (is_last) finished_columns[row_tile] = 0;
-    __threadfence();
+  for (int first = 0; first < kTokens / 8; first += kGroups) {
+#pragma unroll
+    for (int i = 0; i < 8 * kGroups; ++i) {
+      const int row = i % 8 / 4 * 16 + i / 2 % 2 * 8 + lane / 4, token = lane % 4 * 2 + i % 2;
+      place(warp, i / 8)[token * kSumStride + row] = acc[i % 8 / 4][first + i / 8][i % 4];
+    }
+    consumers_wait();
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int of = 0; of < kConsumers / 32; ++of)
+        sum += place(of, group)[warp * kSumStride + lane];
+      sums[first + group] = sum;
+    }
+    consumers_wait();
   }
-  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
-  if (!is_last) return false;
-  const int first = share.owner(row_tile * share.column_tiles);
-  const int last = share.owner((row_tile + 1) * share.column_tiles - 1);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) acc[i] = __ldcg(partial(first) + i * kConsumers);
-  for (int of = first + 1; of <= last; ++of) {
-    const float* const theirs = partial(of);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) acc[i] += __ldcg(theirs + i * kConsumers);
-  }
-  return true;
 }
 
-template <typename T, typename Out, int kCount>
-__device__ void store(const float (&acc)[kCount], Out* out, const T* bias, int row_tile, int tokens,
-                      int rows) {
-  const int lane = threadIdx.x % 32;
-  const int row = row_tile * kRows + threadIdx.x / 32 * 16 + lane / 4;
+// This warp's 16 columns of a stage.
+template <typename T, int kTokens>
+__device__ void multiply_stage(Accumulators<kTokens>& acc, const Ring<kTokens>& ring, int stage,
+                               int rows) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int box = warp / 4, chunk = warp % 4 * 2;  // of 16 bytes
+  const auto swizzled = [](int row, int at) {
+    return row % 8 * kBoxRowBytes + ((at ^ row % 8) << 4);
+  };
+  const uint32_t weight = device::shared_address(ring.weight(stage)) + box * rows * kBoxRowBytes;
+  uint32_t a[2][4];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int at = row + half * 8;
-    if (at >= rows) return;
-    const float add = bias == nullptr ? 0.0f : device::to_float(bias[at]);
+    const int row = half * 16 + lane % 16;
+    device::load_matrices(a[half],
+                          weight + row / 8 * kGroupBytes + swizzled(row, chunk + lane / 16));
+  }
+  const uint32_t x = device::shared_address(ring.x(stage)) + box * kTokens * kBoxRowBytes;
+  uint32_t b[kTokens / 8][2];
+  if constexpr (kTokens == 8) {
+    device::load_matrices(b[0], x + swizzled(lane % 8, chunk + lane / 8 % 2));
+  } else {
 #pragma unroll
-    for (int i = 0; i < kCount / 2; ++i) {
-      const int token = i / 2 * 8 + lane % 4 * 2 + i % 2;
-      const float value = acc[i / 2 * 4 + half * 2 + i % 2] + add;
-      if (token < tokens)
-        out[static_cast<int64_t>(token) * rows + at] = device::from_float<Out>(value);
+    for (int pair = 0; pair < kTokens / 16; ++pair) {
+      uint32_t four[4];
+      device::load_matrices(four, x + (pair * 2 + lane / 16) * kGroupBytes +
+                                      swizzled(lane % 8, chunk + lane / 8 % 2));
+      b[2 * pair][0] = four[0], b[2 * pair][1] = four[1];
+      b[2 * pair + 1][0] = four[2], b[2 * pair + 1][1] = four[3];
+    }
+  }
+  __syncwarp();
+  if (lane == 0) device::barrier_arrive(&ring.empty[stage]);
+#pragma unroll
+  for (int group = 0; group < kTokens / 8; ++group) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      device::multiply(acc[half][group], a[half], b[group][0], b[group][1], T{});
     }
   }
 }
 
 template <typename T, typename Out, int kTokens>
-__device__ void consume(const Ring<kTokens>& ring, const Share& share, int begin, int end, Out* out,
-                        const T* bias, int tokens, int rows) {
-  using R = Ring<kTokens>;
-  int stage = 0, phase = 0;
-  for (int unit = begin; unit < end;) {
-    const int row_tile = unit / share.column_tiles;
-    const int columns = min(end, (row_tile + 1) * share.column_tiles) - unit;
-    float acc[kTokens / 2] = {};
-    for (int i = 0; i < columns; ++i) {
-      device::barrier_wait(&ring.full[stage], phase);
-      const uint64_t a = device::tile_descriptor(ring.weight(stage));
-      const uint64_t b = device::tile_descriptor(ring.x(stage));
-      device::product_fence();
-#pragma unroll
-      for (int k = 0; k < kColumns / 16; ++k) device::product(acc, a + 2 * k, b + 2 * k, T{});
-      device::product_commit();
-      device::product_wait<0>();
-      if (threadIdx.x % 32 == 0) device::barrier_arrive(&ring.empty[stage]);
-      if (++stage == R::kStages) stage = 0, phase ^= 1;
+__device__ void consume(const Ring<kTokens>& ring, int begin, int end, int units, Out* out,
+                        const T* bias, int tokens, int num_rows) {
+  Position<Ring<kTokens>::kStages> at;
+  for (int first = begin; first < end; first += kTileRows) {
+    const int rows = min(kTileRows, end - first);
+    Accumulators<kTokens> acc = {};
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      device::barrier_wait(&ring.full[at.stage], at.phase);
+      multiply_stage<T, kTokens>(acc, ring, at.stage, rows);
     }
-    unit += columns;
-    if (columns == share.column_tiles || join(acc, share, row_tile, columns)) {
-      store(acc, out, bias, row_tile, tokens, rows);
+    float sums[kTokens / 8];
+    add_warps<kTokens>(sums, acc, ring.sums);
+    const int lane = threadIdx.x % 32, row = first + lane;
+    if (lane >= rows || row >= num_rows) continue;
+    const float add = bias == nullptr ? 0.0f : device::to_float(bias[row]);
+#pragma unroll
+    for (int group = 0; group < kTokens / 8; ++group) {
+      const int token = group * 8 + threadIdx.x / 32;
+      if (token < tokens) {
+        out[int64_t{token} * num_rows + row] = device::from_float<Out>(sums[group] + add);
+      }
     }
   }
 }
@@ -178,9 +227,9 @@ __device__ void consume(const Ring<kTokens>& ring, const Share& share, int begin
 
 template <typename T, typename Out, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1)
-    skinny_linear_sm90_kernel(const __grid_constant__ CUtensorMap weight,
+    skinny_linear_sm90_kernel(const __grid_constant__ WeightMaps weight,
                               const __grid_constant__ CUtensorMap x, Out* out, const T* bias,
-                              int tokens, int rows, Share share) {
+                              int tokens, int rows, int units, Share share) {
 #ifdef FT_HOPPER
   device::launch_dependents();
   extern __shared__ char shared[];
@@ -194,13 +243,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   const int begin = share.begin(blockIdx.x), end = share.begin(blockIdx.x + 1);
-  // The same for the whole warp, and the compiler shall know it.
-  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
-  if (warp < kConsumers / 32) {
+  if (threadIdx.x < kConsumers) {
     device::wait_for_predecessor();
-    consume<T>(ring, share, begin, end, out, bias, tokens, rows);
+    consume<T>(ring, begin, end, units, out, bias, tokens, rows);
   } else if (threadIdx.x == kConsumers) {
-    produce(ring, weight, x, share, begin, end);
+    load_weights(ring, weight, blockIdx.x < share.blocks_with_one_more, begin, end, units);
+  } else if (threadIdx.x == kConsumers + 32) {
+    load_x(ring, x, begin, end, units);
   }
 #endif
 }
@@ -208,20 +257,22 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <typename T, typename Out, int kTokens>
 void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
          const Tensor* bias, int64_t stream) {
-  const int rows = static_cast<int>(weight.shape[0]);
-  const int row_tiles = (rows + kRows - 1) / kRows;
-  Share share{};
-  share.column_tiles = static_cast<int>((weight.shape[1] + kColumns - 1) / kColumns);
-  share.units = row_tiles * share.column_tiles;
-  share.blocks = std::min({share.units, num_multiprocessors(), kMaxBlocks});
-  check_that(op, "weight", row_tiles <= kMaxRowTiles, "has more than 524288 rows");
+  const int64_t rows = weight.shape[0], groups = (rows + kGroupRows - 1) / kGroupRows;
+  const int64_t blocks = std::min<int64_t>(groups, num_multiprocessors());
+  const Share share{static_cast<int>(groups / blocks), static_cast<int>(groups % blocks)};
   constexpr auto kernel = skinny_linear_sm90_kernel<T, Out, kTokens>;
   constexpr int kSharedBytes = Ring<kTokens>::kSharedBytes;
   static const bool allowed = (allow_shared(op, kernel, kSharedBytes), true);
   static_cast<void>(allowed);
-  launch(op, kernel, share.blocks, kThreads, kSharedBytes, stream,
-         tile_map(op, weight, kRows, kColumns), tile_map(op, x, kTokens, kColumns), out.as<Out>(),
-         bias == nullptr ? nullptr : bias->as<T>(), x.shape[0], rows, share);
+  const auto map_of = [&](int rows_of_box) {
+    return box_map(op, weight, rows_of_box > 0 ? rows_of_box : kTileRows, kBoxColumns, kBoxes);
+  };
+  const int rest = share.groups_of_each * kGroupRows % kTileRows;
+  const WeightMaps maps{map_of(kTileRows), map_of(rest), map_of((rest + kGroupRows) % kTileRows)};
+  launch(op, kernel, static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream, maps,
+         box_map(op, x, kTokens, kBoxColumns, kBoxes), out.as<Out>(),
+         bias == nullptr ? nullptr : bias->as<T>(), x.shape[0], rows,
+         (weight.shape[1] + kUnitColumns - 1) / kUnitColumns, share);
 }
 
 }  // namespace

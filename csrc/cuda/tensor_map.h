@@ -9,8 +9,11 @@
 
 namespace ft::cuda {
 
-// Boxes [box_rows, box_columns] of a 16-bit matrix [rows, columns], swizzled over 128 bytes; what
-// lies outside of the matrix reads as zero. Rows must start at multiples of 16 bytes.
-CUtensorMap tile_map(const char* op, const Tensor& matrix, int box_rows, int box_columns);
+// A 16-bit matrix [rows, columns], cut into columns / box_columns vertical strips, whose copies
+// bring `num_boxes` neighbouring boxes [box_rows, box_columns], one behind the other, swizzled over
+// 128 bytes. What lies outside of the matrix reads as zero. Rows must start at multiples of 16
+// bytes, and `columns` must be a multiple of box_columns.
+CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
+                    int num_boxes);
 
 }  // namespace ft::cuda

@@ -56,6 +56,7 @@ class Model:
     """On this rank."""
     step_bytes: int
     """Of them, what a decode step reads: all but tables from which it takes single rows."""
+    num_heads: int
     num_kv_heads: int
     """On this rank."""
     blocks: tuple[Block, ...]
@@ -86,7 +87,7 @@ class Model:
         return x
 
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """[S, H] each, as `forward` leaves them -> [S, V] float32, the same on every rank; last stage only."""
+        """[S, H] each, as `forward` leaves them -> [S, V] float32, equal on all ranks; last stage only."""
         assert self.final_norm is not None
         assert self.head is not None
         return self.head(self.final_norm.add(x, hidden))

@@ -10,15 +10,15 @@ from .registry import has_kernel, op
 _CPU_ROWS = {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4}
 """Measured on a CPU with AVX-512: torch has matrix instructions for bfloat16, and none for float16."""
 _GPU_ROWS = 64
-_GPU_ALIGNMENT = 8
-"""Rows of the operands must start at multiples of 16 bytes."""
+_GPU_COLUMNS = 64
+"""The columns of the weight must be a multiple of this."""
 
 
 def skinny_rows(weight: Tensor) -> int:
-    """Up to how many rows `skinny_linear` beats torch's product with `weight` [N, K]; 0 where it never does."""
+    """Up to how many rows `skinny_linear` beats torch's product with `weight` [N, K]; 0 where never."""
     if not weight.is_cuda:
         return _CPU_ROWS[weight.dtype]
-    fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_ALIGNMENT == 0
+    fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_COLUMNS == 0
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear") else 0
 
 
