@@ -17,23 +17,27 @@ _INT_BYTES = 4
 def tokenwise_cases(spec: ModelSpec, itemsize: int, tokens: Iterable[int]) -> Iterator[Case]:
     """Embedding, norms, cache writes, activation and the token pool with every number of tokens."""
     for count in tokens:
-        yield _embedding(spec, itemsize, count)
+        yield from _embeddings(spec, itemsize, count)
         yield from _norms(spec, itemsize, count)
         yield from _cache_writes(spec, itemsize, count)
         yield _activation(spec, itemsize, count)
         yield from _token_pool(count)
 
 
-def _embedding(spec: ModelSpec, itemsize: int, count: int) -> Case:
-    def make(inputs: Inputs) -> Arguments:
-        return inputs.integers(spec.vocab_size, count), inputs.normal(spec.vocab_size, spec.hidden_size)
+def _embeddings(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
+    size = spec.hidden_size
+    sizes = f"{count}x{size}"
 
-    return Case(
-        op="embedding",
-        sizes=f"{count}x{spec.hidden_size}",
-        make=make,
-        num_bytes=2 * count * spec.hidden_size * itemsize,
-    )
+    def embedding(inputs: Inputs) -> Arguments:
+        return inputs.integers(spec.vocab_size, count), inputs.normal(spec.vocab_size, size)
+
+    def positions(inputs: Inputs) -> Arguments:
+        table = inputs.normal(_POSITIONS, size)
+        return inputs.normal(count, size), table, inputs.integers(_POSITIONS, count)
+
+    yield Case(op="embedding", sizes=sizes, make=embedding, num_bytes=2 * count * size * itemsize)
+    if spec.rope is None:
+        yield Case(op="add_positions", sizes=sizes, make=positions, num_bytes=3 * count * size * itemsize)
 
 
 def _norms(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
