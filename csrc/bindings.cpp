@@ -129,6 +129,7 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, greedy);
   FT_BIND(cuda, sample);
   FT_BIND(cuda, log_probability);
+  FT_BIND(cuda, paged_attention);
 }
 #endif
 

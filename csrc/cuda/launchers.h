@@ -44,5 +44,10 @@ void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const 
             const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream);
 void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
                      const Tensor& slots, const Tensor& integers, int64_t stream);
+void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
+                     const Tensor& v_cache, const Tensor& block_tables, const Tensor& seq_lens,
+                     const Tensor& cu_seqlens_q, const Tensor& work, const Tensor& workspace,
+                     int64_t max_seqlen_q, int64_t max_seqlen_k, double scale, int64_t window,
+                     double soft_cap, const std::optional<Tensor>& alibi_slopes, int64_t stream);
 
 }  // namespace ft::cuda
