@@ -16,7 +16,6 @@ template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     embedding_kernel(T* out, int64_t out_stride, const int32_t* ids, const T* weight,
                      int64_t weight_stride, int size) {
-  device::launch_dependents();
   device::wait_for_predecessor();
   const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
   if (at >= size) return;
@@ -28,7 +27,6 @@ template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     add_positions_kernel(T* hidden, int64_t hidden_stride, const T* table, int64_t table_stride,
                          const int32_t* positions, int size) {
-  device::launch_dependents();
   const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
   const bool inside = at < size;
   device::Pack<T, kLanes> position;

@@ -17,7 +17,6 @@ template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     kv_write_kernel(Heads<T> k, Heads<T> v, PagedCache<T> k_cache, PagedCache<T> v_cache,
                     const int32_t* slot_mapping, int num_heads, int head_packs) {
-  device::launch_dependents();
   const int slot = slot_mapping[blockIdx.x];
   device::wait_for_predecessor();
   const int pack = blockIdx.y * kThreads + threadIdx.x;

@@ -78,7 +78,6 @@ __device__ __forceinline__ Pack<T, kLanes> sum_of(const Pack<T, kLanes>& a,
 
 template <typename T, int kLanes, int kPacks, bool kCentred>
 __global__ void __launch_bounds__(kPacks <= 2 ? 512 : 1024) norm_kernel(Arguments<T> a) {
-  device::launch_dependents();
   __shared__ float partial[2][device::kMaxWarps];
   Slice<T, kLanes, kPacks> x, weight, bias;
   constexpr bool kEarly = kPacks <= 2;  // more do not fit beside the row

@@ -76,7 +76,6 @@ __device__ __forceinline__ void copy(const T* from, T* to) {
 template <typename T, int kLanes, bool kInterleaved>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(Heads<T> q, Heads<T> k, Angles angles, int num_heads, int num_kv_heads) {
-  device::launch_dependents();
   const int64_t token = blockIdx.x;
   const int unit = blockIdx.y * kThreads + threadIdx.x, turns = angles.half / kLanes;
   const int head = unit / turns;
@@ -91,7 +90,6 @@ template <typename T, int kLanes, bool kInterleaved>
 __global__ void __launch_bounds__(kThreads)
     rope_kv_write_kernel(Heads<T> q, Heads<T> k, Destination<T> to, Angles angles, int num_heads,
                          int num_kv_heads, int head_dim) {
-  device::launch_dependents();
   const int64_t token = blockIdx.x;
   const int unit = blockIdx.y * kThreads + threadIdx.x, turns = angles.half / kLanes;
   const int num_turns = (num_heads + num_kv_heads) * turns;

@@ -127,7 +127,6 @@ template <int kBlocks>
 __global__ void __launch_bounds__(kThreads, 2)
     sample_kernel(int32_t* out, Logits logits, const int32_t* slots, const int32_t* lengths,
                   SamplingTables tables, const int64_t* seeds) {
-  device::launch_dependents();
   __shared__ Shared<kBlocks> shared;
   out += blockIdx.y;
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;

@@ -115,7 +115,6 @@ __global__ void __launch_bounds__(kThreads)
     process_logits_kernel(Logits logits, const int32_t* token_pool, int64_t pool_stride,
                           const int32_t* slots, const int32_t* lengths, SamplingTables tables,
                           WordTable bad_words, WordTable end_ids) {
-  device::launch_dependents();
   __shared__ uint32_t counts[kSlice];
   const int slot = slots[blockIdx.y];
   const int length = lengths[blockIdx.y];

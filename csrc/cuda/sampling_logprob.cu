@@ -52,7 +52,6 @@ template <int kBlocks>
 __global__ void __launch_bounds__(kThreads)
     log_probability_kernel(float* out, Logits logits, const int32_t* tokens, const int32_t* slots,
                            const int32_t* integers, int num_slots) {
-  device::launch_dependents();
   __shared__ Shared<kBlocks> maxima, sums;
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   const int slot = slots[blockIdx.y];

@@ -26,6 +26,7 @@ constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
 constexpr int kThreads = kConsumers + 64;
 constexpr int kAlignment = 1024;  // of a swizzled box
 constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
+constexpr int kAheadUnits = 12;   // brought into the second cache behind a full ring
 constexpr int kSumTokens = 16;    // whose sums are added at a time
 
 // The rows [begin, end) of a block, in multiples of kGroupRows.
@@ -91,10 +92,18 @@ __device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight
   using R = Ring<kTokens>;
   const CUtensorMap& rest = is_longer ? weight.longer_rest : weight.rest;
   Position<R::kStages> at;
+  int stages_to_fill = R::kStages;
   for (int row = begin; row < end; row += kTileRows) {
     const int rows = min(kTileRows, end - row);
     const CUtensorMap& map = rows == kTileRows ? weight.tile : rest;
     for (int unit = 0; unit < units; ++unit, at.advance()) {
+      // The kernels between two products leave the memory idle for longer than it takes to fill a
+      // ring.
+      if (stages_to_fill-- == 0) {
+        for (int ahead = unit; ahead < min(unit + kAheadUnits, units); ++ahead) {
+          device::prefetch_boxes(map, row, ahead * kBoxes);
+        }
+      }
       uint64_t* const full = &ring.full[at.stage];
       device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
       device::barrier_expect(full, rows * kUnitColumns * 2 + R::kXBytes);
@@ -231,7 +240,6 @@ __global__ void __launch_bounds__(kThreads, 1)
                               const __grid_constant__ CUtensorMap x, Out* out, const T* bias,
                               int tokens, int rows, int units, Share share) {
 #ifdef FT_HOPPER
-  device::launch_dependents();
   extern __shared__ char shared[];
   const Ring<kTokens> ring(shared);
   if (threadIdx.x == 0) {

@@ -18,7 +18,6 @@ struct Places {
 };
 
 __global__ void __launch_bounds__(kThreads) take_tokens_kernel(int32_t* out, Places places) {
-  device::launch_dependents();
   device::wait_for_predecessor();
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= places.count) return;
@@ -27,7 +26,6 @@ __global__ void __launch_bounds__(kThreads) take_tokens_kernel(int32_t* out, Pla
 
 __global__ void __launch_bounds__(kThreads)
     put_tokens_kernel(Places places, const int32_t* tokens) {
-  device::launch_dependents();
   device::wait_for_predecessor();
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= places.count || places.slots[i] < 0) return;

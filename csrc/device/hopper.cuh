@@ -61,6 +61,13 @@ __device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int
       : "memory");
 }
 
+// The same into the second cache.
+__device__ __forceinline__ void prefetch_boxes(const CUtensorMap& map, int row, int box) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(&map), "r"(0),
+               "r"(row), "r"(box)
+               : "memory");
+}
+
 #endif  // FT_HOPPER
 
 }  // namespace ft::device

@@ -155,7 +155,6 @@ struct DecodeShared {
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32, 2)
     decode_kernel(const Attention<T> a) {
-  device::launch_dependents();
   using Shape = DecodeShape<kHeadDim>;
   extern __shared__ __align__(16) char memory[];
   const int num_warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -74,7 +74,6 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
 
 template <typename T>
 __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const Attention<T> a) {
-  device::launch_dependents();
   __shared__ float queries[kPlainWarps][kMaxHeadDim];
   __shared__ int sequence;
   const int token = blockIdx.x, warp = threadIdx.x / 32;

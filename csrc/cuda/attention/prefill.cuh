@@ -130,7 +130,6 @@ __device__ PrefillItem find_prefill_item(const Attention<T>& a, int index, int n
 
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kPrefillThreads, 2) prefill_kernel(const Attention<T> a) {
-  device::launch_dependents();
   extern __shared__ __align__(16) char shared[];
   __shared__ int sequence;
   const int num_units = a.work[2 * a.num_sequences + 1] * PrefillShape<kHeadDim>::kParts;
