@@ -56,6 +56,11 @@ class Model:
         """[layers of this stage, keys and values, num_blocks, K, block_size, D]"""
         return (len(self.blocks), 2, num_blocks, self.num_kv_heads, block_size, self.spec.head_dim)
 
+    @property
+    def is_capturable(self) -> bool:
+        """Whether a step asks the device nothing, so that a graph can hold it."""
+        return self.spec.moe is None
+
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         """[T] int32 ids and positions -> [T, H]; first stage only."""
         assert self.embedding is not None

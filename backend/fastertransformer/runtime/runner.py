@@ -68,7 +68,7 @@ class ModelRunner:
         self._sampler = Sampler(self._table, self._token_pool)
         self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
         self._graphs: DecodeGraphs | None = None
-        if model.device.type == "cuda" and mesh.pp_size == 1:
+        if model.device.type == "cuda" and mesh.pp_size == 1 and model.is_capturable:
             self._graphs = DecodeGraphs(
                 self._compute, config.max_num_seqs, max_model_len, self._block_size, self._workspace
             )
