@@ -11,6 +11,8 @@ CMAKE_DEFINES := -C cmake.define.FT_CUDA=$(if $(GPU),auto,off)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*/*.cu)
+CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-check/%.o,$(CUDA_SOURCES))
+NVCC_FLAGS := -std=c++17 -O3 -Icsrc -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
 
 .PHONY: help demo test serve lint cuda-check clean
 .DELETE_ON_ERROR:
@@ -34,13 +36,16 @@ lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/*.cc')
 
-cuda-check:  ## compile every .cu for sm_80 and sm_90; needs nvcc, no GPU
+cuda-check:  ## compile every .cu for sm_80 and sm_90a; needs nvcc, no GPU
 	@command -v nvcc >/dev/null || { echo "no nvcc on PATH: nothing to check"; exit 0; } && \
-	for source in $(CUDA_SOURCES); do \
-	  echo "nvcc $$source"; \
-	  nvcc -std=c++17 -O3 -Icsrc -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
-	    -c $$source -o /dev/null || exit 1; \
-	done
+	$(MAKE) -s --no-print-directory -j $$(nproc) $(CUDA_OBJECTS)
+
+# Kept, so that only what has changed is compiled again.
+build/cuda-check/%.o: csrc/cuda/%.cu
+	@mkdir -p $(@D)
+	@echo "nvcc $<"
+	@nvcc $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+-include $(CUDA_OBJECTS:.o=.d)
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

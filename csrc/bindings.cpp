@@ -130,6 +130,19 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, sample);
   FT_BIND(cuda, log_probability);
   FT_BIND(cuda, paged_attention);
+  FT_BIND(cuda, set_device);
+  FT_BIND(cuda, architectures);
+  FT_BIND(cuda, has_code_for_device);
+  using ft::cuda::PeerArena;
+  py::class_<PeerArena>(module, "PeerArena")
+      .def(py::init<int, int, double>(), py::arg("rank"), py::arg("size"), py::arg("timeout"))
+      .def("handle", [](const PeerArena& arena) { return py::bytes(arena.handle()); })
+      .def("open", &PeerArena::open)
+      .def_property_readonly("late_rank", &PeerArena::late_rank)
+      .def_property_readonly("slot_bytes", &PeerArena::slot_bytes);
+  FT_BIND(cuda, all_reduce_one_shot);
+  FT_BIND(cuda, all_reduce_two_shot);
+  FT_BIND(cuda, all_gather_columns);
 }
 #endif
 

@@ -27,6 +27,7 @@ from .errors import ModelLoadError
 from .messages import EngineInfo
 from .models import Model, load
 from .parallel.world import LocalWorld, World
+from .runtime.device import choose_device
 from .runtime.memory import MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
 from .runtime.runner import ModelRunner
 
@@ -82,7 +83,7 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
 
 def load_rank(config: EngineConfig, world: World) -> Rank:
     """Raises: ModelLoadError: the model cannot be loaded here."""
-    device = choose_device(config)
+    device = world.device
     if device.type == "cuda":
         # Graphs cannot be captured on the default stream, and everything shall be on one.
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
@@ -92,7 +93,7 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     longest = longest_sequence(config, model)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
-    runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
+    runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len)
     runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, plan, world)  # every rank is ready once this returns
     return Rank(info, runner, num_blocks, _depth(config, device))
@@ -128,10 +129,11 @@ def _serve(config: EngineConfig, world: World, rank: Rank, socket_path: str) -> 
 def _world(config: EngineConfig) -> World:
     parallel = config.parallel
     if parallel.world_size == 1:
-        return LocalWorld()
-    from .parallel.mpi import MpiWorld  # initialises MPI, which one rank does not need
+        return LocalWorld(choose_device(config.device))
+    from .parallel.mpi import MpiWorld, place_on_node  # initialises MPI, which one rank does not need
 
-    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size)
+    device = choose_device(config.device, *place_on_node())
+    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size, device)
 
 
 def _leave(config: EngineConfig, code: int) -> None:
@@ -141,15 +143,6 @@ def _leave(config: EngineConfig, code: int) -> None:
 
         abort(code)
     sys.exit(code)
-
-
-def choose_device(config: EngineConfig) -> torch.device:
-    """Raises: ModelLoadError: device is cuda, and there is no GPU or no kernel for it."""
-    available = torch.cuda.is_available() and ops.has_kernels("cuda")
-    if config.device == "cuda" and not available:
-        found = "no GPU was found" if not torch.cuda.is_available() else "this build has no CUDA kernels"
-        raise ModelLoadError(f"device is cuda, but {found}; use device auto or cpu, or build with FT_CUDA=on")
-    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
 def _share_cores(config: EngineConfig, world: World, device: torch.device) -> None:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// activation and gated_activation, rows [T, I] and [T, 2I]. One thread computes one pack of the result.
+// activation and gated_activation, rows [T, I] and [T, 2I]. One thread computes one pack of the
+// result.
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/packs.h"

@@ -74,8 +74,8 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
     const dim3 grid(static_cast<unsigned>(k.shape[0]),
                     divide_up(2 * num_heads * head_packs, kThreads));
     launch("kv_write", kv_write_kernel<T, lanes>, grid, kThreads, 0, stream, Heads<T>(k),
-           Heads<T>(v), PagedCache<T>(k_cache), PagedCache<T>(v_cache),
-           slot_mapping.as<int32_t>(), num_heads, head_packs);
+           Heads<T>(v), PagedCache<T>(k_cache), PagedCache<T>(v_cache), slot_mapping.as<int32_t>(),
+           num_heads, head_packs);
   });
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #include "cuda/launch.h"
 
+#include "cuda/launchers.h"
+
 namespace ft::cuda {
 namespace {
 
@@ -26,6 +28,25 @@ int num_multiprocessors() {
     return found;
   }();
   return count;
+}
+
+void set_device(int index) { check_cuda("set_device", cudaSetDevice(index)); }
+
+std::vector<int> architectures() {
+  std::vector<int> list = {__CUDA_ARCH_LIST__};
+  for (int& architecture : list) architecture /= 10;
+  return list;
+}
+
+bool has_code_for_device() {
+  cudaFuncAttributes attributes{};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, probe_kernel);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+    cudaGetLastError();  // or the next launch would report it
+    return false;
+  }
+  check_cuda("probe", error);
+  return true;
 }
 
 }  // namespace ft::cuda

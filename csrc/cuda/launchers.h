@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/tensor.h"
+#include "cuda/peer_arena.h"
 
 namespace ft::cuda {
 
@@ -49,5 +51,17 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                      const Tensor& cu_seqlens_q, const Tensor& work, const Tensor& workspace,
                      int64_t max_seqlen_q, int64_t max_seqlen_k, double scale, int64_t window,
                      double soft_cap, const std::optional<Tensor>& alibi_slopes, int64_t stream);
+
+// The device (launch.cu).
+void set_device(int index);
+std::vector<int> architectures();
+bool has_code_for_device();
+
+// Collectives over the ranks of `arena`, in this rank's part of them. x is summed in place and may
+// lie in at most slot_bytes() for one shot, `size` times that for two; out [R, size * C] takes x
+// [R, C] of all ranks side by side.
+void all_reduce_one_shot(const Tensor& x, const PeerArena& arena, int64_t stream);
+void all_reduce_two_shot(const Tensor& x, const PeerArena& arena, int64_t stream);
+void all_gather_columns(const Tensor& out, const Tensor& x, const PeerArena& arena, int64_t stream);
 
 }  // namespace ft::cuda

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// rms_norm, layer_norm and their forms behind a residual sum, rows [T, H]. A row belongs to one block,
-// a short one to one warp; its threads hold it in registers from the load to the store. Weights come
-// before the wait for the kernel in front where they fit.
+// rms_norm, layer_norm and their forms behind a residual sum, rows [T, H]. A row belongs to one
+// block, a short one to one warp; its threads hold it in registers from the load to the store.
+// Weights come before the wait for the kernel in front where they fit.
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/packs.h"
@@ -51,7 +51,8 @@ struct Slice {
     each(size, [&](int i, int at) { packs[i] = device::load_pack<kLanes>(row + at); });
   }
 
-  // The sum over the whole row of f(element), for every thread. `partial`: shared, used by nobody else.
+  // The sum over the whole row of f(element), for every thread. `partial`: shared, used by nobody
+  // else.
   template <typename Function>
   __device__ __forceinline__ float sum(int size, float* partial, Function f) const {
     float total = 0.0f;
@@ -69,8 +70,8 @@ __device__ __forceinline__ Pack<T, kLanes> sum_of(const Pack<T, kLanes>& a,
   Pack<T, kLanes> result;
 #pragma unroll
   for (int lane = 0; lane < kLanes; ++lane) {
-    result.lanes[lane] = device::from_float<T>(device::to_float(a.lanes[lane]) +
-                                               device::to_float(b.lanes[lane]));
+    result.lanes[lane] =
+        device::from_float<T>(device::to_float(a.lanes[lane]) + device::to_float(b.lanes[lane]));
   }
   return result;
 }

@@ -10,7 +10,8 @@
 
 namespace ft::cuda {
 
-// Whether every row consists of whole packs of `lanes` elements of T, each at a multiple of its size.
+// Whether every row consists of whole packs of `lanes` elements of T, each at a multiple of its
+// size.
 template <typename T>
 bool has_packs(const Tensor& tensor, int64_t lanes) {
   const int64_t bytes = std::min<int64_t>(lanes * sizeof(T), 16);
@@ -22,8 +23,8 @@ bool has_packs(const Tensor& tensor, int64_t lanes) {
   return fits;
 }
 
-// Calls body(T{}, lanes) for the storage type of the first of `tensors`, all of which have it; `lanes`
-// is a std::integral_constant, the elements of a pack that all of their rows allow.
+// Calls body(T{}, lanes) for the storage type of the first of `tensors`, all of which have it;
+// `lanes` is a std::integral_constant, the elements of a pack that all of their rows allow.
 template <typename Body>
 void dispatch_packs(std::initializer_list<const Tensor*> tensors, Body body) {
   dispatch(**tensors.begin(), [&](auto type) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// rope and rope_kv_write, heads [T, N, D]. One thread turns `kLanes` pairs of a head, or copies a pack
-// that nothing turns. The two packs that hold its pairs: for pairs (i, i + R/2) one in each half of
-// the R turned dimensions, for pairs (2i, 2i + 1) two neighbours.
+// rope and rope_kv_write, heads [T, N, D]. One thread turns `kLanes` pairs of a head, or copies a
+// pack that nothing turns. The two packs that hold its pairs: for pairs (i, i + R/2) one in each
+// half of the R turned dimensions, for pairs (2i, 2i + 1) two neighbours.
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/packs.h"
@@ -71,7 +71,8 @@ __device__ __forceinline__ void copy(const T* from, T* to) {
   device::store_pack(to, device::load_pack<kLanes>(from));
 }
 
-// Grid of both: tokens, units of a token: first the turns of q, then those of k, then what is copied.
+// Grid of both: tokens, units of a token: first the turns of q, then those of k, then what is
+// copied.
 template <typename T, int kLanes, bool kInterleaved>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(Heads<T> q, Heads<T> k, Angles angles, int num_heads, int num_kv_heads) {
@@ -141,8 +142,8 @@ void check_rope(const char* op, const Tensor& q, const Tensor& k, const Tensor& 
   check_that(op, "cos_sin", cos_sin.shape[1] <= q.shape[2], "is wider than a head");
 }
 
-// Calls body(T{}, lanes, interleaved), the last two constants: `lanes` pairs of a head side by side.
-// Two are for models that turn a small, odd part of a head (GPT-NeoX: 24 of 96 dimensions).
+// Calls body(T{}, lanes, interleaved), the last two constants: `lanes` pairs of a head side by
+// side. Two are for models that turn a small, odd part of a head (GPT-NeoX: 24 of 96 dimensions).
 template <typename Body>
 void dispatch_rope(std::initializer_list<const Tensor*> heads, const Tensor& cos_sin,
                    bool interleaved, Body body) {
@@ -191,19 +192,20 @@ void rope_kv_write(const Tensor& q, const Tensor& k, const Tensor& v, const Tens
   check_cache_write("rope_kv_write", k, v, k_cache, v_cache, slot_mapping);
   const int64_t num_heads = q.shape[1], num_kv_heads = k.shape[1], half = cos_sin.shape[1] / 2;
   if (q.shape[0] == 0 || num_heads + num_kv_heads == 0) return;
-  dispatch_rope({&q, &k, &v, &k_cache, &v_cache}, cos_sin, interleaved,
-                [&](auto type, auto lanes, auto pairs) {
-    using T = decltype(type);
-    const int64_t turns = half / lanes, packs = q.shape[2] / lanes;
-    const int64_t copies = num_kv_heads * (packs + packs - 2 * turns);
-    const int64_t units = (num_heads + num_kv_heads) * turns + copies;
-    const Angles angles{positions.as<int32_t>(), cos_sin.as<float>(), static_cast<int>(half)};
-    const Destination<T> to{PagedCache<T>(k_cache), PagedCache<T>(v_cache), Heads<T>(v),
-                            slot_mapping.as<int32_t>()};
-    launch("rope_kv_write", rope_kv_write_kernel<T, lanes, pairs>,
-           dim3(static_cast<unsigned>(q.shape[0]), divide_up(units, kThreads)), kThreads, 0, stream,
-           Heads<T>(q), Heads<T>(k), to, angles, num_heads, num_kv_heads, q.shape[2]);
-  });
+  dispatch_rope(
+      {&q, &k, &v, &k_cache, &v_cache}, cos_sin, interleaved,
+      [&](auto type, auto lanes, auto pairs) {
+        using T = decltype(type);
+        const int64_t turns = half / lanes, packs = q.shape[2] / lanes;
+        const int64_t copies = num_kv_heads * (packs + packs - 2 * turns);
+        const int64_t units = (num_heads + num_kv_heads) * turns + copies;
+        const Angles angles{positions.as<int32_t>(), cos_sin.as<float>(), static_cast<int>(half)};
+        const Destination<T> to{PagedCache<T>(k_cache), PagedCache<T>(v_cache), Heads<T>(v),
+                                slot_mapping.as<int32_t>()};
+        launch("rope_kv_write", rope_kv_write_kernel<T, lanes, pairs>,
+               dim3(static_cast<unsigned>(q.shape[0]), divide_up(units, kThreads)), kThreads, 0,
+               stream, Heads<T>(q), Heads<T>(k), to, angles, num_heads, num_kv_heads, q.shape[2]);
+      });
 }
 
 }  // namespace ft::cuda

@@ -83,6 +83,8 @@ def run(kernels: str, name: str, *arguments: Any) -> tuple[Tensor | None, list[A
         poison = out(*given)
         result = Guarded(poison.fill_(torch.nan if poison.is_floating_point() else -99), device)
     stream = (torch.cuda.current_stream().cuda_stream,) if device == "cuda" else ()
+    if device == "cuda":
+        torch.cuda.synchronize()  # metadata is read before the kernel in front has ended
     kernel(*([result.tensor] if result else []), *given, *stream)
     if device == "cuda":
         torch.cuda.synchronize()

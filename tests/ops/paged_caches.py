@@ -33,8 +33,8 @@ def cache_write(
     """Random contents everywhere.
 
     Args:
-        layout: "fused" for views of one product and of a cache whose blocks hold keys and values side by side,
-            or one of `kernels.LAYOUTS` for every tensor.
+        layout: "fused" for views of one product and of a cache whose blocks hold keys beside values, or
+            one of `kernels.LAYOUTS` for every tensor.
     """
     generator = torch.Generator().manual_seed(num_tokens * head_dim)
 

@@ -18,6 +18,7 @@ LENGTHS = [1, 15, 16, 17, 255, 256, 257, 1000]
 SINGLE = Batch(query_lens=[1] * len(LENGTHS), seq_lens=LENGTHS)
 PROMPTS = Batch(query_lens=[2, 15, 64, 65, 129, 40, 300], seq_lens=[2, 17, 64, 200, 129, 333, 300])
 MIXED = Batch(query_lens=[1, 70, 1, 2, 1, 130], seq_lens=[40, 70, 600, 300, 1, 259])
+SMALL = Batch(query_lens=[1, 33, 1, 130], seq_lens=[300, 40, 31, 140])
 WORKSPACE = 7
 """Index of the workspace among the op's arguments."""
 
@@ -55,25 +56,24 @@ def test_prompts(kernels, dtype, group):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("head_dim", [8, 16, 24, 64, 72, 80, 96, 100, 128, 160, 256])
 def test_head_sizes(kernels, dtype, head_dim):
-    check(kernels, replace(MIXED, dtype=dtype, head_dim=head_dim))
+    check(kernels, replace(SMALL, dtype=dtype, head_dim=head_dim))
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("block_size", [1, 5, 16, 24, 64])
 def test_block_sizes(kernels, block_size):
-    check(kernels, replace(MIXED, block_size=block_size))
+    check(kernels, replace(SMALL, block_size=block_size))
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("heads", [(3, 1), (9, 1), (16, 2), (23, 1)])
 def test_groups_that_are_no_multiple_of_eight(kernels, heads):
-    batch = Batch(query_lens=[1, 1, 20], seq_lens=[300, 31, 40], num_heads=heads[0], num_kv_heads=heads[1])
-    check(kernels, batch)
+    check(kernels, replace(SMALL, num_heads=heads[0], num_kv_heads=heads[1]))
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("window", [1, 7, 16, 64, 257, 300, 10_000])
+@pytest.mark.parametrize("window", [1, 7, 64, 257, 10_000])
 def test_windows(kernels, dtype, window):
     check(kernels, replace(MIXED, dtype=dtype, window=window))
 
@@ -108,7 +108,7 @@ def test_a_prompt_gets_the_same_in_chunks(kernels, dtype, window):
     length = 300
     whole = Batch(query_lens=[length], seq_lens=[length], dtype=dtype, window=window, seeds=[0])
     expected = attend(kernels, whole)
-    for cut in (2, 50, 64, 129, 290):
+    for cut in (2, 64, 129):
         first, second = (replace(whole, query_lens=[end - start]) for start, end in ((0, cut), (cut, length)))
         arguments = first.arguments()
         # The first chunk's sequence ends at the cut; its keys are those of the whole.
@@ -185,6 +185,25 @@ def test_a_graph_can_be_replayed_with_other_contents(kernels, dtype, batch):
         for _ in range(2):
             graph.replay()
         assert_close(result.cpu(), OPS["paged_attention"].body(*arguments))
+
+
+@pytest.mark.parametrize("kernels", [GPU])
+def test_the_newest_key_is_of_the_kernel_before(kernels):
+    """Kernels may start early, and read older keys before the newest are written."""
+    arguments = replace(SINGLE, dtype=torch.bfloat16).arguments()
+    expected = OPS["paged_attention"].body(*arguments)
+    q, k_cache, v_cache, tables, seq_lens, *rest = (_to(kernels, argument) for argument in arguments)
+    last, block_size = seq_lens.long() - 1, k_cache.shape[2]
+    blocks, offsets = tables[range(len(last)), last // block_size], last % block_size
+    k, v = k_cache[blocks, :, offsets], v_cache[blocks, :, offsets]
+    k_cache[blocks, :, offsets] = v_cache[blocks, :, offsets] = torch.nan
+    slots = (blocks * block_size + offsets).int()
+    results = []
+    for keys, values in [(k_cache.clone(), v_cache.clone()) for _ in range(8)]:
+        ops.kv_write(k, v, keys, values, slots)
+        results.append(ops.paged_attention(q, keys, values, tables, seq_lens, *rest))
+    for result in results:
+        assert_close(result.cpu(), expected)
 
 
 def _lengths(batch: Batch) -> list[tuple[int, int]]:

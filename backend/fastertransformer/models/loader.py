@@ -33,7 +33,7 @@ def load(
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = find_family(config.model_type, checkpoint.config.model_type)
-    spec = family.spec(checkpoint.config.renamed(family.config_names))
+    spec = read_spec(checkpoint, family)
     check_mesh(spec, mesh)
     dtype = _DTYPES[config.data_type]
     reader = WeightReader(checkpoint, family, mesh, dtype, device, progress)
@@ -43,6 +43,11 @@ def load(
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
     return model
+
+
+def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
+    """Raises: ModelLoadError: a field of the checkpoint's configuration is missing or wrong."""
+    return family.spec(checkpoint.config.renamed(family.config_names))
 
 
 def find_family(wanted: str, found: str) -> Family:

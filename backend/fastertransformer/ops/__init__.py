@@ -7,7 +7,7 @@ from .embedding import add_positions, embedding
 from .kv_cache import kv_write
 from .linear import skinny_linear, skinny_logits, skinny_rows
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-from .registry import disable, has_kernels, set_num_threads
+from .registry import cuda_architectures, disable, has_kernels, set_device, set_num_threads
 from .rope import rope, rope_kv_write
 from .sampling import (
     SAMPLING_FLOATS,
@@ -29,6 +29,7 @@ __all__ = [
     "add_rms_norm",
     "attention_work",
     "attention_workspace_size",
+    "cuda_architectures",
     "disable",
     "embedding",
     "gated_activation",
@@ -44,6 +45,7 @@ __all__ = [
     "rope",
     "rope_kv_write",
     "sample",
+    "set_device",
     "set_num_threads",
     "skinny_linear",
     "skinny_logits",

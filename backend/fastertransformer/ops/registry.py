@@ -54,6 +54,19 @@ def has_kernels(device: str) -> bool:
     return hasattr(_C, device)
 
 
+def cuda_architectures() -> tuple[list[int], bool]:
+    """(compute capabilities of this build's CUDA kernels as 90 for 9.0, whether the current GPU runs them)"""
+    assert _C is not None
+    return _C.cuda.architectures(), _C.cuda.has_code_for_device()
+
+
+def set_device(index: int) -> None:
+    """Of torch and of the kernels, which have a CUDA runtime of their own."""
+    torch.cuda.set_device(index)
+    if has_kernels("cuda"):
+        _C.cuda.set_device(index)  # type: ignore[union-attr]
+
+
 def op(out: Callable[..., Tensor] | None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Registers a body as the definition of the op of its name.
 

@@ -3,9 +3,13 @@
 
 from typing import Any, Protocol
 
+import torch
+
 from .comm import Communicator, SingleRank
 from .mesh import Mesh
 from .pipeline import OneStage, Pipeline
+
+CPU = torch.device("cpu")
 
 
 class Control(Protocol):
@@ -20,6 +24,8 @@ class World(Protocol):
     """The ranks of one engine."""
 
     mesh: Mesh
+    device: torch.device
+    """What this rank computes on."""
     tensor_group: Communicator
     pipeline: Pipeline
     control: Control
@@ -30,6 +36,14 @@ class World(Protocol):
 
     def sum(self, value: int) -> int:
         """The sum over all ranks."""
+        ...
+
+    def check(self) -> None:
+        """To be called before what a step computed is used; costs next to nothing.
+
+        Raises:
+            RuntimeError: a rank waited in vain for another one on its device; the results are wrong.
+        """
         ...
 
 
@@ -43,8 +57,9 @@ class LocalControl:
 class LocalWorld:
     """One rank, no MPI."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = CPU) -> None:
         self.mesh = Mesh()
+        self.device = device
         self.tensor_group: Communicator = SingleRank()
         self.pipeline: Pipeline = OneStage()
         self.control: Control = LocalControl()
@@ -54,3 +69,6 @@ class LocalWorld:
 
     def sum(self, value: int) -> int:
         return value
+
+    def check(self) -> None:
+        """There is nobody to wait for."""

@@ -2,7 +2,8 @@
 """Decode steps as CUDA graphs: one launch by the host for all kernels of a step, sampling included.
 
 A graph is captured for a number of sequences (its bucket) and for what their sampling needs: nothing or
-everything. A smaller batch is filled up with rows that belong to nobody. Everything that changes between steps lies in device memory that the graph reads.
+everything. A smaller batch is filled up with rows that belong to nobody. Everything that changes between
+steps lies in device memory that the graph reads.
 """
 
 from bisect import bisect_left
@@ -65,7 +66,7 @@ class DecodeGraphs:
             progress(done, len(keys))
 
     def clear(self) -> None:
-        """Forgets all graphs: memory that they read was replaced. Each is captured again when it is needed."""
+        """Forgets all graphs: memory that they read was replaced. Each is captured again when needed."""
         self._captured.clear()
 
     def fits(self, batch: Batch) -> bool:

@@ -36,7 +36,8 @@ class MemoryPlan:
         tokens = self.num_blocks * self.block_size
         workspace = f"workspace {self.workspace_bytes / _GIB:.2f} GiB + " if self.workspace_bytes else ""
         return (
-            f"weights {self.weight_bytes / _GIB:.2f} GiB + {workspace}KV cache {cache / _GIB:.2f} GiB per rank: "
+            f"weights {self.weight_bytes / _GIB:.2f} GiB + {workspace}"
+            f"KV cache {cache / _GIB:.2f} GiB per rank: "
             f"{self.num_blocks} blocks of {self.block_size} = {tokens} tokens; "
             f"longest sequence {self.max_model_len}, at most {self.max_num_seqs} at once"
         )
@@ -135,9 +136,9 @@ def _available_bytes(config: EngineConfig, model: Model) -> int:
         left = free - workspace_bytes(config, model)
         if left <= 0:
             raise ModelLoadError(
-                f"of {total / _GIB:.1f} GiB of GPU memory the weights leave {free / _GIB:.2f} GiB, but the workspace"
-                f" needs {workspace_bytes(config, model) / _GIB:.2f} GiB: lower max_num_batched_tokens or"
-                " max_num_seqs, use int8_mode 1 or more ranks"
+                f"of {total / _GIB:.1f} GiB of GPU memory the weights leave {free / _GIB:.2f} GiB, but the"
+                f" workspace needs {workspace_bytes(config, model) / _GIB:.2f} GiB: lower"
+                " max_num_batched_tokens or max_num_seqs, or use more ranks"
             )
         return int(left * fraction)
     ranks = config.parallel.world_size

@@ -11,8 +11,8 @@ from .. import ops
 from ..config import EngineConfig
 from ..engine.batch import Batch, StepResult
 from ..models import Model
-from ..parallel.mesh import Mesh
 from ..parallel.pipeline import Pipeline
+from ..parallel.world import World
 from .device_batch import DeviceBatch, place, token_updates
 from .graphs import DecodeGraphs, Sampled
 from .memory import workspace_size
@@ -27,9 +27,12 @@ class SampledHere:
 
     tokens: HostCopy
     logprobs: HostCopy
+    world: World
 
     def result(self) -> StepResult:
-        return StepResult(self.tokens.wait().numpy(), self.logprobs.wait().numpy())
+        result = StepResult(self.tokens.wait().numpy(), self.logprobs.wait().numpy())
+        self.world.check()
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,15 @@ class ModelRunner:
     def __init__(
         self,
         config: EngineConfig,
-        mesh: Mesh,
+        world: World,
         model: Model,
-        pipeline: Pipeline,
         num_blocks: int,
         max_model_len: int,
     ) -> None:
-        self._mesh = mesh
+        self._world = world
+        self._mesh = world.mesh
         self._model = model
-        self._pipeline = pipeline
+        self._pipeline = world.pipeline
         self._block_size = config.cache.block_size
         shape = model.kv_cache_shape(num_blocks, self._block_size)
         self._kv_cache = torch.empty(shape, dtype=model.dtype, device=model.device)
@@ -68,7 +71,9 @@ class ModelRunner:
         self._sampler = Sampler(self._table, self._token_pool)
         self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
         self._graphs: DecodeGraphs | None = None
-        if model.device.type == "cuda" and mesh.pp_size == 1 and model.is_capturable:
+        # The bodies of some ops ask the device, which a graph cannot hold.
+        is_capturable = model.is_capturable and not config.disable_kernels
+        if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
             self._graphs = DecodeGraphs(
                 self._compute, config.max_num_seqs, max_model_len, self._block_size, self._workspace
             )
@@ -89,7 +94,7 @@ class ModelRunner:
         self._install(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return _sampled(self._graphs.replay(batch, needs))
+            return self._sampled(self._graphs.replay(batch, needs))
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
@@ -99,7 +104,11 @@ class ModelRunner:
         sampled = self._compute(step, needs)
         if len(batch.sample_rows):
             self._pipeline.return_samples(*sampled)
-        return _sampled(sampled)
+        return self._sampled(sampled)
+
+    def _sampled(self, sampled: Sampled) -> SampledHere:
+        tokens, logprobs = sampled
+        return SampledHere(HostCopy(tokens), HostCopy(logprobs), self._world)
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table."""
@@ -138,8 +147,3 @@ class ModelRunner:
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
         return sampled
-
-
-def _sampled(sampled: Sampled) -> SampledHere:
-    tokens, logprobs = sampled
-    return SampledHere(HostCopy(tokens), HostCopy(logprobs))

@@ -15,6 +15,8 @@ from .placement import Placement
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds this package: the engine must import the same one."""
 
+# NVLink multicast needs rights that containers and virtual machines often lack.
+_NCCL = {"NCCL_NVLS_ENABLE": "0"}
 _MPI_PREFIXES = ("PMIX_", "PMI_", "PRTE_", "OMPI_")
 _ALLOW_ROOT = (
     "OMPI_ALLOW_RUN_AS_ROOT",
@@ -47,6 +49,7 @@ def engine_environment(inherited: Mapping[str, str], placement: Placement) -> di
     environment = {k: v for k, v in inherited.items() if k in _ALLOW_ROOT or not k.startswith(_MPI_PREFIXES)}
     paths = [str(PACKAGE_ROOT), inherited.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    environment |= _NCCL
     if placement.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
     if os.geteuid() == 0:
@@ -69,7 +72,11 @@ def _mpirun(parallel: ParallelConfig, placement: Placement) -> list[str]:
         )
     # More ranks than cores must not be refused, nor two busy-waiting ranks bound to one core.
     placing = ["--oversubscribe", "--bind-to", "none"]
-    hosts = ["--hostfile", parallel.hostfile, "-x", "PYTHONPATH"] if parallel.hostfile else []
-    if hosts and placement.devices:
-        hosts += ["-x", "CUDA_VISIBLE_DEVICES"]
+    hosts = _on_other_hosts(parallel.hostfile, placement) if parallel.hostfile else []
     return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]
+
+
+def _on_other_hosts(hostfile: str, placement: Placement) -> list[str]:
+    """mpirun carries only those variables there that it is told."""
+    names = ["PYTHONPATH", *_NCCL, *(["CUDA_VISIBLE_DEVICES"] if placement.devices else [])]
+    return ["--hostfile", hostfile, *(word for name in names for word in ("-x", name))]

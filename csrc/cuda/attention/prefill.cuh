@@ -8,64 +8,30 @@
 
 #include <algorithm>
 
-#include "cuda/attention/attention.cuh"
-#include "cuda/attention/limits.h"
+#include "cuda/attention/prefill_rows.cuh"
 #include "cuda/launch.h"
 #include "device/copy_async.cuh"
 #include "device/pdl.cuh"
-#include "device/tensor_core.cuh"
 
 namespace ft::cuda {
 
-constexpr int kPrefillWarps = 4;
-constexpr int kPrefillThreads = kPrefillWarps * 32;
-constexpr int kTileKeys = 64;
-
-template <int kHeadDim>
-struct PrefillShape {
-  // Sums of 32 rows of 256 dims would not fit into the registers of a warp.
-  static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 rows, for each warp
-  static constexpr int kWarpRows = kRowTiles * 16;
-  static constexpr int kQueries = kPrefillWarps * kWarpRows;
-  static constexpr int kParts = kTileQueries / kQueries;  // blocks for a tile of the plan
-  static constexpr int kRowBytes = kHeadDim * 2 + 16;     // odd in units of 16: no bank conflicts
-  static constexpr int kPacks = kHeadDim / 8;
-  static constexpr size_t kQueryBytes = kQueries * kRowBytes;
-  static constexpr size_t kTileBytes = kTileKeys * kRowBytes;
-  static constexpr size_t kSharedBytes =
-      kQueryBytes + 2 * kTileBytes + 2 * kTileKeys * sizeof(int64_t);
-};
-
-// What a block computes: queries [token, token + num_rows) for one head.
-struct PrefillItem {
-  int sequence, head, kv_head;
-  int token, num_rows, position;  // position of the first query
-  int oldest;                     // the first key that it sees
-
-  __device__ int last_position() const { return position + num_rows - 1; }
-};
-
+// The shared memory of a block, and the order of copies and products.
 template <typename T, int kHeadDim>
 class PrefillBlock {
   using Shape = PrefillShape<kHeadDim>;
-  static constexpr int kRowTiles = Shape::kRowTiles;
-  static constexpr int kKeyTiles = kTileKeys / 8;
-  static constexpr int kDimTiles = kHeadDim / 8;
 
  public:
   __device__ PrefillBlock(const Attention<T>& attention, char* shared)
       : a_(attention),
-        score_(attention),
+        rows_(attention),
         queries_(shared),
         keys_(queries_ + Shape::kQueryBytes),
         values_(keys_ + Shape::kTileBytes),
-        offsets_(reinterpret_cast<int64_t*>(values_ + Shape::kTileBytes)),
-        warp_row_(threadIdx.x / 32 * Shape::kWarpRows),
-        lane_(threadIdx.x % 32) {}
+        offsets_(reinterpret_cast<int64_t*>(values_ + Shape::kTileBytes)) {}
 
   __device__ void run(const PrefillItem& item) {
     const int first = item.oldest / kTileKeys, last = item.last_position() / kTileKeys;
-    reset();
+    rows_.reset();
     find_keys(item, first);
     copy_queries(item);
     __syncthreads();
@@ -77,33 +43,20 @@ class PrefillBlock {
       __syncthreads();  // the keys are there, and the values before were used
       copy_tile(item, values_, a_.v_cache, tile);
       device::commit_copies();
-      const bool sees = sees_tile(item, tile);
-      if (sees) score_keys();
+      const bool sees = rows_.sees_tile(item, tile);
+      if (sees) rows_.score_keys(queries_, keys_);
       __syncthreads();  // the keys were used
       if (tile < last) copy_tile(item, keys_, a_.k_cache, tile + 1);
       device::commit_copies();
-      if (sees) weigh(item, tile);
+      if (sees) rows_.weigh(item, tile);
       device::wait_for_copies<1>();
       __syncthreads();  // the values are there
-      if (sees) add_values();
+      if (sees) rows_.add_values(values_);
     }
-    store(item);
+    rows_.store(item, queries_);
   }
 
  private:
-  __device__ void reset() {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      best_[m][0] = best_[m][1] = -INFINITY;
-      total_[m][0] = total_[m][1] = 0.0f;
-#pragma unroll
-      for (int n = 0; n < kDimTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums_[m][n][i] = 0.0f;
-      }
-    }
-  }
-
   // Where the keys of a tile lie in the cache, -1 for those that no query of the block sees. Two
   // tiles are kept: the keys of one are copied before the values of the one before.
   __device__ void find_keys(const PrefillItem& item, int tile) {
@@ -141,195 +94,12 @@ class PrefillBlock {
     }
   }
 
-  __device__ int first_position(const PrefillItem& item) const { return item.position + warp_row_; }
-  __device__ int last_position(const PrefillItem& item) const {
-    return min(first_position(item) + Shape::kWarpRows - 1, item.last_position());
-  }
-
-  // Whether a row of this warp sees a key of the tile; if not, the tile would change nothing.
-  __device__ bool sees_tile(const PrefillItem& item, int tile) const {
-    return warp_row_ < item.num_rows && tile * kTileKeys <= last_position(item) &&
-           tile * kTileKeys + kTileKeys > a_.oldest_visible(first_position(item));
-  }
-
-  // scores[m][n]: rows (g, g, g + 8, g + 8) of row tile m, keys (2t, 2t + 1, 2t, 2t + 1) of key
-  // tile n
-  __device__ void score_keys() {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) scores_[m][n][i] = 0.0f;
-      }
-    }
-    const char* query_row =
-        queries_ + (warp_row_ + lane_ % 16) * Shape::kRowBytes + lane_ / 16 * 16;
-    const char* key_row =
-        keys_ + (lane_ % 8 + lane_ / 16 * 8) * Shape::kRowBytes + lane_ / 8 % 2 * 16;
-#pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k) {
-      uint32_t queries[kRowTiles][4];
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        device::load_matrices(queries[m], query_row + m * 16 * Shape::kRowBytes + k * 32);
-      }
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; n += 2) {
-        uint32_t keys[4];
-        device::load_matrices(keys, key_row + n * 8 * Shape::kRowBytes + k * 32);
-#pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
-          device::product<T>(scores_[m][n], queries[m], keys[0], keys[1]);
-          device::product<T>(scores_[m][n + 1], queries[m], keys[2], keys[3]);
-        }
-      }
-    }
-  }
-
-  // Scores to weights of an online softmax; the sums so far are scaled to the new best score.
-  __device__ void weigh(const PrefillItem& item, int tile) {
-    const int first_key = tile * kTileKeys, row = first_position(item) + lane_ / 4;
-    if (!score_.is_plain()) transform(item, first_key, row);
-    if (first_key + kTileKeys - 1 > first_position(item) ||
-        first_key < a_.oldest_visible(last_position(item))) {
-      mask(first_key, row);
-    }
-    const float factor = score_.exponent_factor();
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float next = best_[m][half];
-#pragma unroll
-        for (int n = 0; n < kKeyTiles; ++n) {
-          next = fmaxf(next, fmaxf(scores_[m][n][half * 2], scores_[m][n][half * 2 + 1]));
-        }
-        next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, 1));
-        next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, 2));
-        const float shift = next == -INFINITY ? 0.0f : next * factor;  // nothing seen so far
-        const float correction = device::exp2_fast(best_[m][half] * factor - shift);
-        best_[m][half] = next;
-        float total = total_[m][half] * correction;
-#pragma unroll
-        for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-          for (int i = half * 2; i < half * 2 + 2; ++i) {
-            scores_[m][n][i] = device::exp2_fast(scores_[m][n][i] * factor - shift);
-            total += scores_[m][n][i];  // of the lane's keys; summed over lanes at the end
-          }
-        }
-        total_[m][half] = total;
-        if (__any_sync(0xffffffffu, correction != 1.0f)) {
-#pragma unroll
-          for (int n = 0; n < kDimTiles; ++n) {
-            sums_[m][n][half * 2] *= correction;
-            sums_[m][n][half * 2 + 1] *= correction;
-          }
-        }
-      }
-    }
-  }
-
-  __device__ void transform(const PrefillItem& item, int first_key, int row) {
-    const float slope = a_.slope(item.head);
-    for_scores([&](float& score, int m_row, int key) {
-      score = score_(score, slope, row + m_row - (first_key + key));
-    });
-  }
-
-  __device__ void mask(int first_key, int row) {
-    for_scores([&](float& score, int m_row, int key) {
-      const int position = row + m_row, at = first_key + key;
-      if (at > position || at < a_.oldest_visible(position)) score = -INFINITY;
-    });
-  }
-
-  // Calls body(score, row of it behind the lane's first, its key in the tile).
-  template <typename Body>
-  __device__ void for_scores(Body body) {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          body(scores_[m][n][i], m * 16 + i / 2 * 8, n * 8 + lane_ % 4 * 2 + i % 2);
-        }
-      }
-    }
-  }
-
-  // Two tiles of 8 scores, as a product left them, are the first operand of the next product.
-  __device__ void add_values() {
-    const char* value_row =
-        values_ + (lane_ % 8 + lane_ / 8 % 2 * 8) * Shape::kRowBytes + lane_ / 16 * 16;
-#pragma unroll
-    for (int k = 0; k < kTileKeys / 16; ++k) {
-      uint32_t weights[kRowTiles][4];
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const float (&low)[4] = scores_[m][2 * k];
-        const float (&high)[4] = scores_[m][2 * k + 1];
-        weights[m][0] = device::pack<T>(low[0], low[1]);
-        weights[m][1] = device::pack<T>(low[2], low[3]);
-        weights[m][2] = device::pack<T>(high[0], high[1]);
-        weights[m][3] = device::pack<T>(high[2], high[3]);
-      }
-#pragma unroll
-      for (int n = 0; n < kDimTiles; n += 2) {
-        uint32_t values[4];
-        device::load_transposed(values, value_row + k * 16 * Shape::kRowBytes + n * 16);
-#pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
-          device::product<T>(sums_[m][n], weights[m], values[0], values[1]);
-          device::product<T>(sums_[m][n + 1], weights[m], values[2], values[3]);
-        }
-      }
-    }
-  }
-
-  // Through the warp's own rows of the queries, for whole 16-byte stores.
-  __device__ void store(const PrefillItem& item) {
-    if (warp_row_ >= item.num_rows) return;
-    char* rows = queries_ + warp_row_ * Shape::kRowBytes;
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float total = total_[m][half];
-        total += __shfl_xor_sync(0xffffffffu, total, 1);
-        total += __shfl_xor_sync(0xffffffffu, total, 2);
-        const float scale = 1.0f / total;
-        char* row = rows + (m * 16 + half * 8 + lane_ / 4) * Shape::kRowBytes + lane_ % 4 * 4;
-#pragma unroll
-        for (int n = 0; n < kDimTiles; ++n) {
-          *reinterpret_cast<uint32_t*>(row + n * 16) =
-              device::pack<T>(sums_[m][n][half * 2] * scale, sums_[m][n][half * 2 + 1] * scale);
-        }
-      }
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = lane_; i < Shape::kWarpRows * Shape::kPacks; i += 32) {
-      const int row = i / Shape::kPacks, pack = i % Shape::kPacks;
-      if (warp_row_ + row < item.num_rows && pack * 8 < a_.head_dim) {
-        *reinterpret_cast<uint4*>(a_.result(item.token + warp_row_ + row, item.head) + pack * 8) =
-            *reinterpret_cast<const uint4*>(rows + row * Shape::kRowBytes + pack * 16);
-      }
-    }
-  }
-
   const Attention<T>& a_;
-  const Score score_;
+  PrefillRows<T, kHeadDim> rows_;
   char* queries_;
   char* keys_;
   char* values_;
   int64_t* offsets_;
-  const int warp_row_, lane_;
-  float best_[kRowTiles][2], total_[kRowTiles][2];
-  float scores_[kRowTiles][kKeyTiles][4];
-  float sums_[kRowTiles][kDimTiles][4];
 };
 
 // The block's item number `index`, the tiles with the most keys first; no rows if there is none.
@@ -364,6 +134,8 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) prefill_kernel(const Atten
   extern __shared__ __align__(16) char shared[];
   __shared__ int sequence;
   const int num_units = a.work[2 * a.num_sequences + 1] * PrefillShape<kHeadDim>::kParts;
+  // The first block waits in any case: the kernel must not end before the one in front of it.
+  if (blockIdx.x > 0 && blockIdx.x >= num_units * a.num_heads) return;
   device::wait_for_predecessor();
   PrefillBlock<T, kHeadDim> block(a, shared);
   for (int i = blockIdx.x; i < num_units * a.num_heads; i += gridDim.x) {

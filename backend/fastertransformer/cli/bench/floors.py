@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from ...messages import EngineInfo
 from ...models.checkpoint import open_checkpoint
-from ...models.loader import find_family
+from ...models.loader import find_family, read_spec
 from ...models.spec import ModelSpec
 from .machine import Machine
 from .workload import Measurement, Workload
@@ -15,8 +15,8 @@ from .workload import Measurement, Workload
 
 def model_spec(path: Path, load_format: str) -> ModelSpec:
     """Raises: ModelLoadError: no checkpoint, or none of a known family."""
-    config = open_checkpoint(str(path), load_format).config
-    return find_family("", config.model_type).spec(config)
+    checkpoint = open_checkpoint(str(path), load_format)
+    return read_spec(checkpoint, find_family("", checkpoint.config.model_type))
 
 
 class Floors(Struct, frozen=True, kw_only=True):

@@ -56,7 +56,7 @@ def profile(setup: Setup, workloads: list[Workload]) -> list[Profile]:
         raise ModelLoadError("--profile runs the engine in its own process, which is one rank only")
     untouched = Recorder(setup.device)
     recorder = GpuRecorder(setup.device) if setup.device.type == "cuda" else CpuRecorder(setup.device)
-    world = LocalWorld()
+    world = LocalWorld(setup.device)
     rank = worker.load_rank(config, world)
 
     def run(workload: Workload, by: Recorder) -> Watcher:

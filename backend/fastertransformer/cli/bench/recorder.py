@@ -76,7 +76,7 @@ class GpuRecorder(Recorder):
     def end(self) -> None:
         self._profiler.stop()
 
-    def account(self, us: float) -> Account:  # noqa: ARG002
+    def account(self, us: float) -> Account:
         """The part of `us`, the whole time, that the device saw."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "trace.json")

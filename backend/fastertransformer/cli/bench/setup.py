@@ -13,7 +13,7 @@ import typer
 from ... import config as configuration
 from ...config import EngineConfig
 from ...models.spec import ModelSpec
-from ...worker import choose_device
+from ...runtime.device import choose_device
 from ..console import errors
 from ..serve import resolve_data_type
 from .floors import model_spec
@@ -55,7 +55,7 @@ def prepared(
         load_format = "dummy" if shape or dummy_weights else "auto"
         parameters = _parameters(folder, given | {"load_format": load_format}, batches)
         config = configuration.from_triton(parameters)
-        device = choose_device(config)
+        device = choose_device(config.device)
         spec = model_spec(folder, load_format)
         with errors.status("Measuring the machine"):
             machine = measure_machine(device, config.data_type, config.num_threads)

@@ -44,7 +44,7 @@ class Watcher:
     def is_open(self) -> bool:
         return self._left > 0
 
-    def receive(self, block: bool) -> list[tuple[int, ClientMessage | None]]:  # noqa: ARG002
+    def receive(self, block: bool) -> list[tuple[int, ClientMessage | None]]:
         """All requests at the first call."""
         requests, self._requests = self._requests, []
         if not requests:
@@ -53,7 +53,7 @@ class Watcher:
             self._begin()
         return [(0, Submit(requests))]
 
-    def send(self, outputs: Iterable[tuple[int, Output]], stats: EngineStats) -> None:  # noqa: ARG002
+    def send(self, outputs: Iterable[tuple[int, Output]], stats: EngineStats) -> None:
         """Raises: FasterTransformerError: a request failed."""
         came = [output for _, output in outputs]
         for output in came:

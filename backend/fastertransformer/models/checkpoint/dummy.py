@@ -25,10 +25,10 @@ class DummyCheckpoint:
         self.config, self.generation = read_configs(folder)
         self._device = device
 
-    def has(self, name: str) -> bool:  # noqa: ARG002
+    def has(self, name: str) -> bool:
         return True
 
-    def unused(self, used: Iterable[str]) -> list[str]:  # noqa: ARG002
+    def unused(self, used: Iterable[str]) -> list[str]:
         return []
 
     def slice(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:

@@ -13,13 +13,15 @@ from .... import ops
 from ....config import EngineConfig
 from ....errors import FasterTransformerError
 from ....ops.registry import OPS
-from ....worker import choose_device
+from ....runtime.device import choose_device
 from ...console import errors, output
 from ...serve import resolve_data_type
 from ..machine import DTYPES, measure_machine
 from ..report import headline, optional, plain_table, write_json
 from .cases import Sizes, all_cases, spec_of_shape
 from .measure import KernelRow, measure_case
+
+_EAGER = "*"
 
 
 def bench_kernels(
@@ -58,7 +60,7 @@ def bench_kernels(
     wanted = _check_ops(only)
     threads = num_threads or len(os.sched_getaffinity(0))
     ops.set_num_threads(threads)
-    machine = measure_machine(choose_device(config), config.data_type, threads)
+    machine = measure_machine(choose_device(config.device), config.data_type, threads)
     chosen = [case for case in cases if case.op in wanted]
     measured: list[KernelRow] = []
     try:
@@ -66,15 +68,17 @@ def bench_kernels(
             measured.append(measure_case(case, machine))  # noqa: PERF401 - what was measured outlives a failure
     finally:
         output.print(headline(machine), kernel_table(measured), sep="\n", highlight=False)
+        if json is not None:
+            write_json(json, machine, {"shape": shapes}, kernels=measured)
     if missing := sorted(wanted - {case.op for case in cases}):
         errors.print(f"no case for {', '.join(missing)}")
-    if json is not None:
-        write_json(json, machine, {"shape": shapes}, kernels=measured)
 
 
 def kernel_table(rows: list[KernelRow]) -> Table:
     """What a person reads, in at most 110 columns."""
     made = plain_table("op", "us", "GB/s", "TFLOP/s", "of ceiling", "torch us", "speed-up")
+    if any(row.torch_is_eager for row in rows):
+        made.caption = f"{_EAGER} not in a graph: it reads back from the device"
     for row in rows:
         made.add_row(
             f"{row.op} {row.sizes}",
@@ -82,7 +86,7 @@ def kernel_table(rows: list[KernelRow]) -> Table:
             optional(row.gb_per_second, "{:.1f}"),
             optional(row.tflops or None, "{:.2f}"),
             optional(row.share, "{:.0%} " + row.ceiling),
-            f"{row.torch_us:.2f}",
+            f"{row.torch_us:.2f}{_EAGER if row.torch_is_eager else ''}",
             optional(row.speed_up, "{:.2f}"),
         )
     return made

@@ -35,6 +35,8 @@ class KernelRow(Struct, frozen=True, kw_only=True):
     share: float | None
     """Of that ceiling."""
     torch_us: float
+    torch_is_eager: bool
+    """On a GPU: it reads back from the device, so it is in no graph and waits for the host."""
     speed_up: float | None
     """Torch's time over ours."""
 
@@ -64,6 +66,7 @@ def kernel_row(case: Case, machine: Machine, ours: float | None, theirs: float) 
         ceiling=ceiling,
         share=None if ours is None else bounds[ceiling] / ours,
         torch_us=theirs * 1e6,
+        torch_is_eager=machine.device == "cuda" and not case.capturable,
         speed_up=None if ours is None else theirs / ours,
     )
 

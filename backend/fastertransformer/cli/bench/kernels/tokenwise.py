@@ -17,23 +17,26 @@ _INT_BYTES = 4
 def tokenwise_cases(spec: ModelSpec, itemsize: int, tokens: Iterable[int]) -> Iterator[Case]:
     """Embedding, norms, cache writes, activation and the token pool with every number of tokens."""
     for count in tokens:
-        yield _embedding(spec, itemsize, count)
+        yield from _embeddings(spec, itemsize, count)
         yield from _norms(spec, itemsize, count)
         yield from _cache_writes(spec, itemsize, count)
         yield _activation(spec, itemsize, count)
         yield from _token_pool(count)
 
 
-def _embedding(spec: ModelSpec, itemsize: int, count: int) -> Case:
-    def make(inputs: Inputs) -> Arguments:
+def _embeddings(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
+    sizes, row_bytes = f"{count}x{spec.hidden_size}", spec.hidden_size * itemsize
+
+    def words(inputs: Inputs) -> Arguments:
         return inputs.integers(spec.vocab_size, count), inputs.normal(spec.vocab_size, spec.hidden_size)
 
-    return Case(
-        op="embedding",
-        sizes=f"{count}x{spec.hidden_size}",
-        make=make,
-        num_bytes=2 * count * spec.hidden_size * itemsize,
-    )
+    def positions(inputs: Inputs) -> Arguments:
+        hidden, table = inputs.normal(count, spec.hidden_size), inputs.normal(_POSITIONS, spec.hidden_size)
+        return hidden, table, inputs.integers(_POSITIONS, count)
+
+    yield Case(op="embedding", sizes=sizes, make=words, num_bytes=2 * count * row_bytes)
+    if spec.rope is None:
+        yield Case(op="add_positions", sizes=sizes, make=positions, num_bytes=3 * count * row_bytes)
 
 
 def _norms(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
@@ -80,11 +83,13 @@ def _cache_writes(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
         k, v, *targets = kv_write(inputs)
         return (q, k, v, *turns, *targets)
 
-    yield Case(op="kv_write", sizes=sizes, make=kv_write, num_bytes=2 * kv_bytes)
+    # The bodies of cache writes look for rows that only fill the batch, on the host.
+    write = partial(Case, sizes=sizes, capturable=False)
+    yield write(op="kv_write", make=kv_write, num_bytes=2 * kv_bytes)
     if spec.rope is not None:
         turned = 2 * q_bytes + kv_bytes
         yield Case(op="rope", sizes=sizes, make=rope, num_bytes=turned)
-        yield Case(op="rope_kv_write", sizes=sizes, make=rope_kv_write, num_bytes=turned + kv_bytes)
+        yield write(op="rope_kv_write", make=rope_kv_write, num_bytes=turned + kv_bytes)
 
 
 def _activation(spec: ModelSpec, itemsize: int, count: int) -> Case:
@@ -111,4 +116,4 @@ def _token_pool(count: int) -> Iterator[Case]:
 
     num_bytes = 4 * count * _INT_BYTES
     yield Case(op="take_tokens", sizes=str(count), make=make, num_bytes=num_bytes)
-    yield Case(op="put_tokens", sizes=str(count), make=make_put, num_bytes=num_bytes)
+    yield Case(op="put_tokens", sizes=str(count), make=make_put, num_bytes=num_bytes, capturable=False)

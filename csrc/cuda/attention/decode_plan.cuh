@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The pieces of work of attention with single queries, and the sizes of the kernel.
+#pragma once
+
+#include "cuda/attention/attention.cuh"
+
+namespace ft::cuda {
+
+constexpr int kItemHeads = 8;   // query heads of an item, at most: the columns of a product
+constexpr int kGroupKeys = 16;  // keys that a warp takes at a time: the rows of a product
+
+struct DecodeItem {
+  int sequence, length, token;
+  int chunk, first_chunk, num_chunks;  // in the plan; those of the sequence that have visible keys
+  int begin, end;                      // the chunk's visible keys
+  int kv_head, head, num_heads;        // query heads [head, head + num_heads)
+  unsigned counter;
+
+  // The first group of keys.
+  __device__ int first_key() const { return begin / kGroupKeys * kGroupKeys; }
+};
+
+template <typename T>
+struct DecodePlan {
+  const Attention<T>& attention;
+  const int* cumulative;  // chunks up to each sequence, in shared memory
+  int group, tiles_per_kv_head, num_tiles, num_items;
+
+  __device__ DecodePlan(const Attention<T>& a, const int* chunks)
+      : attention(a), cumulative(chunks) {
+    group = a.num_heads / a.num_kv_heads;
+    tiles_per_kv_head = (group + kItemHeads - 1) / kItemHeads;
+    num_tiles = a.num_kv_heads * tiles_per_kv_head;
+    num_items = cumulative[a.num_sequences] * num_tiles;
+  }
+
+  __device__ DecodeItem operator[](int index) const {
+    DecodeItem item;
+    item.chunk = index / num_tiles;
+    const int tile = index % num_tiles, part = tile % tiles_per_kv_head;
+    item.kv_head = tile / tiles_per_kv_head;
+    item.head = item.kv_head * group + part * kItemHeads;
+    item.num_heads = min(kItemHeads, group - part * kItemHeads);
+    int low = 0, high = attention.num_sequences - 1;
+    while (low < high) {  // to the last sequence that starts at or before the chunk
+      const int middle = (low + high + 1) / 2;
+      if (cumulative[middle] <= item.chunk) {
+        low = middle;
+      } else {
+        high = middle - 1;
+      }
+    }
+    item.sequence = low;
+    item.length = attention.seq_lens[low];
+    item.token = attention.cu_seqlens_q[low];
+    item.counter = static_cast<unsigned>(cumulative[low] * num_tiles + tile);
+    const int oldest = attention.oldest_visible(item.length - 1);
+    const int start = (item.chunk - cumulative[low]) * kChunkKeys;
+    item.begin = max(start, oldest);
+    item.end = min(start + kChunkKeys, item.length);
+    item.first_chunk = cumulative[low] + oldest / kChunkKeys;
+    item.num_chunks = (item.length + kChunkKeys - 1) / kChunkKeys - oldest / kChunkKeys;
+    return item;
+  }
+};
+
+template <int kHeadDim>
+struct DecodeShape {
+  // Enough that the rings of a multiprocessor hold what its share of the bandwidth brings in 1 us.
+  static constexpr int kStages = kHeadDim <= 128 ? 2 : 1;
+  static constexpr int kMaxWarps = kHeadDim <= 128 ? 8 : 6;
+  static constexpr int kRowBytes = kHeadDim * 2 + 16;  // odd in units of 16: no bank conflicts
+  static constexpr int kTileBytes = kGroupKeys * kRowBytes;
+  static constexpr int kRingBytes = 2 * kStages * kTileBytes;  // of a warp, keys and values
+  static constexpr int kSumStride = kHeadDim + 4;
+
+  // Of one warp: its rings, and its state when an item is done.
+  static constexpr size_t warp_bytes(int num_heads) {
+    return kRingBytes + num_heads * (kSumStride + 2) * sizeof(float);
+  }
+};
+
+}  // namespace ft::cuda

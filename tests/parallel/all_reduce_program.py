@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run by mpirun, on GPUs that ranks may share: collectives through the GPUs' own memory.
+
+Usage: all_reduce_program.py check | late | time
+"""
+
+import sys
+import time
+import traceback
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastertransformer import _C, ops
+from fastertransformer.parallel.mpi import MpiWorld, abort, place_on_node
+from fastertransformer.parallel.peers import TIMEOUT_S, PeerCommunicator, connect_peers
+
+from mpi4py import MPI  # isort: skip - after the import that chooses its thread level
+
+KINDS = {"one shot": _C.cuda.all_reduce_one_shot, "two shots": _C.cuda.all_reduce_two_shot}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+NUM_BYTES = (16, 12, 48, 68, 1000, 8192, 65532, 1 << 18, (1 << 20) + 36, 1 << 22)
+REPEATS = 100
+GUARD = 64
+
+
+def everyones(seed: int, shape: tuple[int, ...], dtype: torch.dtype, peers: PeerCommunicator) -> list[Tensor]:
+    """The random tensors of all ranks, on each of them."""
+    tensors = []
+    for rank in range(peers.size):
+        generator = torch.Generator("cuda").manual_seed(seed * peers.size + rank)
+        tensors.append(torch.randn(shape, generator=generator, device="cuda").to(dtype))
+    return tensors
+
+
+def total(tensors: list[Tensor]) -> Tensor:
+    """In fp32 and in rank order, rounded once: the bits that every rank must have."""
+    result = tensors[0].float()
+    for tensor in tensors[1:]:
+        result = result + tensor.float()
+    return result.to(tensors[0].dtype)
+
+
+def check_sums(peers: PeerCommunicator) -> None:
+    """Sizes, kinds and types follow each other closely, with new data every time and guards around it."""
+    stream = torch.cuda.current_stream().cuda_stream
+    for repeat in range(REPEATS):
+        for number, num_bytes in enumerate(NUM_BYTES):
+            dtype = DTYPES[(repeat + number) % len(DTYPES)]
+            size = num_bytes // dtype.itemsize
+            for kind, kernel in KINDS.items():
+                if kind == "one shot" and num_bytes > peers.max_gather_bytes:
+                    continue
+                parts = everyones(repeat * 100 + number, (size,), dtype, peers)
+                memory = torch.full((size + 2 * GUARD,), 77, dtype=dtype, device="cuda")
+                x = memory[GUARD:-GUARD].copy_(parts[peers.rank])
+                kernel(x, peers.arena, stream)
+                what = f"{kind}, {size} x {dtype}, repeat {repeat}"
+                assert torch.equal(x, total(parts)), what
+                assert (memory[:GUARD] == 77).all(), what
+                assert (memory[-GUARD:] == 77).all(), what
+
+
+def check_awkward(peers: PeerCommunicator) -> None:
+    """What may not look like an empty buffer, and what is neither contiguous nor aligned."""
+    for dtype, integer in ((torch.float32, torch.int32), (torch.float16, torch.int16)):
+        ones = torch.full((5000,), -1, dtype=integer, device="cuda").view(dtype)
+        assert peers.all_reduce(ones.clone()).isnan().all()
+        assert peers.all_gather(ones.view(5, 1000), 1).isnan().all()
+    for repeat in range(3):
+        parts = everyones(repeat, (33, 65), torch.bfloat16, peers)
+        assert torch.equal(peers.all_reduce(parts[peers.rank].t()), total(parts).t())
+        assert torch.equal(peers.all_reduce(parts[peers.rank][1:]), total(parts)[1:])
+    assert peers.all_reduce(torch.empty(0, device="cuda")).shape == (0,)
+
+
+def check_gathers(peers: PeerCommunicator) -> None:
+    """Rows of whole packs and others, in one kernel and in several."""
+    for number, shape in enumerate([(1, 1), (1, 16000), (3, 501), (64, 128), (5, 1), (40, 50001)] * 3):
+        parts = everyones(number, shape, DTYPES[number % len(DTYPES)], peers)
+        assert torch.equal(peers.all_gather(parts[peers.rank], 1), torch.cat(parts, 1)), shape
+
+
+def check_graph(peers: PeerCommunicator) -> None:
+    """One capture, many replays, and other calls in between."""
+    small = torch.empty((3, 4096), dtype=torch.bfloat16, device="cuda")
+    large = torch.empty(300_001, device="cuda")
+    logits = torch.empty((3, 501), device="cuda")
+    static = (small, large, logits)
+
+    def step() -> list[Tensor]:
+        twice = peers.all_reduce(peers.all_reduce(small.clone()).clone())
+        return [twice, peers.all_reduce(large.clone()), peers.all_gather(logits, 1)]
+
+    def fill(seed: int) -> list[Tensor]:
+        """Also returns what `step` must give."""
+        parts = [everyones(seed, tuple(x.shape), x.dtype, peers) for x in static]
+        for x, part in zip(static, parts, strict=True):
+            x.copy_(part[peers.rank])
+        once = total(parts[0])
+        return [total([once] * peers.size), total(parts[1]), torch.cat(parts[2], 1)]
+
+    fill(0)
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+    for repeat in range(REPEATS):
+        expected = fill(repeat)
+        graph.replay()
+        for result, wanted in zip(results, expected, strict=True):
+            assert torch.equal(result, wanted), repeat
+        if repeat % 10 == 0:
+            parts = everyones(repeat, (7, 4096), torch.float16, peers)
+            assert torch.equal(peers.all_reduce(parts[peers.rank]), total(parts))
+
+
+def check_world(device: torch.device, size: int) -> None:
+    """The communicator that an engine gets, with what is too large for one kernel or for the peers at all."""
+    world = MpiWorld(size, 1, device)
+    for number, elements in enumerate([4096, 300_000, 6_000_001]):
+        x = torch.full((elements,), float(world.mesh.rank + number), device=device)
+        assert (world.tensor_group.all_reduce(x) == sum(range(size)) + number * size).all()
+    world.check()
+
+
+def check_late(peers: PeerCommunicator) -> None:
+    """One rank stays away: the others stop waiting, say so, and never wait again; it hears of it too."""
+    absent = peers.size - 1
+    x = torch.ones(1000, device="cuda")
+    peers.check()
+    if peers.rank != absent:
+        for least, most in ((0.9 * TIMEOUT_S, 4 * TIMEOUT_S), (0, 2)):
+            start = time.monotonic()
+            for _ in range(20):
+                peers.all_reduce(x)
+            torch.cuda.synchronize()
+            assert least <= time.monotonic() - start <= most
+    MPI.COMM_WORLD.Barrier()
+    peers.all_reduce(x)
+    torch.cuda.synchronize()
+    with pytest.raises(RuntimeError, match=f"rank {absent} did not join"):
+        peers.check()
+
+
+def measure(peers: PeerCommunicator) -> None:
+    """Microseconds of one sum in a graph of 64; meaningful where every rank has a GPU of its own."""
+    for num_bytes in (8 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20):
+        for kind, kernel in KINDS.items():
+            if kind == "one shot" and num_bytes > peers.max_gather_bytes:
+                continue
+            x = torch.zeros(num_bytes // 2, dtype=torch.bfloat16, device="cuda")
+            kernel(x, peers.arena, torch.cuda.current_stream().cuda_stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(64):
+                    kernel(x, peers.arena, torch.cuda.current_stream().cuda_stream)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            for _ in range(3):
+                graph.replay()
+            start.record()
+            for _ in range(20):
+                graph.replay()
+            end.record()
+            torch.cuda.synchronize()
+            if peers.rank == 0:
+                print(f"{kind}, {num_bytes >> 10} KiB: {start.elapsed_time(end) * 1e3 / 20 / 64:.2f} us")
+
+
+def main(what: str) -> None:
+    ranks = MPI.COMM_WORLD
+    local_rank, _ = place_on_node()
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    ops.set_device(device.index)
+    peers = connect_peers(ranks, device)
+    if what == "time":
+        measure(peers)
+    elif what == "late":
+        check_late(peers)
+    else:
+        check_sums(peers)
+        check_awkward(peers)
+        check_gathers(peers)
+        check_graph(peers)
+        check_world(device, ranks.size)
+        peers.check()
+    print(f"rank {ranks.rank} of {ranks.size} is fine", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except Exception:
+        traceback.print_exc()
+        abort(1)
