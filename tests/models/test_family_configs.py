@@ -116,3 +116,9 @@ def test_a_missing_expert_is_named(name, tmp_path):
     save_file({key: value for key, value in tensors.items() if key != missing}, tmp_path / WEIGHTS)
     with pytest.raises(ModelLoadError, match=f"no tensor {missing}"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "is_capturable"), [("mixtral", False), ("gemma2", True)])
+def test_graphs_hold_what_asks_the_device_nothing(name, is_capturable, tmp_path):
+    make(name, tmp_path)
+    assert load_model(tmp_path).is_capturable is is_capturable
