@@ -17,7 +17,7 @@ from fastertransformer.server import processes
 
 PROGRAM = [sys.executable, "-c", "from fastertransformer.cli.main import main; main()"]
 START_TIMEOUT_S = 200
-STOP_TIMEOUT_S = 40
+STOP_TIMEOUT_S = 120
 SMALL_CACHE = "max_tokens_in_paged_kv_cache=8192"
 
 
@@ -90,11 +90,12 @@ class Serving:
 
 
 @contextmanager
-def serving(*arguments: object, **variables: str) -> Iterator[Serving]:
-    """A server that is ready; killed with all of its processes if the test has not stopped it."""
+def serving(*arguments: object, ready: bool = True, **variables: str) -> Iterator[Serving]:
+    """Stopped when the test has not done so. Args: ready: wait until it serves."""
     server = Serving(*arguments, **variables)
     try:
-        server.wait_until_printed("Ctrl-C ends it")
+        if ready:
+            server.wait_until_printed("Ctrl-C ends it")
         yield server
     finally:
         if server.process.poll() is None:

@@ -2,6 +2,7 @@
 """The console command `fastertransformer`: one file per verb."""
 
 import typer
+from rich.markup import escape
 
 from ..errors import FasterTransformerError
 from . import bench, check, demo, request, serve
@@ -26,5 +27,5 @@ def main() -> None:
     try:
         app()
     except FasterTransformerError as error:
-        errors.print(f"[bold red]error[/]: {error}", highlight=False)
+        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ModelLoadError
@@ -92,7 +93,9 @@ def write_repository(
     model_type = checkpoint.config.model_type
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
-        errors.print(f"[yellow]{path} has no tokenizer.json: only token ids are served, no text[/]")
+        errors.print(
+            f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
+        )
     checkpoint_slots = {
         "CHECKPOINT": str(path.resolve()),
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",

@@ -2,6 +2,7 @@
 """Finds a tritonserver, gives it our backend, starts it, waits for it and stops it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from .installation import backend_folder
 
 STOP_TIMEOUT_S = 40.0
 _POLL_S = 0.1
+_LOAD_ERROR = re.compile(r"ModelLoadError: (.*?)\\n\\nAt:")
+"""Of an exception in one line of the log."""
+_ERROR_LINE = re.compile(r"E\d{4} |error: ")
 
 
 class ServerError(FasterTransformerError):
@@ -179,9 +183,10 @@ class TritonServer:
             self.process.wait()
 
     def explanation(self) -> str:
-        """What the log says about a failure: the lines that name an error, else the last ones."""
+        """What the log says about a failure: why models did not load, else its errors, else its end."""
         lines = self.log.splitlines()
-        told = [line for line in lines if "Error" in line or "failed to load" in line]
+        reasons = [text.replace("\\n", "\n") for text in _LOAD_ERROR.findall(self.log)]
+        told = list(dict.fromkeys(reasons)) or [line for line in lines if _ERROR_LINE.match(line)]
         return "\n".join((told or lines)[-12:])
 
     def _answers(self) -> bool:
