@@ -20,12 +20,12 @@ struct Names {
   PyObject* stride = PyUnicode_InternFromString("stride");
   PyObject* dtype = PyUnicode_InternFromString("dtype");
   PyObject* is_cuda = PyUnicode_InternFromString("is_cuda");
-  PyObject* dtypes[5];
+  PyObject* dtypes[6];
 
   Names() {
-    static const char* kDTypes[] = {"float32", "bfloat16", "float16", "int32", "int64"};
+    static const char* kDTypes[] = {"float32", "bfloat16", "float16", "int32", "int64", "int8"};
     const py::module_ torch = py::module_::import("torch");
-    for (int i = 0; i < 5; ++i) dtypes[i] = py::object(torch.attr(kDTypes[i])).release().ptr();
+    for (int i = 0; i < 6; ++i) dtypes[i] = py::object(torch.attr(kDTypes[i])).release().ptr();
   }
 };
 
@@ -59,8 +59,8 @@ ft::Tensor read_tensor(py::handle tensor) {
   read_sizes(call(names().stride), view.strides, view.ndim);
   const py::object dtype = get(names().dtype);
   int index = 0;
-  while (index < 5 && names().dtypes[index] != dtype.ptr()) ++index;
-  if (index == 5) throw py::value_error("no kernel takes tensors of " + py::str(dtype).cast<std::string>());
+  while (index < 6 && names().dtypes[index] != dtype.ptr()) ++index;
+  if (index == 6) throw py::value_error("no kernel takes tensors of " + py::str(dtype).cast<std::string>());
   view.dtype = static_cast<ft::DType>(index);
   view.is_cuda = get(names().is_cuda).ptr() == Py_True;
   return view;
@@ -110,6 +110,16 @@ FT_BIND_CPU(avx512)
 void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rms_norm);
   FT_BIND(cuda, add_rms_norm);
+  FT_BIND(cuda, skinny_linear);
+  FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, skinny_linear_int8);
+  FT_BIND(cuda, skinny_logits_int8);
+}
+
+// What the ops of these names run on architectures before Hopper.
+void bind_cuda_sm80(py::module_ module) {
+  FT_BIND(cuda::sm80, skinny_linear);
+  FT_BIND(cuda::sm80, skinny_logits);
 }
 #endif
 
@@ -138,5 +148,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_num_threads", &ft::set_num_threads);
 #ifdef FT_WITH_CUDA
   bind_cuda(m.def_submodule("cuda"));
+  bind_cuda_sm80(m.def_submodule("cuda_sm80"));
 #endif
 }

@@ -69,4 +69,11 @@ void dispatch(const Tensor& tensor, Body body) {
   }
 }
 
+// The same without float32.
+template <typename Body>
+void dispatch_half(const Tensor& tensor, Body body) {
+  if (tensor.dtype == DType::kBFloat16) return body(__nv_bfloat16{});
+  body(__half{});
+}
+
 }  // namespace ft::cuda

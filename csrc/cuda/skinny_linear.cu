@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// skinny_linear and skinny_logits: the checks.
+#include "cuda/skinny_linear.h"
+
+#include "cuda/launch.h"
+#include "cuda/launchers.h"
+
+namespace ft::cuda {
+namespace {
+
+void check_operand(const char* op, const char* argument, const Tensor& tensor, int64_t multiple) {
+  check_on_gpu(op, argument, tensor);
+  check_rows(op, argument, tensor);
+  check_aligned(op, argument, tensor);
+  check_that(op, argument, tensor.strides[0] % multiple == 0,
+             "has rows that do not start at multiples of 16 bytes");
+}
+
+using Implementation = void (*)(const char*, const Tensor&, const Tensor&, const Tensor&,
+                                const Tensor*, int64_t);
+
+void run(const char* op, Implementation implementation, DType out_dtype, const Tensor& out,
+         const Tensor& x, const Tensor& weight, const Tensor* bias, int64_t stream) {
+  check_dtype(op, "out", out, out_dtype);
+  check_dtype(op, "weight", weight, x.dtype);
+  check_skinny(op, out, x, weight, bias);
+  if (x.shape[0] == 0 || weight.shape[0] == 0) return;
+  implementation(op, out, x, weight, bias, stream);
+}
+
+}  // namespace
+
+void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+                  const Tensor* bias) {
+  check_shape(op, "x", x, {-1, -1});
+  check_that(op, "x", x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
+             "is neither bfloat16 nor float16");
+  check_that(op, "x", x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
+  check_shape(op, "weight", weight, {-1, x.shape[1]});
+  check_operand(op, "x", x, 8);
+  check_operand(op, "weight", weight, weight.dtype == DType::kInt8 ? 16 : 8);
+  check_shape(op, "out", out, {x.shape[0], weight.shape[0]});
+  check_on_gpu(op, "out", out);
+  check_contiguous(op, "out", out);
+  if (bias == nullptr) return;
+  check_shape(op, "bias", *bias, {weight.shape[0]});
+  check_dtype(op, "bias", *bias, x.dtype);
+  check_on_gpu(op, "bias", *bias);
+  check_contiguous(op, "bias", *bias);
+}
+
+void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                   const std::optional<Tensor>& bias, int64_t stream) {
+  run("skinny_linear", skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr,
+      stream);
+}
+
+void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
+  run("skinny_logits", skinny_linear_sm80, DType::kFloat32, out, x, weight, nullptr, stream);
+}
+
+namespace sm80 {
+
+void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                   const std::optional<Tensor>& bias, int64_t stream) {
+  run("skinny_linear", skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr,
+      stream);
+}
+
+void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
+  run("skinny_logits", skinny_linear_sm80, DType::kFloat32, out, x, weight, nullptr, stream);
+}
+
+}  // namespace sm80
+
+}  // namespace ft::cuda
