@@ -99,6 +99,9 @@ namespace {
     FT_BIND(cpu::set, kv_write);                         \
     FT_BIND(cpu::set, paged_attention);                  \
     FT_BIND(cpu::set, skinny_linear);                    \
+    FT_BIND(cpu::set, skinny_logits);                    \
+    FT_BIND(cpu::set, skinny_linear_int8);               \
+    FT_BIND(cpu::set, skinny_logits_int8);               \
     FT_BIND(cpu::set, greedy);                           \
   }
 

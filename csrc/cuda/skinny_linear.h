@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The implementations of skinny_linear by architecture, and the checks that all skinny products share;
-// both are in skinny_linear.cu.
+// The implementations of skinny_linear by architecture, and the checks that all skinny products
+// share; both are in skinny_linear.cu.
 #pragma once
 
 #include <cstdint>

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The instructions of the skinny products that have no C++ name: copies into shared memory that run
-// beside the threads, products of 16 x 16 by 16 x 8, and four int8 widened at once. sm_80 and later.
+// beside the threads, products of 16 x 16 by 16 x 8, and four int8 widened at once. sm_80 and
+// later.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-
-#include <cstdint>
 
 namespace ft::device {
 
@@ -21,11 +20,10 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
 // The second cache takes in the 256 bytes around it.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid,
                                            uint64_t policy) {
-  asm volatile(
-      "cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(
-          static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-      "l"(from), "r"(valid ? 16 : 0), "l"(policy)
-      : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(valid ? 16 : 0), "l"(policy)
+               : "memory");
 }
 
 // Ends a group of this thread's copies, which may be empty.
@@ -71,8 +69,8 @@ __device__ __forceinline__ To bits(const From& from) {
   return *reinterpret_cast<const To*>(&from);
 }
 
-// One instruction for (x & mask) | bits, and for (x & mask) ^ bits. The compiler takes two, because it
-// keeps no constant in a register.
+// One instruction for (x & mask) | bits, and for (x & mask) ^ bits. The compiler takes two, because
+// it keeps no constant in a register.
 __device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits) {
   uint32_t result;
   asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(x), "r"(mask), "r"(bits));

@@ -16,6 +16,8 @@ TOLERANCES = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 KERNEL_SETS = [*(name for name in ("generic", "avx2", "avx512") if hasattr(_C.cpu_sets, name)), GPU]
 """Every set of kernels, for `@pytest.mark.parametrize("kernels", KERNEL_SETS)`."""
+GPU_SM80 = pytest.param("cuda_sm80", marks=pytest.mark.gpu)
+"""Kernels that the op of their name runs on GPUs before Hopper."""
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -42,8 +44,8 @@ def run(kernels: str, name: str, *arguments: Any) -> tuple[Tensor | None, list[A
     Args:
         kernels: one of KERNEL_SETS. arguments: those of the op's body, tensors on the CPU.
     """
-    device = "cuda" if kernels == "cuda" else "cpu"
-    kernel = getattr(_C.cuda if kernels == "cuda" else getattr(_C.cpu_sets, kernels), name)
+    device = "cuda" if kernels.startswith("cuda") else "cpu"
+    kernel = getattr(getattr(_C if device == "cuda" else _C.cpu_sets, kernels), name)
     guarded = [Guarded(value, device) if isinstance(value, Tensor) else value for value in arguments]
     given = [value.tensor if isinstance(value, Guarded) else value for value in guarded]
     out = OPS[name].out

@@ -16,6 +16,7 @@ from ..layers.position import rope_table
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
 from ..quant.dense import DenseWeight
+from ..quant.formats import FORMATS
 from .checkpoint import Checkpoint, open_checkpoint
 from .families import FAMILIES, SERVICE_NAMES
 from .families.base import Family
@@ -46,10 +47,11 @@ def load(
     family = find_family(config.model_type, checkpoint.config.model_type)
     spec = family.spec(checkpoint.config)
     check_mesh(spec, mesh)
-    reader = WeightReader(checkpoint, family, mesh, _DTYPES[config.data_type], device, progress)
+    dtype, held = _DTYPES[config.data_type], FORMATS[config.int8_mode]
+    reader = WeightReader(checkpoint, family, mesh, dtype, device, progress, held)
     positions = config.max_model_len or spec.max_position_embeddings
     builder = _Builder(reader, spec, mesh, group, positions, device)
-    model = builder.model(checkpoint_info(checkpoint, spec), _DTYPES[config.data_type])
+    model = builder.model(checkpoint_info(checkpoint, spec), dtype)
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
     return model
