@@ -116,11 +116,12 @@ struct Cursor {
     if (share.begin == share.end) tile = share.tiles;
   }
   __device__ bool is_at_end(const Share& share) const { return tile >= share.tiles; }
-  __device__ void advance(const Share& share, int columns) {
+  // Returns whether the next stage does not lie behind this one in memory.
+  __device__ bool advance(const Share& share, int columns) {
     column += columns;
-    if (column < slab_end) return;
+    if (column < slab_end) return false;
     column = slab;
-    if (++tile < min(block + share.block_tiles, share.tiles)) return;
+    if (++tile < min(block + share.block_tiles, share.tiles)) return true;
     if (slab_end == share.end) {
       block = tile;
       enter(share, share.begin);
@@ -128,6 +129,7 @@ struct Cursor {
       tile = block;
       enter(share, slab_end);
     }
+    return true;
   }
   __device__ void enter(const Share& share, int at) {
     column = slab = at;

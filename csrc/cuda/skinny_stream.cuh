@@ -22,7 +22,6 @@ class Ring {
     const int lane = threadIdx.x % 32, piece = lane % S::kRowPieces, g = lane / 4, t = lane % 4;
     copy_row_ = lane / S::kRowPieces;
     copy_column_ = piece * static_cast<int>(kPieceBytes / sizeof(W));
-    copy_from_ = problem.weight + copy_row_ * static_cast<int64_t>(problem.weight_stride);
     copy_to_ = copy_row_ * S::kRowBytes + swapped(copy_row_, piece) * kPieceBytes;
 #pragma unroll
     for (int i = 0; i < S::kLoads; ++i) {
@@ -30,6 +29,7 @@ class Ring {
       load_from_[i] = g * S::kRowBytes + swapped(g, own) * kPieceBytes;
     }
     policy_ = device::evict_first_policy();
+    aim();
 #pragma unroll 1
     for (int stage = 0; stage < S::kStages; ++stage) fetch(stages_ + stage * S::kStageBytes);
   }
@@ -77,19 +77,25 @@ class Ring {
 
   __device__ __forceinline__ void fetch(char* stage) {
     if (!next_.is_at_end(share_)) {
-      const int row = share_.first_row(next_.tile), column = next_.column + copy_column_;
-      const W* const from =
-          copy_from_ + row * static_cast<int64_t>(problem_.weight_stride) + column;
+      const bool in_row = next_.column + copy_column_ < problem_.columns;
 #pragma unroll
       for (int i = 0; i < kTileRows; i += kCopyRows) {
         device::copy_async(stage + copy_to_ + i * S::kRowBytes,
-                           from + i * static_cast<int64_t>(problem_.weight_stride),
-                           row + copy_row_ + i < problem_.rows && column < problem_.columns,
-                           policy_);
+                           from_ + i * static_cast<int64_t>(problem_.weight_stride),
+                           in_row && i < rows_left_, policy_);
       }
-      next_.advance(share_, S::kStageColumns);
+      from_ += S::kStageColumns;
+      if (next_.advance(share_, S::kStageColumns)) aim();
     }
     device::commit_copies();
+  }
+
+  // Where the copies of the next tile begin.
+  __device__ __forceinline__ void aim() {
+    const int row = share_.first_row(next_.tile) + copy_row_;
+    from_ = problem_.weight + row * static_cast<int64_t>(problem_.weight_stride) + next_.column +
+            copy_column_;
+    rows_left_ = problem_.rows - row;
   }
 
   char* stages_;
@@ -98,8 +104,9 @@ class Ring {
   Cursor next_;
   int stage_ = 0;
   int copy_row_, copy_column_, copy_to_;  // of this lane in a stage
-  const W* copy_from_;
   int load_from_[S::kLoads];
+  const W* from_;
+  int rows_left_;
   uint64_t policy_;
 };
 
