@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*/*.cu)
 
-.PHONY: help demo test serve bench lint cuda-check clean
+.PHONY: help demo test serve lint cuda-check clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -32,7 +32,7 @@ lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/*.cc')
 
 cuda-check:  ## compile every .cu for sm_80 and sm_90; needs nvcc, no GPU
 	@command -v nvcc >/dev/null || { echo "no nvcc on PATH: nothing to check"; exit 0; } && \

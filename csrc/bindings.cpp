@@ -60,7 +60,8 @@ ft::Tensor read_tensor(py::handle tensor) {
   const py::object dtype = get(names().dtype);
   int index = 0;
   while (index < 6 && names().dtypes[index] != dtype.ptr()) ++index;
-  if (index == 6) throw py::value_error("no kernel takes tensors of " + py::str(dtype).cast<std::string>());
+  if (index == 6)
+    throw py::value_error("no kernel takes tensors of " + py::str(dtype).cast<std::string>());
   view.dtype = static_cast<ft::DType>(index);
   view.is_cuda = get(names().is_cuda).ptr() == Py_True;
   return view;
@@ -87,22 +88,23 @@ namespace {
 #define FT_BIND(space, name) \
   module.def(#name, &ft::space::name, py::call_guard<py::gil_scoped_release>())
 
-#define FT_BIND_CPU(set)                            \
-  void bind_##set(py::module_ module) {             \
-    FT_BIND(cpu::set, rms_norm);                         \
-    FT_BIND(cpu::set, add_rms_norm);                     \
-    FT_BIND(cpu::set, layer_norm);                       \
-    FT_BIND(cpu::set, add_layer_norm);                   \
-    FT_BIND(cpu::set, activation);                       \
-    FT_BIND(cpu::set, gated_activation);                 \
-    FT_BIND(cpu::set, rope);                             \
-    FT_BIND(cpu::set, kv_write);                         \
-    FT_BIND(cpu::set, paged_attention);                  \
-    FT_BIND(cpu::set, skinny_linear);                    \
-    FT_BIND(cpu::set, skinny_logits);                    \
-    FT_BIND(cpu::set, skinny_linear_int8);               \
-    FT_BIND(cpu::set, skinny_logits_int8);               \
-    FT_BIND(cpu::set, greedy);                           \
+#define FT_BIND_CPU(set)                   \
+  void bind_##set(py::module_ module) {    \
+    FT_BIND(cpu::set, rms_norm);           \
+    FT_BIND(cpu::set, add_rms_norm);       \
+    FT_BIND(cpu::set, layer_norm);         \
+    FT_BIND(cpu::set, add_layer_norm);     \
+    FT_BIND(cpu::set, activation);         \
+    FT_BIND(cpu::set, gated_activation);   \
+    FT_BIND(cpu::set, add_positions);      \
+    FT_BIND(cpu::set, rope);               \
+    FT_BIND(cpu::set, kv_write);           \
+    FT_BIND(cpu::set, paged_attention);    \
+    FT_BIND(cpu::set, skinny_linear);      \
+    FT_BIND(cpu::set, skinny_logits);      \
+    FT_BIND(cpu::set, skinny_linear_int8); \
+    FT_BIND(cpu::set, skinny_logits_int8); \
+    FT_BIND(cpu::set, greedy);             \
   }
 
 FT_BIND_CPU(generic)
@@ -113,10 +115,26 @@ FT_BIND_CPU(avx512)
 void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rms_norm);
   FT_BIND(cuda, add_rms_norm);
+  FT_BIND(cuda, layer_norm);
+  FT_BIND(cuda, add_layer_norm);
+  FT_BIND(cuda, activation);
+  FT_BIND(cuda, gated_activation);
+  FT_BIND(cuda, embedding);
+  FT_BIND(cuda, add_positions);
+  FT_BIND(cuda, take_tokens);
+  FT_BIND(cuda, put_tokens);
+  FT_BIND(cuda, rope);
+  FT_BIND(cuda, rope_kv_write);
+  FT_BIND(cuda, kv_write);
   FT_BIND(cuda, skinny_linear);
   FT_BIND(cuda, skinny_logits);
   FT_BIND(cuda, skinny_linear_int8);
   FT_BIND(cuda, skinny_logits_int8);
+  FT_BIND(cuda, process_logits);
+  FT_BIND(cuda, greedy);
+  FT_BIND(cuda, sample);
+  FT_BIND(cuda, log_probability);
+  FT_BIND(cuda, paged_attention);
 }
 
 // What the ops of these names run on architectures before Hopper.

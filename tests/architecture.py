@@ -16,7 +16,7 @@ _BORDER = ("messages", "config", "errors", "validation")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": ("server", "errors"),
     "worker": ("engine", "runtime", "models", "ops", "parallel", "messages", "config", "errors"),
-    "cli": ("server", "models", "parallel", "config", "messages", "errors"),
+    "cli": ("server", "worker", "models", "ops", "parallel", "config", "messages", "errors"),
     "server": _BORDER,
     "engine": _BORDER,
     "runtime": ("models", "ops", "parallel", "engine.batch", "messages", "config", "errors"),
@@ -54,6 +54,7 @@ SYSTEM_INCLUDES: dict[str, tuple[str, ...]] = {
     r"pybind11/|Python\.h": ("bindings.cpp",),
     r"cuda|cub/|nccl|cooperative_groups|mma\.h": ("cuda", "device"),
     r"torch/|ATen/|c10/": (),
+    r"cstdint$": ("bindings.cpp", "cuda", "cpu", "device", "core"),
 }
 """Pattern of a library's header -> the only parts that may include it."""
 

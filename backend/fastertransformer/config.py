@@ -13,6 +13,7 @@ from .errors import ModelLoadError
 DATA_TYPES = ("fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
+LOAD_FORMATS = ("auto", "dummy")
 
 
 class ParallelConfig(Struct, frozen=True, kw_only=True):
@@ -46,6 +47,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     model_checkpoint_path: str
     model_type: str = ""
     """Empty: what the checkpoint's own config says."""
+    load_format: str = "auto"
+    """dummy: config.json alone is read, and the weights are random."""
     data_type: str = "fp32"
     int8_mode: int = 0
     """1: the matrices of the layers as int8 with a scale per output row, activations in `data_type`."""
@@ -84,6 +87,7 @@ def _words(value: str) -> tuple[str, ...]:
 _ENGINE: dict[str, Callable[[str], Any]] = {
     "model_checkpoint_path": _text,
     "model_type": _text,
+    "load_format": _text,
     "data_type": _text,
     "int8_mode": int,
     "device": _text,
@@ -138,6 +142,7 @@ def check(config: EngineConfig) -> None:
     Raises:
         ModelLoadError: names the parameter, its value and the allowed range.
     """
+    _one_of("load_format", config.load_format, LOAD_FORMATS)
     _one_of("data_type", config.data_type, DATA_TYPES)
     if config.int8_mode not in INT8_MODES:
         supported = ", ".join(f"{mode} ({meaning})" for mode, meaning in INT8_MODES.items())

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -20,7 +21,7 @@ from . import config as configuration
 from . import ops
 from .config import EngineConfig
 from .engine.channel import Channel
-from .engine.engine import Engine, follow
+from .engine.engine import Clients, Engine, follow
 from .engine.scheduler import Scheduler
 from .errors import ModelLoadError
 from .messages import EngineInfo
@@ -55,26 +56,52 @@ def main() -> None:
         _leave(config, EXIT_CRASHED)
 
 
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A rank that holds its part of the model and is ready to compute."""
+
+    info: EngineInfo
+    runner: ModelRunner
+    num_blocks: int
+    depth: int
+
+
 def run(config: EngineConfig, world: World, socket_path: str) -> None:
     """Loads the model and computes until the last client is gone.
 
     Raises:
         ModelLoadError: before anything is served.
     """
-    device = _device(config)
+    rank = load_rank(config, world)
+    if world.mesh.rank == 0:
+        _log.info("%s", rank.info.plan)
+        _serve(config, world, rank, socket_path)
+    else:
+        follow(world.control, rank.runner)
+
+
+def load_rank(config: EngineConfig, world: World) -> Rank:
+    """Raises: ModelLoadError: the model cannot be loaded here."""
+    device = choose_device(config)
+    if device.type == "cuda":
+        # Graphs cannot be captured on the default stream, and everything shall be on one.
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
     _share_cores(config, world, device)
     ops.disable(config.disable_kernels)
-    model = load(config, world.mesh, world.tensor_group, device, _progress(world))
+    model = load(config, world.mesh, world.tensor_group, device, _progress(world, "loaded %d of %d tensors"))
     longest = longest_sequence(config, model)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
     runner = ModelRunner(config, world.mesh, model, world.pipeline, num_blocks, plan.max_model_len)
+    runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, plan, world)  # every rank is ready once this returns
-    if world.mesh.rank == 0:
-        _log.info("%s", plan)
-        _serve(config, info, world, _depth(config, device), num_blocks, runner, socket_path)
-    else:
-        follow(world.control, runner)
+    return Rank(info, runner, num_blocks, _depth(config, device))
+
+
+def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:
+    """The loop of rank 0 for `clients`, with nothing in it yet."""
+    scheduler = Scheduler(config, rank.info, rank.num_blocks)
+    return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 
 
 def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
@@ -90,19 +117,10 @@ def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
     )
 
 
-def _serve(
-    config: EngineConfig,
-    info: EngineInfo,
-    world: World,
-    depth: int,
-    num_blocks: int,
-    runner: ModelRunner,
-    socket_path: str,
-) -> None:
-    channel = Channel(socket_path, info)
-    scheduler = Scheduler(config, info, num_blocks)
+def _serve(config: EngineConfig, world: World, rank: Rank, socket_path: str) -> None:
+    channel = Channel(socket_path, rank.info)
     try:
-        Engine(info, channel, scheduler, world.control, runner, depth).serve()
+        make_engine(config, world, rank, channel).serve()
     finally:
         channel.close()
 
@@ -125,7 +143,8 @@ def _leave(config: EngineConfig, code: int) -> None:
     sys.exit(code)
 
 
-def _device(config: EngineConfig) -> torch.device:
+def choose_device(config: EngineConfig) -> torch.device:
+    """Raises: ModelLoadError: device is cuda, and there is no GPU or no kernel for it."""
     available = torch.cuda.is_available() and ops.has_kernels("cuda")
     if config.device == "cuda" and not available:
         found = "no GPU was found" if not torch.cuda.is_available() else "this build has no CUDA kernels"
@@ -141,22 +160,22 @@ def _share_cores(config: EngineConfig, world: World, device: torch.device) -> No
 
 
 def _depth(config: EngineConfig, device: torch.device) -> int:
-    """Enough steps in flight to keep every pipeline stage busy; a lone CPU rank has nothing to overlap with."""
+    """Enough steps in flight to keep every stage busy; a lone CPU rank has nothing to overlap with."""
     if config.depth >= 0:
         return config.depth
     stages = config.parallel.pipeline_para_size
     return stages - 1 if device.type == "cpu" else stages
 
 
-def _progress(world: World) -> Callable[[int, int], None]:
-    """Reports on rank 0, at most every second."""
+def _progress(world: World, text: str) -> Callable[[int, int], None]:
+    """Reports (done, total) on rank 0, at most every second."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
         if world.mesh.rank == 0 and (time.monotonic() - last > 1 or done == total):
             last = time.monotonic()
-            _log.info("loaded %d of %d tensors", done, total)
+            _log.info(text, done, total)
 
     return report
 

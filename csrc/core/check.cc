@@ -9,12 +9,18 @@ namespace {
 
 const char* name_of(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return "float32";
-    case DType::kBFloat16: return "bfloat16";
-    case DType::kFloat16: return "float16";
-    case DType::kInt32: return "int32";
-    case DType::kInt64: return "int64";
-    case DType::kInt8: return "int8";
+    case DType::kFloat32:
+      return "float32";
+    case DType::kBFloat16:
+      return "bfloat16";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kInt8:
+      return "int8";
   }
   return "unknown";
 }
@@ -41,8 +47,9 @@ void check_shape(const char* op, const char* argument, const Tensor& tensor,
     equal = wanted < 0 || wanted == tensor.shape[i];
   }
   if (!equal) {
-    fail(op, argument, "has shape " + list(tensor.shape, tensor.ndim) + "; expected " +
-                           list(shape.begin(), static_cast<int>(shape.size())));
+    fail(op, argument,
+         "has shape " + list(tensor.shape, tensor.ndim) + "; expected " +
+             list(shape.begin(), static_cast<int>(shape.size())));
   }
 }
 

@@ -16,9 +16,10 @@ inline void pause() { __builtin_ia32_pause(); }
 constexpr int kSpinsBeforeSleep = 4000;
 constexpr int kSpinsBeforeYield = 2000;
 
-// `ticket_` holds the number of the job and the next piece of it. A helper that read the job's fields
-// may use them if it then moves the ticket on from the value it saw: the job cannot have ended between,
-// for it still had that piece to do.
+// `ticket_` holds the number of the job and how many of its pieces nobody has begun. A helper that
+// read the job's fields may use them if it then moves the ticket on from the value it saw: the job
+// cannot have ended between, for it still had that piece to do. Whether there is one to do must come
+// from the ticket itself: a field may already be the next job's.
 class Pool {
  public:
   int num_threads() const { return static_cast<int>(helpers_.size()) + 1; }
@@ -35,14 +36,12 @@ class Pool {
     grain_.store(grain, std::memory_order_relaxed);
     body_.store(body, std::memory_order_relaxed);
     context_.store(context, std::memory_order_relaxed);
-    pieces_.store(static_cast<uint32_t>((count + grain - 1) / grain), std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
-    ++job_;
-    ticket_.store(static_cast<uint64_t>(job_) << 32);
+    const uint32_t pieces = static_cast<uint32_t>((count + grain - 1) / grain);
+    ticket_.store(static_cast<uint64_t>(++job_) << 32 | pieces);
     wake();
     while (work()) {
     }
-    const uint32_t pieces = pieces_.load(std::memory_order_relaxed);
     for (int spins = 0; done_.load(std::memory_order_acquire) < pieces; ++spins) {
       spins < kSpinsBeforeYield ? pause() : std::this_thread::yield();
     }
@@ -52,26 +51,23 @@ class Pool {
   // Does one piece of the current job; false when none is left to begin.
   bool work() {
     uint64_t seen = ticket_.load(std::memory_order_acquire);
-    for (;;) {
-      const uint32_t piece = static_cast<uint32_t>(seen);
-      if (piece >= pieces_.load(std::memory_order_relaxed)) return false;
+    while (const uint32_t left = static_cast<uint32_t>(seen)) {
       const int64_t count = count_.load(std::memory_order_relaxed);
       const int64_t grain = grain_.load(std::memory_order_relaxed);
       const ChunkBody body = body_.load(std::memory_order_relaxed);
       void* const context = context_.load(std::memory_order_relaxed);
-      if (ticket_.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) {
-        const int64_t begin = piece * grain;
+      if (ticket_.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel,
+                                        std::memory_order_acquire)) {
+        const int64_t begin = (left - 1) * grain;
         body(context, begin, begin + grain < count ? begin + grain : count);
         done_.fetch_add(1, std::memory_order_release);
         return true;
       }
     }
+    return false;
   }
 
-  bool has_work() const {
-    return static_cast<uint32_t>(ticket_.load(std::memory_order_acquire)) <
-           pieces_.load(std::memory_order_relaxed);
-  }
+  bool has_work() const { return static_cast<uint32_t>(ticket_.load()) > 0; }
 
   void help() {
     int spins = 0;
@@ -114,7 +110,6 @@ class Pool {
   std::atomic<bool> stopping_{false};
   uint32_t job_ = 0;
   std::atomic<uint64_t> ticket_{0};
-  std::atomic<uint32_t> pieces_{0};
   std::atomic<uint32_t> done_{0};
   std::atomic<int64_t> count_{0};
   std::atomic<int64_t> grain_{1};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Threads for the CPU launchers. The caller works too and waits only for what others have begun: on a
-// machine that is busy elsewhere a helper that gets no core costs nothing, where a barrier would stall.
+// Threads for the CPU launchers. The caller works too and waits only for what others have begun: on
+// a machine that is busy elsewhere a helper that gets no core costs nothing, where a barrier would
+// stall.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +24,7 @@ void parallel_for(int64_t count, int64_t grain, Body body) {
   }
   run_chunks(
       count, grain,
-      [](void* context, int64_t begin, int64_t end) {
-        (*static_cast<Body*>(context))(begin, end);
-      },
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<Body*>(context))(begin, end); },
       &body);
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 vec sigmoid(vec x) { return 1.0f / (1.0f + exp(-x)); }
 vec silu(vec x) { return x * sigmoid(x); }
-vec relu(vec x) { return maximum(x, vec{}); }
+vec relu(vec x) { return maximum(vec{}, x); }  // in this order it keeps a NaN
 // 0.5 x (1 + tanh(y)) = x sigmoid(2 y) with y = sqrt(2 / pi) (x + 0.044715 x^3)
 vec gelu_tanh(vec x) { return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x)); }
 vec gelu(vec x) {

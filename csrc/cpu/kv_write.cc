@@ -9,8 +9,8 @@ namespace {
 template <typename T>
 void write_token(const Tensor& cache, const Tensor& rows, int64_t token, int64_t slot) {
   const int64_t block_size = cache.shape[2];
-  T* place = cache.as<T>() + slot / block_size * cache.strides[0] +
-             slot % block_size * cache.strides[2];
+  T* place =
+      cache.as<T>() + slot / block_size * cache.strides[0] + slot % block_size * cache.strides[2];
   const T* row = rows.as<T>() + token * rows.strides[0];
   for (int64_t head = 0; head < rows.shape[1]; ++head) {
     std::memcpy(place + head * cache.strides[1], row + head * rows.strides[1],
@@ -43,6 +43,7 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
     using T = decltype(type);
     for (int64_t t = 0; t < k.shape[0]; ++t) {
       const int64_t slot = slot_mapping.as<int32_t>()[t];
+      if (slot < 0) continue;
       write_token<T>(k_cache, k, t, slot);
       write_token<T>(v_cache, v, t, slot);
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Causal attention over the paged cache. One task is a tile of queries of one sequence with all query
-// heads that share a key-value head: its rows. Keys come in groups of kLanes of one page; the group is
-// transposed once, so that scores are a vector over keys, and enters an online softmax per row.
-// (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135)
+// Causal attention over the paged cache. One task is a tile of queries of one sequence with all
+// query heads that share a key-value head: its rows. Keys come in groups of kLanes of one page; the
+// group is transposed once, so that scores are a vector over keys, and enters an online softmax per
+// row. (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135)
 #include <cstdlib>
 
 #include "core/parallel.h"
@@ -41,8 +41,8 @@ struct Tile {
 };
 
 template <typename T>
-void load_group(Tile& tile, const T* keys, int64_t key_stride, const T* values, int64_t value_stride,
-                int64_t count, int64_t head_dim) {
+void load_group(Tile& tile, const T* keys, int64_t key_stride, const T* values,
+                int64_t value_stride, int64_t count, int64_t head_dim) {
   for (int64_t j = 0; j < kLanes; ++j) {
     for_lanes(head_dim, [&](int64_t d, int64_t lanes) {
       const vec k = j < count ? load_lanes(keys + j * key_stride + d, lanes) : vec{};
@@ -147,10 +147,10 @@ void attend(const Problem& p, Tile& tile, int64_t sequence, int64_t kv_head, int
   const int64_t oldest = p.window == 0 ? 0 : tile.position[0] - p.window + 1;
   const int64_t first_page = oldest > 0 ? oldest / p.block_size : 0;
   for (int64_t page = first_page; page * p.block_size <= last_key; ++page) {
-    const T* keys = p.k_cache.as<T>() + table[page] * p.k_cache.strides[0] +
-                    kv_head * p.k_cache.strides[1];
-    const T* values = p.v_cache.as<T>() + table[page] * p.v_cache.strides[0] +
-                      kv_head * p.v_cache.strides[1];
+    const T* keys =
+        p.k_cache.as<T>() + table[page] * p.k_cache.strides[0] + kv_head * p.k_cache.strides[1];
+    const T* values =
+        p.v_cache.as<T>() + table[page] * p.v_cache.strides[0] + kv_head * p.v_cache.strides[1];
     for (int64_t offset = 0; offset < p.block_size; offset += kLanes) {
       const int64_t key = page * p.block_size + offset;
       if (key > last_key) break;
@@ -223,8 +223,8 @@ void check(const Tensor& out, const Tensor& q, const Tensor& k_cache, const Tens
 
 void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                      const Tensor& v_cache, const Tensor& block_tables, const Tensor& seq_lens,
-                     const Tensor& cu_seqlens_q, const Tensor&, const Tensor&,
-                     int64_t max_seqlen_q, int64_t, double scale, int64_t window, double soft_cap,
+                     const Tensor& cu_seqlens_q, const Tensor&, const Tensor&, int64_t max_seqlen_q,
+                     int64_t, double scale, int64_t window, double soft_cap,
                      const std::optional<Tensor>& alibi_slopes) {
   check(out, q, k_cache, v_cache, block_tables, seq_lens, cu_seqlens_q, alibi_slopes);
   const Problem p{out,

@@ -52,6 +52,7 @@ void rope(const Tensor& q, const Tensor& k, const Tensor& positions, const Tenso
   check_shape("rope", "cos_sin", cos_sin, {-1, -1});
   check_dtype("rope", "cos_sin", cos_sin, DType::kFloat32);
   check_contiguous("rope", "cos_sin", cos_sin);
+  check_that("rope", "cos_sin", cos_sin.shape[1] % 2 == 0, "has an odd number of columns");
   check_that("rope", "cos_sin", cos_sin.shape[1] <= q.shape[2], "is wider than a head");
   const int64_t half = cos_sin.shape[1] / 2;
   dispatch(q, [&](auto type) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// out = x weight^T [* scale of the weight's row] + bias for few rows of x: the weights [N, K] are read once, in order, by all
-// threads together. A tile of kColumns weight rows stays in the first cache while it is multiplied
-// with every row of x, kRows at a time. Each output is one accumulator over K in steps of kLanes,
-// whatever the tile, so a row's result does not depend on the other rows or on the threads.
+// out = x weight^T [* scale of the weight's row] + bias for few rows of x: the weights [N, K] are
+// read once, in order, by all threads together. A tile of kColumns weight rows stays in the first
+// cache while it is multiplied with every row of x, kRows at a time. Each output is one accumulator
+// over K in steps of kLanes, whatever the tile, so a row's result does not depend on the other rows
+// or on the threads.
 #include <cstdlib>
 
 #include "core/parallel.h"
@@ -35,8 +36,7 @@ void multiply_tile(float (&acc)[kRows][kColumns], const float* x, int64_t x_stri
     for (int c = 0; c < C; ++c) {
       __builtin_prefetch(weight + c * weight_stride + k + kPrefetchElements);
     }
-    step(
-        k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
+    step(k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
   }
   if (const int64_t rest = size - whole) {
     step(
@@ -52,10 +52,14 @@ template <int C, typename T>
 void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int64_t x_stride,
                    const T* weight, int64_t weight_stride, int64_t size) {
   switch (rows) {
-    case 1: return multiply_tile<1, C>(acc, x, x_stride, weight, weight_stride, size);
-    case 2: return multiply_tile<2, C>(acc, x, x_stride, weight, weight_stride, size);
-    case 3: return multiply_tile<3, C>(acc, x, x_stride, weight, weight_stride, size);
-    default: return multiply_tile<4, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 1:
+      return multiply_tile<1, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 2:
+      return multiply_tile<2, C>(acc, x, x_stride, weight, weight_stride, size);
+    case 3:
+      return multiply_tile<3, C>(acc, x, x_stride, weight, weight_stride, size);
+    default:
+      return multiply_tile<4, C>(acc, x, x_stride, weight, weight_stride, size);
   }
 }
 
@@ -180,8 +184,10 @@ void run(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor*
   dispatch_both(x, weight, [&](auto type, auto weight_type) {
     using T = decltype(type);
     using W = decltype(weight_type);
-    const Matrix<T, W> matrix{weight.as<W>(),  weight.strides[0],
-                              weight.shape[0], weight.shape[1],
+    const Matrix<T, W> matrix{weight.as<W>(),
+                              weight.strides[0],
+                              weight.shape[0],
+                              weight.shape[1],
                               scale == nullptr ? nullptr : scale->as<float>(),
                               bias == nullptr ? nullptr : bias->as<T>()};
     if (out.dtype == DType::kFloat32) return multiply<float>(out, widened<T>(x), matrix);

@@ -155,7 +155,8 @@ inline vec exp(vec x) {
   return x < -87.3f ? vec{} : result;
 }
 
-// Calls body(offset, count) over [0, size) in steps of kLanes; count is kLanes but for the last step.
+// Calls body(offset, count) over [0, size) in steps of kLanes; count is kLanes but for the last
+// step.
 template <typename Body>
 inline void for_lanes(int64_t size, Body body) {
   int64_t i = 0;
@@ -181,9 +182,12 @@ inline void store_lanes(T* to, vec x, int64_t count) {
 template <typename Body>
 inline void dispatch(const Tensor& tensor, Body body) {
   switch (tensor.dtype) {
-    case DType::kFloat32: return body(float{});
-    case DType::kBFloat16: return body(bf16{});
-    default: return body(fp16{});
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kBFloat16:
+      return body(bf16{});
+    default:
+      return body(fp16{});
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -20,27 +21,37 @@ inline void check_cuda(const char* op, cudaError_t error) {
   }
 }
 
-// Whether the device and the code that runs on it know programmatic dependent launch (device/pdl.cuh).
+// Whether the device and the code that runs on it know programmatic dependent launch
+// (device/pdl.cuh).
 bool has_programmatic_launch();
 
 // Of the current device; one process uses one device.
 int num_multiprocessors();
 
-// A launch of `kernel` that may start before the kernel in front of it has ended.
+// As `launch`; on devices of sm_90 and later `cluster` neighbouring blocks along x form a cluster.
 template <typename... Parameters, typename... Arguments>
-void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-            size_t shared_bytes, int64_t stream, Arguments... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(const char* op, void (*kernel)(Parameters...), unsigned cluster, dim3 grid,
+                     dim3 block, size_t shared_bytes, int64_t stream, Arguments... arguments) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = reinterpret_cast<cudaStream_t>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = has_programmatic_launch() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = !has_programmatic_launch() ? 0 : cluster > 1 ? 2 : 1;
   check_cuda(op, cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+// A launch of `kernel` that may start before the kernel in front of it has ended.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, int64_t stream, Arguments... arguments) {
+  launch_clusters(op, kernel, 1, grid, block, shared_bytes, stream, arguments...);
 }
 
 // Lets `kernel` use more than 48 KiB of dynamic shared memory; once per kernel.
@@ -63,9 +74,12 @@ inline void check_aligned(const char* op, const char* argument, const Tensor& te
 template <typename Body>
 void dispatch(const Tensor& tensor, Body body) {
   switch (tensor.dtype) {
-    case DType::kFloat32: return body(float{});
-    case DType::kBFloat16: return body(__nv_bfloat16{});
-    default: return body(__half{});
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kBFloat16:
+      return body(__nv_bfloat16{});
+    default:
+      return body(__half{});
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "core/tensor.h"
 
@@ -12,6 +13,26 @@ namespace ft::cuda {
 void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps, int64_t stream);
 void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
                   double eps, int64_t stream);
+void layer_norm(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                double eps, int64_t stream);
+void add_layer_norm(const Tensor& out, const Tensor& x, const Tensor& residual,
+                    const Tensor& weight, const Tensor& bias, double eps, int64_t stream);
+void activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream);
+void gated_activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream);
+void embedding(const Tensor& out, const Tensor& ids, const Tensor& weight, int64_t stream);
+void add_positions(const Tensor& hidden, const Tensor& table, const Tensor& positions,
+                   int64_t stream);
+void take_tokens(const Tensor& out, const Tensor& token_pool, const Tensor& slots,
+                 const Tensor& positions, int64_t stream);
+void put_tokens(const Tensor& token_pool, const Tensor& slots, const Tensor& positions,
+                const Tensor& tokens, int64_t stream);
+void rope(const Tensor& q, const Tensor& k, const Tensor& positions, const Tensor& cos_sin,
+          bool interleaved, int64_t stream);
+void rope_kv_write(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
+                   const Tensor& cos_sin, bool interleaved, const Tensor& k_cache,
+                   const Tensor& v_cache, const Tensor& slot_mapping, int64_t stream);
+void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Tensor& v_cache,
+              const Tensor& slot_mapping, int64_t stream);
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
@@ -19,6 +40,19 @@ void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, int64_t stream);
+void process_logits(const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
+                    const Tensor& lengths, const Tensor& floats, const Tensor& integers,
+                    const Tensor& bad_words, const Tensor& end_ids, int64_t stream);
+void greedy(const Tensor& out, const Tensor& logits, const Tensor& slots, int64_t stream);
+void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const Tensor& lengths,
+            const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream);
+void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
+                     const Tensor& slots, const Tensor& integers, int64_t stream);
+void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
+                     const Tensor& v_cache, const Tensor& block_tables, const Tensor& seq_lens,
+                     const Tensor& cu_seqlens_q, const Tensor& work, const Tensor& workspace,
+                     int64_t max_seqlen_q, int64_t max_seqlen_k, double scale, int64_t window,
+                     double soft_cap, const std::optional<Tensor>& alibi_slopes, int64_t stream);
 
 // What older architectures run, on any.
 namespace sm80 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear and skinny_logits: the checks.
+// skinny_linear and skinny_logits: the checks, and the choice of the implementation.
 #include "cuda/skinny_linear.h"
 
 #include "cuda/launch.h"
@@ -8,18 +8,24 @@
 namespace ft::cuda {
 namespace {
 
-void check_operand(const char* op, const char* argument, const Tensor& tensor, int64_t multiple) {
+void check_operand(const char* op, const char* argument, const Tensor& tensor,
+                   int64_t in_16_bytes) {
   check_on_gpu(op, argument, tensor);
   check_rows(op, argument, tensor);
   check_aligned(op, argument, tensor);
-  check_that(op, argument, tensor.strides[0] % multiple == 0,
+  check_that(op, argument, tensor.strides[0] % in_16_bytes == 0,
              "has rows that do not start at multiples of 16 bytes");
+  check_that(op, argument, tensor.shape[1] % in_16_bytes == 0,
+             "has rows whose length is no multiple of 16 bytes");
 }
 
-using Implementation = void (*)(const char*, const Tensor&, const Tensor&, const Tensor&,
-                                const Tensor*, int64_t);
+// By the weight alone: a row of x has the same result in any number of rows.
+SkinnyLinear* best_for(const Tensor& weight) {
+  const bool fits = has_programmatic_launch() && weight.shape[1] % kColumnsSm90 == 0;
+  return fits ? skinny_linear_sm90 : skinny_linear_sm80;
+}
 
-void run(const char* op, Implementation implementation, DType out_dtype, const Tensor& out,
+void run(const char* op, SkinnyLinear* implementation, DType out_dtype, const Tensor& out,
          const Tensor& x, const Tensor& weight, const Tensor* bias, int64_t stream) {
   check_dtype(op, "out", out, out_dtype);
   check_dtype(op, "weight", weight, x.dtype);
@@ -51,12 +57,11 @@ void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tens
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run("skinny_linear", skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr,
-      stream);
+  run("skinny_linear", best_for(weight), x.dtype, out, x, weight, bias ? &*bias : nullptr, stream);
 }
 
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run("skinny_logits", skinny_linear_sm80, DType::kFloat32, out, x, weight, nullptr, stream);
+  run("skinny_logits", best_for(weight), DType::kFloat32, out, x, weight, nullptr, stream);
 }
 
 namespace sm80 {

@@ -20,7 +20,7 @@ void run(const char* op, DType out_dtype, const Tensor& out, const Tensor& x, co
   if (x.shape[0] == 0 || weight.shape[0] == 0) return;
   dispatch_half(x, [&](auto type) {
     using T = decltype(type);
-    auto problem = skinny::make_problem<T, int8_t>(op, out, x, weight, bias);
+    auto problem = skinny::make_problem<T, int8_t>(out, x, weight, bias);
     problem.scale = scale.as<float>();
     skinny::run(op, problem, stream);
   });

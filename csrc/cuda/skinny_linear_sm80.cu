@@ -9,7 +9,7 @@ void skinny_linear_sm80(const char* op, const Tensor& out, const Tensor& x, cons
                         const Tensor* bias, int64_t stream) {
   dispatch_half(x, [&](auto type) {
     using T = decltype(type);
-    skinny::run(op, skinny::make_problem<T, T>(op, out, x, weight, bias), stream);
+    skinny::run(op, skinny::make_problem<T, T>(out, x, weight, bias), stream);
   });
 }
 

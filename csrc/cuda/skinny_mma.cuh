@@ -19,6 +19,7 @@
 #include "cuda/launch.h"
 #include "cuda/skinny_stream.cuh"
 #include "device/pdl.cuh"
+#include "device/tensor_core.cuh"
 
 namespace ft::cuda::skinny {
 
@@ -72,8 +73,8 @@ __device__ __forceinline__ void multiply(float (&sums)[kTokenTiles][4],
 #pragma unroll
       for (int tile = 0; tile < kTokenTiles; ++tile) {
         const uint4 b = x.operand(first_chunk + chunk, half, tile);
-        device::product(sums[tile], a[0], b.x, b.y, T{});
-        device::product(sums[tile], a[1], b.z, b.w, T{});
+        device::product<T>(sums[tile], a[0], b.x, b.y);
+        device::product<T>(sums[tile], a[1], b.z, b.w);
       }
     }
   }
@@ -196,10 +197,8 @@ void launch_tiles(const char* op, Problem<T, W> problem, int64_t stream) {
 
 // The arguments have been checked (skinny_linear.h), and none is empty. bias: null for none.
 template <typename T, typename W>
-Problem<T, W> make_problem(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+Problem<T, W> make_problem(const Tensor& out, const Tensor& x, const Tensor& weight,
                            const Tensor* bias) {
-  check_that(op, "weight", weight.shape[1] * sizeof(W) % kPieceBytes == 0,
-             "has rows whose length is no multiple of 16 bytes");
   Problem<T, W> problem{};
   problem.out = out.data;
   problem.out_is_float = out.dtype == DType::kFloat32;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/skinny_plan.cuh"
+#include "device/copy_async.cuh"
 #include "device/skinny.cuh"
 
 namespace ft::cuda::skinny {

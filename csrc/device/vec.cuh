@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Sixteen bytes at a time: N elements of T, converted to and from float.
+// Several elements of a row at a time, sixteen bytes unless said otherwise, and their way to float.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -7,22 +7,55 @@
 
 namespace ft::device {
 
-template <typename T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
-  T lanes[kSize];
+// Loaded and stored as a whole; memory holds it at a multiple of its size, at most of 16 bytes.
+template <typename T, int kLanes = 16 / sizeof(T)>
+struct alignas(kLanes * sizeof(T) < 16 ? kLanes * sizeof(T) : 16) Pack {
+  static constexpr int kSize = kLanes;
+  T lanes[kLanes];
 };
 
-template <typename T>
-__device__ __forceinline__ Pack<T> load_pack(const T* from) {
-  Pack<T> pack;
-  *reinterpret_cast<uint4*>(&pack) = *reinterpret_cast<const uint4*>(from);
+template <int kBytes>
+struct Word {
+  using type = uint4;
+};
+template <>
+struct Word<8> {
+  using type = uint2;
+};
+template <>
+struct Word<4> {
+  using type = unsigned;
+};
+template <>
+struct Word<2> {
+  using type = unsigned short;
+};
+
+// A struct's own copy would go element by element.
+template <typename P>
+__device__ __forceinline__ void copy_words(P* to, const P* from) {
+  using W = typename Word<sizeof(P)>::type;
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(P) / sizeof(W)); ++i) {
+    reinterpret_cast<W*>(to)[i] = reinterpret_cast<const W*>(from)[i];
+  }
+}
+
+template <int kLanes, typename T>
+__device__ __forceinline__ Pack<T, kLanes> load_pack(const T* from) {
+  Pack<T, kLanes> pack;
+  copy_words(&pack, reinterpret_cast<const Pack<T, kLanes>*>(from));
   return pack;
 }
 
 template <typename T>
-__device__ __forceinline__ void store_pack(T* to, const Pack<T>& pack) {
-  *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(&pack);
+__device__ __forceinline__ Pack<T> load_pack(const T* from) {
+  return load_pack<Pack<T>::kSize>(from);
+}
+
+template <typename T, int kLanes>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, kLanes>& pack) {
+  copy_words(reinterpret_cast<Pack<T, kLanes>*>(to), &pack);
 }
 
 template <typename T>

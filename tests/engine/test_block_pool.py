@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Block pool properties: references add up, reuse order is least recently used, nothing is shared by mistake."""
+"""Block pool properties: references add up, reuse order is least recently used, nothing shared by mistake."""
 
 import pytest
 from hypothesis import given, settings

@@ -143,7 +143,7 @@ def test_full_queue_and_duplicate_id_are_refused():
     engine.add(request(0, [1], 4))
     engine.add(request(1, [1], 4))
     engine.scheduler.add(0, request(0, [1], 4))
-    outputs = dict((output.id, output.error) for _, output in engine.scheduler.take_outputs())
+    outputs = {output.id: output.error for _, output in engine.scheduler.take_outputs()}
     assert "the queue is full: 1 requests wait" in outputs[1]
     assert "request id 0 is already in use" in outputs[0]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs a kernel beside the body of its op: same inputs, and guard words around everything it may write."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -11,39 +12,69 @@ from fastertransformer import _C
 from fastertransformer.ops.registry import OPS
 
 GUARD_ELEMENTS = 64
+GUARD_WORD = 77
 # Relative to the largest value of the result; 16-bit results are rounded once by body and kernel.
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+ONE_ROUNDING = 0.5
+"""The scale of those tolerances at which a result may differ by its last bit alone."""
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
-KERNEL_SETS = [*(name for name in ("generic", "avx2", "avx512") if hasattr(_C.cpu_sets, name)), GPU]
+CPU_SETS = [name for name in ("generic", "avx2", "avx512") if hasattr(_C.cpu_sets, name)]
+KERNEL_SETS = [*CPU_SETS, GPU]
 """Every set of kernels, for `@pytest.mark.parametrize("kernels", KERNEL_SETS)`."""
 GPU_SM80 = pytest.param("cuda_sm80", marks=pytest.mark.gpu)
 """Kernels that the op of their name runs on GPUs before Hopper."""
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LAYOUTS = {"contiguous": (0, 0), "padded": (0, 16), "misaligned": (1, 2)}
+"""Name -> elements in front of and behind every row; see `laid_out`."""
+
+
+def sets_with(name: str) -> list[Any]:
+    """The part of KERNEL_SETS that has a kernel of the op; on CPUs some ops run their body alone."""
+    return [*(kernels for kernels in CPU_SETS if hasattr(getattr(_C.cpu_sets, kernels), name)), GPU]
+
+
+def laid_out(tensor: Tensor, layout: str) -> Tensor:
+    """An equal tensor that is part of a wider one: `misaligned` suits no access of more than an element."""
+    before, behind = LAYOUTS[layout]
+    width = tensor.shape[-1]
+    whole = torch.full((*tensor.shape[:-1], before + width + behind), GUARD_WORD, dtype=tensor.dtype)
+    part = whole[..., before : before + width]
+    return part.copy_(tensor)
 
 
 class Guarded:
-    """A copy of a tensor, with its strides, between two rows of guard words that nothing may touch."""
+    """A copy of a tensor, as it lies in memory, in and between guard words that nothing may touch."""
 
     def __init__(self, tensor: Tensor, device: str) -> None:
         extent = 1 + sum(
             (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
         )
-        guard = torch.full((GUARD_ELEMENTS,), 77, dtype=tensor.dtype, device=device)
-        self._memory = torch.cat([guard, torch.empty(extent, dtype=tensor.dtype, device=device), guard])
-        self.tensor = self._memory[GUARD_ELEMENTS:].as_strided(tensor.shape, tensor.stride())
+        self._start = GUARD_ELEMENTS + tensor.storage_offset() % (16 // tensor.element_size())
+        self._memory = torch.full(
+            (self._start + extent + GUARD_ELEMENTS,), GUARD_WORD, dtype=tensor.dtype, device=device
+        )
+        self.tensor = self._view(self._memory, tensor)
         self.tensor.copy_(tensor)
 
+    def _view(self, memory: Tensor, like: Tensor) -> Tensor:
+        return memory.as_strided(like.shape, like.stride(), self._start)
+
     def check(self, what: str) -> None:
-        for part in (self._memory[:GUARD_ELEMENTS], self._memory[-GUARD_ELEMENTS:]):
-            assert bool((part == 77).all()), f"{what} was written beyond its end"
+        rest = self._memory.clone()
+        self._view(rest, self.tensor).fill_(GUARD_WORD)
+        assert bool((rest == GUARD_WORD).all()), f"{what} was written outside its elements"
 
 
 def run(kernels: str, name: str, *arguments: Any) -> tuple[Tensor | None, list[Any]]:
     """(result, arguments afterwards), on the CPU; the result is poisoned before the kernel runs.
 
     Args:
-        kernels: one of KERNEL_SETS. arguments: those of the op's body, tensors on the CPU.
+        kernels: one of KERNEL_SETS, or "body" for the definition itself.
+        arguments: those of the op's body, tensors on the CPU.
     """
+    if kernels == "body":
+        after = [value.clone() if isinstance(value, Tensor) else value for value in arguments]
+        return OPS[name].body(*after), after
     device = "cuda" if kernels.startswith("cuda") else "cpu"
     kernel = getattr(getattr(_C if device == "cuda" else _C.cpu_sets, kernels), name)
     guarded = [Guarded(value, device) if isinstance(value, Tensor) else value for value in arguments]
@@ -64,19 +95,19 @@ def run(kernels: str, name: str, *arguments: Any) -> tuple[Tensor | None, list[A
     return (None if result is None else result.tensor.cpu()), after
 
 
-def assert_equals_body(kernels: str, name: str, *arguments: Any, scale: float = 1.0) -> None:
-    """Result and changed arguments of the kernel are those of the body.
+def assert_equals_body(
+    kernels: str, name: str, *arguments: Any, scale: float = 1.0, undefined: Collection[int] = ()
+) -> None:
+    """Result and arguments after the kernel are those after the body.
 
     Args:
-        scale: multiplies the tolerance, for sums that are longer than usual.
+        scale: multiplies the tolerance; 0 asks for equal bits.
+        undefined: indices of arguments that may hold anything afterwards.
     """
     result, after = run(kernels, name, *arguments)
-    expected_after = [value.clone() if isinstance(value, Tensor) else value for value in arguments]
-    expected = OPS[name].body(*expected_after)
-    pairs = list(zip(after, expected_after, strict=True)) + (
-        [(result, expected)] if result is not None else []
-    )
-    for actual, wanted in pairs:
+    expected, expected_after = run("body", name, *arguments)
+    pairs = [pair for i, pair in enumerate(zip(after, expected_after, strict=True)) if i not in undefined]
+    for actual, wanted in [*pairs, (result, expected)]:
         if isinstance(wanted, Tensor):
             assert_close(actual, wanted, scale)
 

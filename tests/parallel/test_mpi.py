@@ -26,6 +26,7 @@ def run_ranks(tp_size: int, pp_size: int, *arguments: str) -> subprocess.Complet
         capture_output=True,
         text=True,
         timeout=100,
+        check=False,
     )
 
 

@@ -13,30 +13,30 @@ from tritonclient.utils import InferenceServerException
 
 GOOD = ct.core_inputs([[11, 12, 13], [21, 22]], 4)
 NOT_SERVED = "not served yet"
-U, I, F = np.uint32, np.int32, np.float32
+U32, I32, F32 = np.uint32, np.int32, np.float32
 
 # (tensor, what is sent for two rows, what the error says of it)
 CASES = [
-    ("input_ids", U([[11, 300, 13], [21, 22, 0]]), r": token id 300 at position 1 .* \[0, 300\)"),
-    ("input_lengths", U([[3], [4]]), r" is 4; allowed is \[0, 3\]"),
-    ("request_output_len", U([[4], [MAX_POSITIONS]]), rf" is {MAX_POSITIONS}.* at most {MAX_POSITIONS}"),
-    ("request_output_len", U([[0], [4]]), " is 0; allowed is an integer >= 1"),
-    ("request_output_len", U([[4, 5, 6]] * 2), r" has shape \[2, 3\]; allowed are \[2, 1\]"),
-    ("temperature", F([[1], [-0.5]]), " is -0.5; allowed is a finite number >= 0"),
-    ("runtime_top_p", F([[np.nan], [0.5]]), r" is nan; allowed is a number in \[0, 1\]"),
-    ("runtime_top_p", F([[1.5], [0.5]]), r" is 1.5; allowed is a number in \[0, 1\]"),
-    ("repetition_penalty", F([[np.inf], [1]]), " is inf; allowed is a finite number > 0"),
-    ("presence_penalty", F([[np.nan], [1]]), " is nan; allowed"),
-    ("min_length", I([[-1], [0]]), " is -1; allowed"),
-    ("beam_width", U([[4], [4]]), f" is 4; allowed is 1: beam search is {NOT_SERVED}"),
-    ("top_p_decay", F([[0.9], [0.9]]), f" is 0.9; allowed is 1.0: .*{NOT_SERVED}"),
+    ("input_ids", U32([[11, 300, 13], [21, 22, 0]]), r": token id 300 at position 1 .* \[0, 300\)"),
+    ("input_lengths", U32([[3], [4]]), r" is 4; allowed is \[0, 3\]"),
+    ("request_output_len", U32([[4], [MAX_POSITIONS]]), rf" is {MAX_POSITIONS}.* at most {MAX_POSITIONS}"),
+    ("request_output_len", U32([[0], [4]]), " is 0; allowed is an integer >= 1"),
+    ("request_output_len", U32([[4, 5, 6]] * 2), r" has shape \[2, 3\]; allowed are \[2, 1\]"),
+    ("temperature", F32([[1], [-0.5]]), " is -0.5; allowed is a finite number >= 0"),
+    ("runtime_top_p", F32([[np.nan], [0.5]]), r" is nan; allowed is a number in \[0, 1\]"),
+    ("runtime_top_p", F32([[1.5], [0.5]]), r" is 1.5; allowed is a number in \[0, 1\]"),
+    ("repetition_penalty", F32([[np.inf], [1]]), " is inf; allowed is a finite number > 0"),
+    ("presence_penalty", F32([[np.nan], [1]]), " is nan; allowed"),
+    ("min_length", I32([[-1], [0]]), " is -1; allowed"),
+    ("beam_width", U32([[4], [4]]), f" is 4; allowed is 1: beam search is {NOT_SERVED}"),
+    ("top_p_decay", F32([[0.9], [0.9]]), f" is 0.9; allowed is 1.0: .*{NOT_SERVED}"),
     ("is_return_context_embeddings", np.array([[True]] * 2), f" is True; .*{NOT_SERVED}"),
-    ("request_prompt_type", U([[1], [1]]), f" .*{NOT_SERVED}"),
+    ("request_prompt_type", U32([[1], [1]]), f" .*{NOT_SERVED}"),
     ("request_prompt_embedding", np.zeros((2, 1, 64), np.float16), f" .*{NOT_SERVED}"),
-    ("stop_words_list", I([[[1, 2], [3, -1]]] * 2), ": a word ends at 3"),
-    ("stop_words_list", np.zeros((2, 3, 1), I), r".*\[-1,2,-1\], got \[2,3,1\]"),
-    ("bad_words_list", I([[[1, 999], [2, -1]]] * 2), ": token id 999"),
-    ("end_id", U([[2], [5000]]), ": token id 5000"),
+    ("stop_words_list", I32([[[1, 2], [3, -1]]] * 2), ": a word ends at 3"),
+    ("stop_words_list", np.zeros((2, 3, 1), I32), r".*\[-1,2,-1\], got \[2,3,1\]"),
+    ("bad_words_list", I32([[[1, 999], [2, -1]]] * 2), ": token id 999"),
+    ("end_id", U32([[2], [5000]]), ": token id 5000"),
     ("input_ids", np.int64([[11, 12, 13], [21, 22, 0]]), ".*INT64.*UINT32"),
 ]
 IDS = [f"{name}-{index}" for index, (name, _, _) in enumerate(CASES)]
@@ -60,7 +60,7 @@ def test_error_of_a_start_id(server: TritonServer) -> None:
 
 def test_error_of_a_stream(server: TritonServer) -> None:
     with pytest.raises(InferenceServerException, match="temperature is nan"):
-        ct.stream_infer(server.grpc, "streaming", GOOD | {"temperature": F([[1], [np.nan]])})
+        ct.stream_infer(server.grpc, "streaming", GOOD | {"temperature": F32([[1], [np.nan]])})
 
 
 def test_required_inputs(server: TritonServer) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import client_tools as ct
 import pytest
 import tritonclient.grpc as grpcclient
-from conftest import write_model
+from repositories import write_model
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
@@ -75,17 +75,37 @@ def parameter(key: str, value: str) -> str:
 # What in config.pbtxt is replaced by what, and what the error says.
 BROKEN_CONFIGS = {
     "data_type": ('"fp32"', '"fp12"', "data_type is 'fp12'; allowed are fp32, fp16, bf16"),
-    "number": (parameter("tensor_para_size", "1"), parameter("tensor_para_size", "two"), "is 'two'; expected an integer"),
-    "zero": (parameter("tensor_para_size", "1"), parameter("tensor_para_size", "0"), "the smallest allowed value is 1"),
+    "number": (
+        parameter("tensor_para_size", "1"),
+        parameter("tensor_para_size", "two"),
+        "is 'two'; expected an integer",
+    ),
+    "zero": (
+        parameter("tensor_para_size", "1"),
+        parameter("tensor_para_size", "0"),
+        "the smallest allowed value is 1",
+    ),
     "heads": (parameter("tensor_para_size", "1"), parameter("tensor_para_size", "3"), "tensor_para_size"),
-    "layers": (parameter("pipeline_para_size", "1"), parameter("pipeline_para_size", "3"), "pipeline_para_size"),
+    "layers": (
+        parameter("pipeline_para_size", "1"),
+        parameter("pipeline_para_size", "3"),
+        "pipeline_para_size",
+    ),
     "model_type": (parameter("model_type", ""), parameter("model_type", "rnn"), "rnn.*llama"),
     "kind": ("KIND_CPU", "KIND_MODEL", "instance_group kind is KIND_MODEL; only KIND_CPU is allowed"),
     "unknown": ('"runtime_top_k"', '"top_k"', "declares top_k; allowed are input_ids"),
-    "kind_of_type": ('"temperature" data_type: TYPE_FP32', '"temperature" data_type: TYPE_BOOL', "temperature as TYPE_BOOL; allowed are TYPE_FP16"),
-    "missing": ('  { name: "input_lengths" data_type: TYPE_UINT32 dims: [ 1 ] },\n', "", "does not declare the inputs input_lengths"),
+    "kind_of_type": (
+        '"temperature" data_type: TYPE_FP32',
+        '"temperature" data_type: TYPE_BOOL',
+        "temperature as TYPE_BOOL; allowed are TYPE_FP16",
+    ),
+    "missing": (
+        '  { name: "input_lengths" data_type: TYPE_UINT32 dims: [ 1 ] },\n',
+        "",
+        "does not declare the inputs input_lengths",
+    ),
     "output": ('"cum_log_probs"', '"sum_log_probs"', "declares sum_log_probs; allowed are output_ids"),
-}  # fmt: skip
+}
 
 
 def load_error(client: grpcclient.InferenceServerClient) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tiny random checkpoints with a tokenizer that knows every byte."""
+"""Tiny seeded random checkpoints with a tokenizer that knows every byte."""
 
 from pathlib import Path
 
@@ -33,6 +33,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_llama(folder: Path) -> Path:
+    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=64,
@@ -49,6 +50,7 @@ def write_llama(folder: Path) -> Path:
 
 
 def write_gpt2(folder: Path) -> Path:
+    torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=VOCAB_SIZE,
         n_positions=MAX_POSITIONS,
@@ -67,8 +69,3 @@ def _write(model: PreTrainedModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     write_tokenizer(folder)
     return folder
-
-
-def seeded() -> None:
-    """Weights that are the same in every run."""
-    torch.manual_seed(0)

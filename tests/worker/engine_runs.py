@@ -16,6 +16,7 @@ from fastertransformer.server.launcher import Launcher
 
 VOCAB_SIZE = 211
 MAX_LEN = 128
+BLOCK_SIZE = 8
 DEADLINE_S = 100
 
 
@@ -27,7 +28,7 @@ def running_engine(
     engine_config = EngineConfig(
         model_checkpoint_path=str(checkpoint),
         parallel=ParallelConfig(tensor_para_size=tp, pipeline_para_size=pp),
-        cache=CacheConfig(max_tokens=max_tokens, block_size=8, enable_reuse=reuse),
+        cache=CacheConfig(max_tokens=max_tokens, block_size=BLOCK_SIZE, enable_reuse=reuse),
         num_threads=1,
         **config,
     )
@@ -74,7 +75,7 @@ def tokens_of(client: EngineClient, requests: list[Request]) -> dict[int, list[i
 
 
 def mixed_requests() -> list[Request]:
-    """32 requests: lengths from 1 to 70, some with a common prefix, greedy and drawn, each with its own penalties."""
+    """32 requests: lengths 1 to 70, some with a common prefix, greedy and drawn, with their own penalties."""
     source = random.Random(5)
     prefix = [source.randrange(VOCAB_SIZE) for _ in range(40)]
     kinds = [

@@ -55,6 +55,17 @@ def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
     assert len(answers[99].tokens) == 4
 
 
+def test_prompt_and_output_must_fit_the_cache_where_that_is_smaller_than_the_model(checkpoint):
+    fits, does_not = (
+        Request(number, (1,) * 40, SamplingParams(max_tokens=new, end_ids=()))
+        for number, new in enumerate((24, 25))
+    )
+    with running_engine(checkpoint, max_tokens=64) as client:
+        answers, _ = ask(client, [fits, does_not])
+    assert len(answers[0].tokens) == 24
+    assert "together 65, but model and cache hold at most 64" in answers[1].last.error
+
+
 def test_abort_gives_the_blocks_back(checkpoint):
     with running_engine(checkpoint, max_tokens=256) as client:
         client.submit([Request(0, (1,), SamplingParams(max_tokens=120, end_ids=()))])

@@ -60,7 +60,7 @@ def _facts(model: Model, engine_config: EngineConfig) -> Table:
         "data type": engine_config.data_type,
         "layers": spec.num_hidden_layers,
         "hidden size": spec.hidden_size,
-        "heads": f"{spec.num_attention_heads}, {spec.num_key_value_heads} for keys and values, {spec.head_dim} wide",
+        "heads": f"{spec.num_attention_heads}, {spec.num_key_value_heads} for keys, {spec.head_dim} wide",
         "intermediate size": spec.intermediate_size,
         "vocabulary": spec.vocab_size,
         "positions": spec.max_position_embeddings,

@@ -2,6 +2,7 @@
 """What a user gives as PATH: where its weights and its tokenizer are, converted once and cached."""
 
 import hashlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,8 +31,16 @@ def find_tokenizer(path: Path) -> Path | None:
 
 
 def hugging_face_folder(path: Path) -> Path:
-    """A folder that transformers can load fast; a GGUF file is written out in fp32 once."""
+    """A folder that transformers can load fast; a GGUF file is written out in fp32 once.
+
+    Raises:
+        ModelLoadError: transformers lacks a package that it needs to read the file.
+    """
     gguf = find_gguf(path)
+    if gguf is not None and importlib.util.find_spec("accelerate") is None:
+        raise ModelLoadError(
+            f"{gguf} cannot be read by transformers without accelerate: pip install '.[bench]'"
+        )
     return path if gguf is None else cached(gguf, "fp32", _convert_weights)
 
 
@@ -70,7 +79,9 @@ def _convert_weights(gguf: Path, folder: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = loaded.config.to_dict()
     config.pop("quantization_config", None)
-    fresh = AutoModelForCausalLM.from_config(type(loaded.config)(**config))
+    fresh = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        type(loaded.config)(**config)
+    )
     fresh.load_state_dict(loaded.state_dict())
     fresh.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

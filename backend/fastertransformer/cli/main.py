@@ -17,6 +17,7 @@ app.command("serve")(serve.serve)
 app.command("request")(request.request)
 app.command("check")(check.check)
 app.command("bench")(bench.bench)
+app.command("bench-kernels")(bench.bench_kernels)
 app.command("demo")(demo.demo)
 
 

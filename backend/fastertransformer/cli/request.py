@@ -23,9 +23,15 @@ def request(
         Path | None,
         typer.Option(help="Folder with the chat template; default the server's.", show_default=False),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(show_default=False)] = None,
-    top_k: Annotated[int | None, typer.Option(show_default=False)] = None,
-    top_p: Annotated[float | None, typer.Option(show_default=False)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits; with top-k or top-p.", show_default=False)
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from so many tokens; default greedy.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from so much of the probability.", show_default=False)
+    ] = None,
     stop: Annotated[str | None, typer.Option(help="Text that ends the answer.", show_default=False)] = None,
 ) -> None:
     """Send text to a server and print the answer as it comes."""

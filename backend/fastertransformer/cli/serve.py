@@ -44,9 +44,9 @@ def serve(
         typer.Option(help="KEY=VALUE, any other parameter of config.pbtxt; repeatable.", show_default=False),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option()] = 8000,
-    grpc_port: Annotated[int, typer.Option()] = 8001,
-    metrics_port: Annotated[int, typer.Option()] = 8002,
+    http_port: Annotated[int, typer.Option(help="Port of HTTP.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="Port of gRPC.")] = 8001,
+    metrics_port: Annotated[int, typer.Option(help="Port of Prometheus metrics, over HTTP.")] = 8002,
 ) -> None:
     """Serve a checkpoint with Triton until Ctrl-C.
 
@@ -88,7 +88,8 @@ def write_repository(
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
-    model_type = open_checkpoint(str(path)).config.model_type
+    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
+    model_type = checkpoint.config.model_type
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
         errors.print(f"[yellow]{path} has no tokenizer.json: only token ids are served, no text[/]")
@@ -119,7 +120,13 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
 
 @contextmanager
 def running(repository_folder: Path, ports: Ports, host: str = "127.0.0.1") -> Iterator[TritonServer]:
-    """A tritonserver that is ready; what it says is shown only when it fails."""
+    """A tritonserver that is ready; what it says is shown only when it fails.
+
+    Until it has ended, SIGTERM and SIGHUP are what Ctrl-C is: the server has a session of its own.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     server = TritonServer(repository_folder, ports, host)
     with server:
         with errors.status("Starting tritonserver and loading the model"):
@@ -140,7 +147,6 @@ def _print_addresses(server: TritonServer) -> None:
 
 def _wait_for_end(server: TritonServer) -> None:
     """Raises: ServerError: the server ended by itself."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = server.process.wait()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import queue
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def stream(address: str, model: str, fields: Mapping[str, Any]) -> Iterator[dict
     client.start_stream(lambda result, error: responses.put((result, error)))
     try:
         inputs = [_tensor(name, value) for name, value in fields.items()]
-        client.async_stream_infer(model, inputs, enable_empty_final_response=True)
+        with suppress(grpc.InferenceServerException):  # the stream is broken, and told `responses` why
+            client.async_stream_infer(model, inputs, enable_empty_final_response=True)
         while True:
             result, error = responses.get(timeout=ANSWER_TIMEOUT_S)
             if error is not None:
@@ -95,8 +97,8 @@ def chat_prompt(tokenizer: Path, question: str) -> str:
     Raises:
         FasterTransformerError: the tokenizer has no chat template.
     """
-    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
-    file = tokenizer / "chat_template.jinja"
+    settings_file, file = tokenizer / "tokenizer_config.json", tokenizer / "chat_template.jinja"
+    settings = json.loads(settings_file.read_text()) if settings_file.exists() else {}
     template = file.read_text() if file.exists() else settings.get("chat_template")
     if template is None:
         raise FasterTransformerError(f"{tokenizer} has no chat template; leave out --chat")

@@ -74,7 +74,7 @@ class BlockPool:
         return blocks
 
     def publish(self, block: int, digest: bytes) -> None:
-        """Offers a block whose contents are final; the first one with a digest stays the one that is shared."""
+        """Offers a block whose contents are final; the first one with a digest stays the shared one."""
         if self.enable_reuse and digest not in self._block_of:
             self._block_of[digest] = block
             self._digest_of[block] = digest

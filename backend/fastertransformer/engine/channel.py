@@ -6,6 +6,7 @@ import os
 import selectors
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -106,8 +107,7 @@ class Channel:
         self._listener.close()
         for client in self._clients.values():
             client.connection.close()
-        if os.path.exists(self._path):
-            os.unlink(self._path)
+        Path(self._path).unlink(missing_ok=True)
 
     def _patience(self, block: bool) -> float | None:
         if not self._clients:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The loop of rank 0: receive, schedule, broadcast, execute, tell. Device and ranks come in as Protocols."""
+"""The loop of rank 0: receive, schedule, broadcast, execute, tell. Its neighbours are Protocols."""
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from ..errors import InvalidRequest
-from ..messages import Abort, ClientMessage, EngineInfo, Submit
+from ..messages import Abort, ClientMessage, EngineInfo, EngineStats, Output, Submit
 from ..validation import check
 from .batch import Batch, StepResult
-from .channel import Channel
+from .channel import Received
 from .scheduler import Scheduler
 
 
@@ -26,6 +27,23 @@ class Runner(Protocol):
     def execute(self, batch: Batch) -> Pending: ...
 
 
+class Clients(Protocol):
+    """Who sends requests and takes outputs; engine.channel has them on a socket."""
+
+    @property
+    def is_open(self) -> bool:
+        """False once the last one has left."""
+        ...
+
+    def receive(self, block: bool) -> list[Received]:
+        """Messages that arrived; waits for the first one if `block`."""
+        ...
+
+    def send(self, outputs: Iterable[tuple[int, Output]], stats: EngineStats) -> None:
+        """What a step added, to whom it belongs."""
+        ...
+
+
 class Control(Protocol):
     """How rank 0 tells the other ranks what to execute."""
 
@@ -40,7 +58,7 @@ class Engine:
     def __init__(
         self,
         info: EngineInfo,
-        channel: Channel,
+        channel: Clients,
         scheduler: Scheduler,
         control: Control,
         runner: Runner,

@@ -27,6 +27,12 @@ class Embedding:
         return self._group.all_reduce(found * mine[:, None])
 
 
+def add_positions(hidden: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    """`hidden` [T, H] after table[positions] was added to it in place; positions [T] int32."""
+    ops.add_positions(hidden, table, positions)
+    return hidden
+
+
 class Head:
     """Logits of this rank's rows of the vocabulary, gathered from all ranks; padding rows cut off."""
 

@@ -43,7 +43,7 @@ def load(
         ModelLoadError: unknown or wrong architecture, sizes that do not divide, and every defect of the
             files; nothing is left behind.
     """
-    checkpoint = open_checkpoint(config.model_checkpoint_path)
+    checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = find_family(config.model_type, checkpoint.config.model_type)
     spec = family.spec(checkpoint.config)
     check_mesh(spec, mesh)
@@ -129,12 +129,14 @@ class _Builder:
         blocks = tuple(self._block(layer, table) for layer in mesh.layers(spec.num_hidden_layers))
         final_norm = self._norm("final_norm", 0) if mesh.is_last_stage else None
         head = self._head(words)
+        start, stop = self.reader.share(spec.num_attention_heads)
         kv_start, kv_stop = self._kv_heads()
         return Model(
             spec=spec,
             info=info,
             dtype=dtype,
             device=self.device,
+            num_heads=stop - start,
             num_kv_heads=kv_stop - kv_start,
             embedding=Embedding(words, self.group) if words is not None and mesh.is_first_stage else None,
             positions=positions,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..layers.attention import Attention, StepMetadata
-from ..layers.embedding import Embedding, Head
+from ..layers.embedding import Embedding, Head, add_positions
 from ..layers.mlp import Mlp
 from ..layers.norm import NormLayer
 from ..parallel.comm import Communicator
@@ -56,6 +56,7 @@ class Model:
     """On this rank."""
     step_bytes: int
     """Of them, what a decode step reads: all but tables from which it takes single rows."""
+    num_heads: int
     num_kv_heads: int
     """On this rank."""
     blocks: tuple[Block, ...]
@@ -75,7 +76,7 @@ class Model:
         """[T] int32 ids and positions -> [T, H]; first stage only."""
         assert self.embedding is not None
         hidden = self.embedding(ids)
-        return hidden if self.positions is None else hidden + self.positions[positions.long()]
+        return hidden if self.positions is None else add_positions(hidden, self.positions, positions)
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""
@@ -86,7 +87,7 @@ class Model:
         return x
 
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """[S, H] each, as `forward` leaves them -> [S, V] float32, the same on every rank; last stage only."""
+        """[S, H] each, as `forward` leaves them -> [S, V] float32, equal on all ranks; last stage only."""
         assert self.final_norm is not None
         assert self.head is not None
         return self.head(self.final_norm.add(x, hidden))

@@ -2,8 +2,8 @@
 """The ops of the engine, each defined by its Python body and replaced by a kernel where there is one."""
 
 from .activation import activation, gated_activation
-from .attention import attention_work, attention_workspace_size, paged_attention
-from .embedding import embedding
+from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
+from .embedding import add_positions, embedding
 from .kv_cache import kv_write
 from .linear import (
     skinny_int8_rows,
@@ -16,17 +16,26 @@ from .linear import (
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .registry import disable, has_kernels, set_num_threads
 from .rope import rope, rope_kv_write
-from .sampling import apply_penalties, ban_words, greedy, log_probability, philox_uniform, sample
+from .sampling import (
+    SAMPLING_FLOATS,
+    SAMPLING_INTEGERS,
+    greedy,
+    log_probability,
+    process_logits,
+    sample,
+)
 from .token_pool import put_tokens, take_tokens
 
 __all__ = [
+    "CHUNK_KEYS",
+    "SAMPLING_FLOATS",
+    "SAMPLING_INTEGERS",
     "activation",
     "add_layer_norm",
+    "add_positions",
     "add_rms_norm",
-    "apply_penalties",
     "attention_work",
     "attention_workspace_size",
-    "ban_words",
     "disable",
     "embedding",
     "gated_activation",
@@ -36,7 +45,7 @@ __all__ = [
     "layer_norm",
     "log_probability",
     "paged_attention",
-    "philox_uniform",
+    "process_logits",
     "put_tokens",
     "rms_norm",
     "rope",

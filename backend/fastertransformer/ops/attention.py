@@ -11,7 +11,7 @@ from .registry import op
 CHUNK_KEYS = 256
 """Keys of one piece of work of a single query on a GPU. Fixed, so that a sequence's result does not depend
 on its neighbours."""
-TILE_QUERIES = 64
+TILE_QUERIES = 128
 """Queries of one piece of work of a prompt on a GPU."""
 
 
@@ -31,7 +31,10 @@ def attention_work(
 
 
 def attention_workspace_size(num_chunks: int, num_heads: int, head_dim: int) -> int:
-    """Float32 elements that the kernels need for partial results; zeroed once, left zeroed by them."""
+    """Float32 elements of scratch for partial results of chunks and, at the end, one counter for each.
+
+    Zeroed once; kernels leave the counters zero. A scratch serves one number of heads and head size.
+    """
     return num_chunks * num_heads * (head_dim + 3)
 
 

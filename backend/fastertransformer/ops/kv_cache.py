@@ -12,9 +12,10 @@ def kv_write(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
 
     Args:
         k, v: [T, K, D], may be strided. k_cache, v_cache: [num_blocks, K, block_size, D].
-        slot_mapping: [T] int32, block * block_size + offset.
+        slot_mapping: [T] int32, block * block_size + offset; -1 marks a row that only fills the batch,
+            of which nothing is written.
     """
-    block_size = k_cache.shape[2]
-    blocks, offsets = slot_mapping.long() // block_size, slot_mapping.long() % block_size
-    k_cache[blocks, :, offsets] = k
-    v_cache[blocks, :, offsets] = v
+    rows = slot_mapping >= 0
+    slots, block_size = slot_mapping[rows].long(), k_cache.shape[2]
+    k_cache[slots // block_size, :, slots % block_size] = k[rows]
+    v_cache[slots // block_size, :, slots % block_size] = v[rows]

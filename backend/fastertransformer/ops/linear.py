@@ -12,15 +12,15 @@ _CPU_ROWS = {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4}
 _CPU_INT8_ROWS = 128
 """Measured on the same: expanding a weight takes as long as some 200 rows of the product with it."""
 _GPU_ROWS = 64
-_GPU_ALIGNMENT = 8
-"""Rows of the operands must start at multiples of 16 bytes."""
+_GPU_COLUMNS = 8
+"""The columns of the weight must be a multiple of this: rows of 16 bytes."""
 
 
 def skinny_rows(weight: Tensor) -> int:
     """Up to how many rows `skinny_linear` beats torch's product with `weight` [N, K]; 0 where never."""
     if not weight.is_cuda:
         return _CPU_ROWS[weight.dtype]
-    fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_ALIGNMENT == 0
+    fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_COLUMNS == 0
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear") else 0
 
 
@@ -28,7 +28,7 @@ def skinny_int8_rows(weight: Tensor, dtype: torch.dtype) -> int:
     """The same for `skinny_linear_int8` with x in `dtype`, against expanding `weight` for torch's product."""
     if not weight.is_cuda:
         return _CPU_INT8_ROWS
-    fits = dtype != torch.float32 and weight.shape[1] % (2 * _GPU_ALIGNMENT) == 0
+    fits = dtype != torch.float32 and weight.shape[1] % (2 * _GPU_COLUMNS) == 0
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear_int8") else 0
 
 

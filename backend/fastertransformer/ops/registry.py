@@ -20,7 +20,7 @@ except ModuleNotFoundError:  # built without csrc: the bodies compute
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+_KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.int32))
 _DEVICES = ("cpu", "cuda")
 
 

@@ -40,7 +40,11 @@ def rope_kv_write(
     v_cache: Tensor,
     slot_mapping: Tensor,
 ) -> None:
-    """`rope`, then `kv_write`; afterwards only q and the caches are read."""
+    """`rope`, then `kv_write`. Afterwards k holds anything: read q and the caches.
+
+    Args:
+        q: [T, N, D], rotated in place, also where slot_mapping is -1; the others as in `rope` and `kv_write`.
+    """
     rope(q, k, positions, cos_sin, interleaved)
     kv_write(k, v, k_cache, v_cache, slot_mapping)
 

@@ -34,7 +34,8 @@ _LONGEST_NAP_SECONDS = 1e-3
 
 def _host_view(x: Tensor) -> np.ndarray[Any, Any]:
     """Bytes of a contiguous CPU tensor, whatever its dtype."""
-    assert x.is_contiguous() and x.device.type == "cpu"
+    assert x.is_contiguous()
+    assert x.device.type == "cpu"
     return x.flatten().view(torch.uint8).numpy()
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The step plan as the device reads it: every array of a Batch in one buffer, copied once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,10 @@ from torch import Tensor
 from .. import ops
 from ..engine.batch import Batch, Int32Array
 from ..models import StepMetadata
+from .transfer import to_device
+
+NO_SLOT = -1
+"""The slot of a row that only fills a batch up: nothing is read or written for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,46 +24,101 @@ class DeviceBatch:
     """[T] row of the token pool of each token."""
     last_tokens: Tensor
     """[S] index into T of the token whose logits are sampled."""
+    sample_slots: Tensor
+    """[S] row of the token pool and of the sampling table."""
+    sample_positions: Tensor
+    """[S] where the new token goes."""
     metadata: StepMetadata
 
 
-def token_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
+def padded(batch: Batch, num_sequences: int, table_width: int) -> Batch:
+    """A batch of single tokens, filled up with rows that belong to nobody."""
+    count = num_sequences - len(batch.slots)
+    block_tables = np.zeros((num_sequences, table_width), np.int32)
+    block_tables[: len(batch.slots), : batch.block_tables.shape[1]] = batch.block_tables
+    return replace(
+        batch,
+        slots=np.pad(batch.slots, (0, count), constant_values=NO_SLOT),
+        num_computed=np.pad(batch.num_computed, (0, count)),
+        query_lens=np.pad(batch.query_lens, (0, count), constant_values=1),
+        block_tables=block_tables,
+        sample_rows=np.arange(num_sequences, dtype=np.int32),
+    )
+
+
+def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
     cu_seqlens_q = np.concatenate(([0], np.cumsum(batch.query_lens)))
     positions = np.arange(batch.num_tokens) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
     blocks = batch.block_tables[rows, positions // block_size]
-    seq_lens = batch.num_computed + batch.query_lens
+    is_real = batch.slots != NO_SLOT
+    lengths = batch.num_computed + batch.query_lens
+    seq_lens = np.where(is_real, lengths, 0)
     arrays = {
         "positions": positions,
-        "slot_mapping": blocks * block_size + positions % block_size,
-        "block_tables": batch.block_tables.ravel(),
+        "slot_mapping": np.where(is_real[rows], blocks * block_size + positions % block_size, NO_SLOT),
+        "block_tables": batch.block_tables,
         "cu_seqlens_q": cu_seqlens_q,
         "seq_lens": seq_lens,
-        "work": ops.attention_work(batch.query_lens, seq_lens).ravel(),
-        "token_slots": batch.slots[rows],
+        "work": ops.attention_work(batch.query_lens, seq_lens),
+        "token_slots": np.maximum(batch.slots, 0)[rows],
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
+        "sample_slots": batch.slots[batch.sample_rows],
+        "sample_positions": lengths[batch.sample_rows],
     }
     return {name: array.astype(np.int32) for name, array in arrays.items()}
 
 
-def to_device(batch: Batch, block_size: int, device: torch.device, workspace: Tensor) -> DeviceBatch:
-    """One host-to-device copy; on the CPU none."""
-    arrays = token_arrays(batch, block_size)
-    packed = torch.from_numpy(np.concatenate(list(arrays.values()))).to(device, non_blocking=True)
-    parts = dict(zip(arrays, torch.split(packed, [len(array) for array in arrays.values()]), strict=True))
-    return DeviceBatch(
+def place(
+    batch: Batch,
+    block_size: int,
+    workspace: Tensor,
+    max_seqlen_k: int | None = None,
+    out: Tensor | None = None,
+) -> tuple[DeviceBatch, Tensor]:
+    """The batch beside `workspace`, by one copy; and the memory that holds all of its arrays.
+
+    Args:
+        max_seqlen_k: what kernels take for the longest sequence; None takes the batch's own.
+        out: int32 memory for the arrays; None allocates it.
+    """
+    arrays = step_arrays(batch, block_size)
+    packed = to_device(list(arrays.values()), workspace.device, out)
+    sizes = [array.size for array in arrays.values()]
+    parts = {
+        name: part.view(arrays[name].shape)
+        for name, part in zip(arrays, torch.split(packed, sizes), strict=True)
+    }
+    metadata = StepMetadata(
+        positions=parts["positions"],
+        slot_mapping=parts["slot_mapping"],
+        block_tables=parts["block_tables"],
+        cu_seqlens_q=parts["cu_seqlens_q"],
+        seq_lens=parts["seq_lens"],
+        work=parts["work"],
+        workspace=workspace,
+        max_seqlen_q=int(batch.query_lens.max()),
+        max_seqlen_k=max_seqlen_k or int(arrays["seq_lens"].max()),
+    )
+    step = DeviceBatch(
         token_slots=parts["token_slots"],
         last_tokens=parts["last_tokens"],
-        metadata=StepMetadata(
-            positions=parts["positions"],
-            slot_mapping=parts["slot_mapping"],
-            block_tables=parts["block_tables"].view(batch.block_tables.shape),
-            cu_seqlens_q=parts["cu_seqlens_q"],
-            seq_lens=parts["seq_lens"],
-            work=parts["work"].view(2, -1),
-            workspace=workspace,
-            max_seqlen_q=int(batch.query_lens.max()),
-            max_seqlen_k=int(arrays["seq_lens"].max()),
-        ),
+        sample_slots=parts["sample_slots"],
+        sample_positions=parts["sample_positions"],
+        metadata=metadata,
     )
+    return step, packed
+
+
+def token_updates(batch: Batch) -> Int32Array | None:
+    """[3, F] slots, positions and tokens that the host knows and the token pool does not; None for none."""
+    parts = [
+        np.stack(
+            (np.full(len(a.tokens), a.slot, np.int32), np.arange(len(a.tokens), dtype=np.int32), a.tokens)
+        )
+        for a in batch.admissions
+    ]
+    if batch.feed is not None and len(batch.feed.slots):
+        parts.append(np.stack((batch.feed.slots, batch.feed.positions, batch.feed.tokens)))
+    return np.concatenate(parts, axis=1) if parts else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from .. import ops
 from ..config import EngineConfig
 from ..errors import ModelLoadError
 from ..models import Model
@@ -13,6 +14,8 @@ from ..models import Model
 # A CPU machine is shared with the rest of the system, and pages of a large cache come in as they are used.
 _CPU_SHARE = 0.5
 _GIB = 1 << 30
+_GPU_RESERVE = _GIB // 2
+"""Of a GPU, for graphs and for libraries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class MemoryPlan:
     """What one rank holds."""
 
     weight_bytes: int
+    workspace_bytes: int
+    """What the layers of a step and the graphs of decode steps need, by estimate; on a CPU not counted."""
     block_bytes: int
     num_blocks: int
     block_size: int
@@ -29,8 +34,9 @@ class MemoryPlan:
     def __str__(self) -> str:
         cache = self.num_blocks * self.block_bytes
         tokens = self.num_blocks * self.block_size
+        workspace = f"workspace {self.workspace_bytes / _GIB:.2f} GiB + " if self.workspace_bytes else ""
         return (
-            f"weights {self.weight_bytes / _GIB:.2f} GiB + KV cache {cache / _GIB:.2f} GiB per rank: "
+            f"weights {self.weight_bytes / _GIB:.2f} GiB + {workspace}KV cache {cache / _GIB:.2f} GiB per rank: "
             f"{self.num_blocks} blocks of {self.block_size} = {tokens} tokens; "
             f"longest sequence {self.max_model_len}, at most {self.max_num_seqs} at once"
         )
@@ -52,7 +58,7 @@ def blocks_that_fit(config: EngineConfig, model: Model, longest: int) -> int:
         ModelLoadError: what was asked for does not fit.
     """
     size = config.cache.block_size
-    available = _available_bytes(config, model.device) // block_bytes(model, size)
+    available = _available_bytes(config, model) // block_bytes(model, size)
     if config.cache.max_tokens:
         wanted = -(-config.cache.max_tokens // size)
         if wanted > available:
@@ -74,18 +80,38 @@ def plan_memory(config: EngineConfig, model: Model, num_blocks: int, longest: in
     tokens = num_blocks * config.cache.block_size
     if tokens < max(config.max_model_len, config.cache.block_size):
         raise ModelLoadError(
-            f"the KV cache holds {tokens} tokens ({num_blocks} blocks of {block_bytes(model, config.cache.block_size)} "
-            f"bytes), but one sequence of max_model_len {config.max_model_len or 'any length'} must fit: "
+            f"the KV cache holds {tokens} tokens ({num_blocks} blocks of "
+            f"{block_bytes(model, config.cache.block_size)} bytes), but one sequence of max_model_len "
+            f"{config.max_model_len or 'any length'} must fit: "
             "lower max_model_len, raise kv_cache_free_gpu_mem_fraction or use more ranks"
         )
     return MemoryPlan(
         weight_bytes=model.weight_bytes,
+        workspace_bytes=workspace_bytes(config, model),
         block_bytes=block_bytes(model, config.cache.block_size),
         num_blocks=num_blocks,
         block_size=config.cache.block_size,
         max_model_len=min(longest, tokens),
         max_num_seqs=config.max_num_seqs,
     )
+
+
+def workspace_bytes(config: EngineConfig, model: Model) -> int:
+    """Activations of the largest step, logits of all sequences, graphs; 0 on a CPU."""
+    if model.device.type != "cuda":
+        return 0
+    spec = model.spec
+    widest = 4 * spec.hidden_size + 3 * spec.intermediate_size
+    activations = config.max_num_batched_tokens * widest * model.dtype.itemsize
+    return activations + config.max_num_seqs * spec.vocab_size * 8 + _GPU_RESERVE
+
+
+def workspace_size(config: EngineConfig, model: Model, num_blocks: int) -> int:
+    """Float32 elements of the attention kernels' scratch for the most chunks that can run at once."""
+    if model.device.type != "cuda":
+        return 0
+    num_chunks = num_blocks * config.cache.block_size // ops.CHUNK_KEYS + config.max_num_seqs
+    return ops.attention_workspace_size(num_chunks, model.num_heads, model.spec.head_dim)
 
 
 def longest_sequence(config: EngineConfig, model: Model) -> int:
@@ -100,10 +126,19 @@ def longest_sequence(config: EngineConfig, model: Model) -> int:
     return config.max_model_len or limit
 
 
-def _available_bytes(config: EngineConfig, device: torch.device) -> int:
+def _available_bytes(config: EngineConfig, model: Model) -> int:
+    """Raises: ModelLoadError: the workspace alone does not fit."""
     fraction = config.cache.memory_fraction
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free * fraction)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(model.device)
+        left = free - workspace_bytes(config, model)
+        if left <= 0:
+            raise ModelLoadError(
+                f"of {total / _GIB:.1f} GiB of GPU memory the weights leave {free / _GIB:.2f} GiB, but the workspace"
+                f" needs {workspace_bytes(config, model) / _GIB:.2f} GiB: lower max_num_batched_tokens or"
+                " max_num_seqs, use int8_mode 1 or more ranks"
+            )
+        return int(left * fraction)
     ranks = config.parallel.world_size
     return int(psutil.virtual_memory().available * _CPU_SHARE * fraction / ranks)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Executes batches on one rank: token pool, KV cache, the layers of this stage, sampling on the last one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +13,23 @@ from ..engine.batch import Batch, StepResult
 from ..models import Model
 from ..parallel.mesh import Mesh
 from ..parallel.pipeline import Pipeline
-from .device_batch import DeviceBatch, to_device
+from .device_batch import DeviceBatch, place, token_updates
+from .graphs import DecodeGraphs, Sampled
+from .memory import workspace_size
 from .sampler import Sampler
-from .sampling_table import SamplingTable
+from .sampling_table import Needs, SamplingTable
+from .transfer import HostCopy, to_device
 
 
 @dataclass(frozen=True, slots=True)
 class SampledHere:
     """A step whose tokens this rank drew."""
 
-    tokens: Tensor
-    logprobs: Tensor
+    tokens: HostCopy
+    logprobs: HostCopy
 
     def result(self) -> StepResult:
-        return StepResult(self.tokens.cpu().numpy(), self.logprobs.cpu().numpy())
+        return StepResult(self.tokens.wait().numpy(), self.logprobs.wait().numpy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,6 @@ class SampledElsewhere:
 
     def result(self) -> StepResult:
         return StepResult(*self.pipeline.receive_samples(self.num_samples))
-
-
-NOTHING_SAMPLED = SampledHere(torch.empty(0, dtype=torch.int32), torch.empty(0))
 
 
 class ModelRunner:
@@ -62,33 +63,58 @@ class ModelRunner:
         self._kv_cache = torch.empty(shape, dtype=model.dtype, device=model.device)
         pool_shape = (config.max_num_seqs, max_model_len + 1)
         self._token_pool = torch.zeros(pool_shape, dtype=torch.int32, device=model.device)
-        self._workspace = torch.empty(0, device=model.device)
+        self._workspace = torch.zeros(workspace_size(config, model, num_blocks), device=model.device)
         self._table = SamplingTable(config.max_num_seqs, model.device)
         self._sampler = Sampler(self._table, self._token_pool)
+        self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
+        self._graphs: DecodeGraphs | None = None
+        if model.device.type == "cuda" and mesh.pp_size == 1:
+            self._graphs = DecodeGraphs(
+                self._compute, config.max_num_seqs, max_model_len, self._block_size, self._workspace
+            )
+
+    @torch.inference_mode()
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Captures the graphs of all decode steps, on a GPU.
+
+        Args:
+            progress: called with (graphs captured, graphs in all).
+        """
+        if self._graphs is not None:
+            self._graphs.capture_all(progress)
 
     @torch.inference_mode()
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         self._install(batch)
-        step = to_device(batch, self._block_size, self._model.device, self._workspace)
-        hidden = self._stage_input(step)
-        x = self._model.forward(hidden, step.metadata, self._kv_cache)
+        needs = self._needs(batch)
+        if self._graphs is not None and self._graphs.fits(batch):
+            return _sampled(self._graphs.replay(batch, needs))
+        step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
+            hidden = self._stage_input(step)
+            x = self._model.forward(hidden, step.metadata, self._kv_cache)
             self._pipeline.send_hidden(hidden.add_(x))
             return SampledElsewhere(self._pipeline, len(batch.sample_rows))
-        if not len(batch.sample_rows):
-            return NOTHING_SAMPLED
-        return self._sample(batch, step, x, hidden)
+        sampled = self._compute(step, needs)
+        if len(batch.sample_rows):
+            self._pipeline.return_samples(*sampled)
+        return _sampled(sampled)
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table."""
-        if (feed := batch.feed) is not None:
-            where = (torch.from_numpy(feed.slots).long(), torch.from_numpy(feed.positions).long())
-            self._token_pool[where] = torch.from_numpy(feed.tokens).to(self._token_pool.device)
-        for admission in batch.admissions:
-            tokens = torch.from_numpy(admission.tokens)
-            self._token_pool[admission.slot, : len(tokens)] = tokens.to(self._token_pool.device)
-            self._table.put(admission)
+        updates = token_updates(batch)
+        if updates is not None:
+            slots, positions, tokens = to_device([updates], self._model.device).view(3, -1)
+            ops.put_tokens(self._token_pool, slots, positions, tokens)
+        generation = self._table.generation
+        self._table.put_all(batch.admissions)
+        if self._graphs is not None and self._table.generation != generation:
+            self._graphs.clear()
+
+    def _needs(self, batch: Batch) -> Needs:
+        rows = batch.sample_rows
+        return self._table.needs(batch.slots[rows], (batch.num_computed + batch.query_lens)[rows])
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions
@@ -99,14 +125,21 @@ class ModelRunner:
         ids = ops.take_tokens(self._token_pool, step.token_slots, positions)
         return self._model.embed(ids, positions)
 
-    def _sample(self, batch: Batch, step: DeviceBatch, x: Tensor, hidden: Tensor) -> SampledHere:
-        """The new token goes right behind the tokens that its row has."""
-        slots = batch.slots[batch.sample_rows]
-        lengths = (batch.num_computed + batch.query_lens)[batch.sample_rows]
-        last = step.last_tokens.long()
-        logits = self._model.logits(x[last], hidden[last])
-        tokens, logprobs = self._sampler(logits, slots, lengths)
-        where = (torch.from_numpy(slots).long(), torch.from_numpy(lengths).long())
-        self._token_pool[where] = tokens
-        self._pipeline.return_samples(tokens, logprobs)
-        return SampledHere(tokens, logprobs)
+    def _compute(self, step: DeviceBatch, needs: Needs) -> Sampled:
+        """The last stage of a step, from its input to the tokens in the pool."""
+        hidden = self._stage_input(step)
+        x = self._model.forward(hidden, step.metadata, self._kv_cache)
+        if not len(step.last_tokens):
+            return self._nothing
+        if len(step.last_tokens) < len(hidden):
+            last = step.last_tokens.long()
+            x, hidden = x[last], hidden[last]
+        logits = self._model.logits(x, hidden)
+        sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
+        ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
+        return sampled
+
+
+def _sampled(sampled: Sampled) -> SampledHere:
+    tokens, logprobs = sampled
+    return SampledHere(HostCopy(tokens), HostCopy(logprobs))

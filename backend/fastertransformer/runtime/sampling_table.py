@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sampling parameters of the sequences that run, one row per slot, on the host and on the device."""
+"""Sampling parameters of the sequences that run, one column per slot, on the host and on the device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,17 +12,14 @@ from torch import Tensor
 
 from ..engine.batch import Admission, Int32Array
 from ..messages import SamplingParams
+from ..ops import SAMPLING_FLOATS, SAMPLING_INTEGERS
 
-_FLOATS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
-_INTEGERS = ("top_k", "min_length", "prompt_len")
-_NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+# FasterTransformer divides by the temperature plus this, so that tiny ones stay finite.
+_TEMPERATURE_EPSILON = 1e-6
+_INT32_MAX = 2**31 - 1
+# Words and tokens per word that fit from the start: whoever captured the tables need not do it again.
+_BAD_WORDS_CAPACITY = (16, 4)
+_END_IDS_CAPACITY = (8, 1)
 
 
 def is_greedy(sampling: SamplingParams) -> bool:
@@ -27,74 +28,153 @@ def is_greedy(sampling: SamplingParams) -> bool:
     return sampling.top_k == 1 or sampling.temperature == 0 or unfiltered
 
 
-class WordTable:
-    """Token sequences of every slot, right-aligned: [slots, W, L] int32, grown to the longest."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What some row of a step asks for; the rest need not run."""
 
-    def __init__(self, max_num_seqs: int, device: torch.device) -> None:
-        self.tokens = torch.full((max_num_seqs, 0, 1), -1, dtype=torch.int32, device=device)
-        self.in_use = np.zeros(max_num_seqs, bool)
+    processing: bool
+    drawing: bool
+    logprobs: bool
+
+    @classmethod
+    def everything(cls) -> "Needs":
+        """For whoever cannot know: any row may ask for anything."""
+        return cls(processing=True, drawing=True, logprobs=True)
+
+
+class Mirror:
+    """An array that the host writes, and its copy on the device; on the CPU both are the same memory."""
+
+    def __init__(self, host: npt.NDArray[Any], device: torch.device) -> None:
+        self.host = host
+        self.tensor = torch.from_numpy(host)
+        if device.type != "cpu":
+            self.tensor = torch.empty_like(self.tensor, device=device)
+        self.upload(0, len(host))
+
+    def upload(self, first: int, last: int) -> None:
+        """Brings rows [first, last) to the device, in the order of the current stream, and does not wait.
+
+        The host may write on at once: what is copied is staged in pinned memory, which torch takes back
+        when the copy has ended.
+        """
+        if self.tensor.is_cuda:
+            staged = torch.from_numpy(self.host[first:last]).pin_memory()
+            self.tensor[first:last].copy_(staged, non_blocking=True)
+
+
+class WordTable:
+    """Token sequences of every slot, right-aligned and padded with -1: [slots, W, L] int32."""
+
+    def __init__(self, max_num_seqs: int, capacity: tuple[int, int], device: torch.device) -> None:
+        self._device = device
+        self._mirror = Mirror(np.full((max_num_seqs, *capacity), -1, np.int32), device)
+        self._changed: list[int] = []
+        self.generation = 0
+        """Changes when `tokens` becomes another tensor."""
+
+    @property
+    def tokens(self) -> Tensor:
+        return self._mirror.tensor
 
     def put(self, slot: int, words: tuple[tuple[int, ...], ...]) -> None:
-        """Replaces the words of `slot`."""
-        self.in_use[slot] = bool(words)
+        """Replaces the first words of `slot`."""
         if not words:
             return
         self._grow(len(words), max(len(word) for word in words))
-        rows = np.full(self.tokens.shape[1:], -1, np.int32)
+        rows = self._mirror.host[slot]
         for row, word in zip(rows, words, strict=False):
+            row[: -len(word)] = -1
             row[-len(word) :] = word
-        self.tokens[slot] = torch.from_numpy(rows)
+        self._changed.append(slot)
+
+    def upload(self) -> None:
+        """One copy of all slots between the first and the last that changed."""
+        if self._changed:
+            self._mirror.upload(min(self._changed), max(self._changed) + 1)
+            self._changed.clear()
 
     def _grow(self, num_words: int, length: int) -> None:
-        slots, old_words, old_length = self.tokens.shape
-        if num_words > old_words or length > old_length:
-            size = (slots, max(num_words, old_words), max(length, old_length))
-            grown = torch.full(size, -1, dtype=torch.int32, device=self.tokens.device)
-            grown[:, :old_words, size[2] - old_length :] = self.tokens
-            self.tokens = grown
+        old = self._mirror.host
+        slots, old_words, old_length = old.shape
+        if num_words <= old_words and length <= old_length:
+            return
+        size = (slots, _doubled(old_words, num_words), _doubled(old_length, length))
+        grown = np.full(size, -1, np.int32)
+        grown[:, :old_words, size[2] - old_length :] = old
+        self._mirror = Mirror(grown, self._device)
+        self.generation += 1
+
+
+def _doubled(size: int, wanted: int) -> int:
+    return size if wanted <= size else max(wanted, 2 * size)
 
 
 class SamplingTable:
-    """What the sampler looks up by slot. Flags live on the host: they decide which ops run at all."""
+    """What the sampler looks up by slot, laid out as in ops/sampling.py."""
 
     def __init__(self, max_num_seqs: int, device: torch.device) -> None:
-        self._floats = torch.zeros((len(_FLOATS), max_num_seqs), dtype=torch.float32, device=device)
-        self._integers = torch.zeros((len(_INTEGERS), max_num_seqs), dtype=torch.int32, device=device)
-        self._seeds = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
-        self.bad_words = WordTable(max_num_seqs, device)
-        self.end_ids = WordTable(max_num_seqs, device)
-        self.is_greedy = np.zeros(max_num_seqs, bool)
-        self.is_scaled = np.zeros(max_num_seqs, bool)
-        self.is_penalised = np.zeros(max_num_seqs, bool)
-        self.wants_logprobs = np.zeros(max_num_seqs, bool)
-        self.first_end = np.zeros(max_num_seqs, np.int32)
-        """[slots] length, prompt included, from which on an end id may come."""
+        # One array and so one copy: two rows of seeds (64 bits), which come first to be aligned.
+        end = 2 + len(SAMPLING_FLOATS)
+        memory = np.zeros((end + len(SAMPLING_INTEGERS), max_num_seqs), np.int32)
+        self._mirror = Mirror(memory, device)
+        self._host_seeds = memory[:2].reshape(-1).view(np.uint64)
+        self._host = {
+            **dict(zip(SAMPLING_FLOATS, memory[2:end].view(np.float32), strict=True)),
+            **dict(zip(SAMPLING_INTEGERS, memory[end:], strict=True)),
+        }
+        self._is_processed = np.zeros(max_num_seqs, bool)
+        self.seeds = self._mirror.tensor[:2].view(-1).view(torch.int64)
+        self.floats = self._mirror.tensor[2:end].view(torch.float32)
+        self.integers = self._mirror.tensor[end:]
+        self.bad_words = WordTable(max_num_seqs, _BAD_WORDS_CAPACITY, device)
+        self.end_ids = WordTable(max_num_seqs, _END_IDS_CAPACITY, device)
 
-    def put(self, admission: Admission) -> None:
-        """Fills the row of a sequence that takes a slot."""
+    @property
+    def generation(self) -> int:
+        """Changes when a tensor of the table becomes another: what holds its address must be made again."""
+        return self.bad_words.generation + self.end_ids.generation
+
+    def put_all(self, admissions: Iterable[Admission]) -> None:
+        """Fills the columns of sequences that take a slot, for what is enqueued from now on. Never waits."""
+        admissions = tuple(admissions)
+        for admission in admissions:
+            self._put(admission)
+        if admissions:
+            self._mirror.upload(0, len(self._mirror.host))
+            self.bad_words.upload()
+            self.end_ids.upload()
+
+    def _put(self, admission: Admission) -> None:
         slot, sampling = admission.slot, admission.sampling
-        floats = [getattr(sampling, name) for name in _FLOATS]
-        integers = [sampling.top_k, sampling.min_length, admission.prompt_len]
-        self._floats[:, slot] = torch.tensor(floats)
-        self._integers[:, slot] = torch.tensor(integers, dtype=torch.int32)
-        self._seeds[slot] = int(np.uint64(sampling.seed).astype(np.int64))
+        neutral = sampling.temperature in (0.0, 1.0)
+        values: dict[str, float] = {
+            "temperature": 1.0 if neutral else sampling.temperature + _TEMPERATURE_EPSILON,
+            "top_k": 1 if is_greedy(sampling) else min(sampling.top_k, _INT32_MAX),
+            "prompt_len": admission.prompt_len,
+            "first_end": min(admission.prompt_len + sampling.min_length - 1, _INT32_MAX),
+            "num_bad_words": len(sampling.bad_words),
+            "num_end_ids": len(admission.end_ids),
+            "wants_logprob": sampling.logprobs,
+        }
+        for name, column in self._host.items():
+            column[slot] = values[name] if name in values else getattr(sampling, name)
+        self._host_seeds[slot] = sampling.seed
         self.bad_words.put(slot, sampling.bad_words)
         self.end_ids.put(slot, tuple((end_id,) for end_id in admission.end_ids))
-        self.is_greedy[slot] = is_greedy(sampling)
-        self.is_scaled[slot] = sampling.temperature not in (0.0, 1.0)
-        self.is_penalised[slot] = any(getattr(sampling, name) != off for name, off in _NEUTRAL.items())
-        self.wants_logprobs[slot] = sampling.logprobs
-        self.first_end[slot] = admission.prompt_len + sampling.min_length - 1
+        penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
+        self._is_processed[slot] = not neutral or penalties != (1, 0, 0) or bool(sampling.bad_words)
 
-    def column(self, name: str, slots: Tensor) -> Tensor:
-        """[S] values of one parameter for the sequences in `slots` [S] int64."""
-        if name in _FLOATS:
-            return self._floats[_FLOATS.index(name)][slots]
-        return self._integers[_INTEGERS.index(name)][slots]
+    def needs(self, slots: Int32Array, lengths: Int32Array) -> Needs:
+        """What the rows of a step ask for.
 
-    def seeds(self, slots: Tensor) -> Tensor:
-        return self._seeds[slots]
-
-    def may_not_end(self, slots: Int32Array, lengths: Int32Array) -> npt.NDArray[np.bool_]:
-        """[S] whether the row is still below its min_length (the end id counts as generated)."""
-        return np.logical_and(lengths < self.first_end[slots], self.end_ids.in_use[slots])
+        Args:
+            slots: [S], none of them -1. lengths: [S] tokens of each row.
+        """
+        host = self._host
+        unready = (lengths < host["first_end"][slots]) & (host["num_end_ids"][slots] > 0)
+        return Needs(
+            processing=bool((self._is_processed[slots] | unready).any()),
+            drawing=bool((host["top_k"][slots] != 1).any()),
+            logprobs=bool(host["wants_logprob"][slots].any()),
+        )

@@ -53,8 +53,10 @@ class Output(Generic[State]):
 
 
 def per_row(name: str, array: Array, batch: int) -> Sequence[Any]:
-    """[B], [B, 1], or one value for all rows."""
+    """[B], [B, 1], or one value for all rows; floats as the shortest decimals that mean them."""
     values = array.reshape(-1)
+    if values.dtype in (np.float16, np.float32):
+        values = values.astype(np.str_).astype(np.float64)
     if len(values) not in (1, batch):
         raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed are [{batch}, 1] and [{batch}]")
     return np.broadcast_to(values, batch).tolist()  # type: ignore[no-any-return]
@@ -96,7 +98,7 @@ def only(allowed: Any, reason: str) -> Reader:
     """A reader for what is not served yet: refuses every value but `allowed`."""
 
     def read(name: str, array: Array, batch: int) -> Sequence[Any]:
-        for value in array.reshape(-1):  # numpy prints a float of 32 bits as it was written
+        for value in per_row(name, array, batch):
             if value != allowed:
                 raise InvalidRequest(f"{name} is {value}; allowed is {allowed}: {reason}")
         return [allowed] * batch

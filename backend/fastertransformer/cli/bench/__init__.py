@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""`fastertransformer bench`: how fast a checkpoint is here, next to its peers and to the memory's speed."""
+"""How fast this machine is at it: `fastertransformer bench` for models, `bench-kernels` for single ops."""
 
 from .command import bench
+from .kernels import bench_kernels
 
-__all__ = ["bench"]
+__all__ = ["bench", "bench_kernels"]

@@ -1,36 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A peer's process: `python -m fastertransformer.cli.bench.peers NAME FOLDER DATA_TYPE THREADS`.
+"""Other libraries that generate, behind one signature. They run in processes of their own: peer_process."""
 
-Reads a Workload as a line of JSON, generates, writes a Measurement. Time to the first token is measured
-by generating one token; the rest is spread evenly over the other tokens.
-"""
-
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import torch
 
 from ...errors import FasterTransformerError
-from .workload import Measurement, Workload, measure
+from .machine import DTYPES
+from .torch_peer import torch_generate
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 """(prompts, new tokens of each) -> the new tokens"""
 
-_TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CTRANSLATE2_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def transformers_generate(folder: Path, data_type: str, num_threads: int) -> Generate:
+def transformers_generate(folder: Path, data_type: str, num_threads: int, load_format: str) -> Generate:
     """Hugging Face transformers, greedy, on the GPU if there is one."""
-    from transformers import AutoModelForCausalLM
-
     torch.set_num_threads(num_threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=_TORCH_TYPES[data_type]).to(device).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = _transformers_model(folder, DTYPES[data_type], device, load_format)
 
     @torch.inference_mode()
     def generate(prompts: list[list[int]], count: int) -> list[list[int]]:
@@ -49,8 +41,27 @@ def transformers_generate(folder: Path, data_type: str, num_threads: int) -> Gen
     return generate
 
 
-def ctranslate2_generate(folder: Path, data_type: str, num_threads: int) -> Generate:
+def _transformers_model(folder: Path, dtype: torch.dtype, device: torch.device, load_format: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    if load_format != "dummy":
+        return auto.from_pretrained(folder, dtype=dtype).to(device).eval()
+    with device:
+        return auto.from_config(AutoConfig.from_pretrained(folder), dtype=dtype).eval()
+
+
+def plain_torch_generate(folder: Path, data_type: str, num_threads: int, load_format: str) -> Generate:  # noqa: ARG001
+    """The same sizes in plain torch; its weights are random in any case."""
+    torch.set_num_threads(num_threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch_generate(folder, DTYPES[data_type], device)
+
+
+def ctranslate2_generate(folder: Path, data_type: str, num_threads: int, load_format: str) -> Generate:
     """CTranslate2, converted from the same folder."""
+    if load_format == "dummy":
+        raise FasterTransformerError("--peer ctranslate2 converts weights; a shape has none")
     import ctranslate2
     from transformers import AutoTokenizer
 
@@ -76,36 +87,10 @@ def ctranslate2_generate(folder: Path, data_type: str, num_threads: int) -> Gene
     return generate
 
 
-PEERS: dict[str, Callable[[Path, str, int], Generate]] = {
+PEERS: dict[str, Callable[[Path, str, int, str], Generate]] = {
+    "torch": plain_torch_generate,
     "hf": transformers_generate,
     "ctranslate2": ctranslate2_generate,
 }
-
-
-def run(generate: Generate, workload: Workload) -> Measurement:
-    """Times one token, then all of them."""
-    prompts = workload.prompts()
-    start = time.perf_counter()
-    generate(prompts, 1)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
-    tokens = generate(prompts, workload.output_len)
-    total = time.perf_counter() - start
-    if any(len(made) != workload.output_len for made in tokens):
-        raise FasterTransformerError("the peer stopped early; its figures would not compare")
-    step = (total - first) / max(workload.output_len - 1, 1)
-    times = [first + step * i for i in range(workload.output_len)]
-    return measure([times] * workload.batch, tokens)
-
-
-def main() -> None:
-    name, folder, data_type, num_threads = sys.argv[1:]
-    generate = PEERS[name](Path(folder), data_type, int(num_threads))
-    for line in sys.stdin.buffer:
-        result = run(generate, msgspec.json.decode(line, type=Workload))
-        sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()
+RANDOM_WEIGHTS = frozenset({"torch"})
+"""Peers that never read the checkpoint's."""

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Figures for people and for programs."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
+from rich import box
 from rich.table import Table
 
-from ...messages import EngineInfo
+from .floors import Floors
+from .machine import Machine
+from .profiling import Profile
 from .workload import Measurement, Workload
 
-_GB = 1e9
+GB = 1e9
+TFLOP = 1e12
+_SHOWN_KERNELS = 20
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -24,10 +31,13 @@ class Row(Struct, frozen=True, kw_only=True):
     token_ms_p50: float
     token_ms_p99: float
     tokens_per_second: float
-    step_gb: float | None = None
+    total_ms: float
+    step_gb: float
     """Weights and cached keys and values that a decode step reads, on average."""
-    bandwidth_share: float | None = None
-    """Of the measured read bandwidth, at the median time between tokens."""
+    ceiling: str
+    """What bounds this workload: see Floors.share."""
+    share: float
+    """Of the measured ceiling."""
     ratio: float | None = None
     """Our throughput over this system's, in this run."""
     equal_tokens: float | None = None
@@ -35,14 +45,16 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 def row(
-    system: str, workload: Workload, run: Measurement, ours: Measurement, info: EngineInfo, bandwidth: float
+    system: str,
+    workload: Workload,
+    run: Measurement,
+    ours: Measurement,
+    floors: Floors,
+    same_weights: bool,
 ) -> Row:
-    """Compares with `ours`; the bytes are known for our own engine alone."""
+    """Compares with `ours`; tokens where the weights are the same."""
     is_ours = run is ours
-    step_bytes = info.step_bytes + info.kv_token_bytes * workload.batch * (
-        workload.input_len + workload.output_len / 2
-    )
-    seconds = run.token_ms_p50 / 1e3
+    ceiling, share = floors.share(workload, run)
     return Row(
         system=system,
         batch=workload.batch,
@@ -52,10 +64,12 @@ def row(
         token_ms_p50=run.token_ms_p50,
         token_ms_p99=run.token_ms_p99,
         tokens_per_second=run.tokens_per_second,
-        step_gb=step_bytes / _GB if is_ours else None,
-        bandwidth_share=step_bytes / seconds / bandwidth if is_ours and seconds else None,
+        total_ms=run.total_ms,
+        step_gb=floors.step_bytes(workload) / GB,
+        ceiling=ceiling,
+        share=share,
         ratio=None if is_ours else ours.tokens_per_second / run.tokens_per_second,
-        equal_tokens=None if is_ours else equal_share(ours.tokens, run.tokens),
+        equal_tokens=equal_share(ours.tokens, run.tokens) if same_weights and not is_ours else None,
     )
 
 
@@ -69,48 +83,68 @@ def equal_share(ours: list[list[int]], theirs: list[list[int]]) -> float:
     return equal / sum(map(len, ours))
 
 
-def table(rows: list[Row], bandwidth: float, num_threads: int) -> Table:
-    """What a person reads."""
-    title = f"{num_threads} threads; memory reads {bandwidth / _GB:.1f} GB/s"
-    made = Table(title=title, caption="ratio: engine tokens/s over the system's, medians of one run")
-    for name in (
-        "system",
-        "batch",
-        "in",
-        "out",
-        "TTFT ms",
-        "ms/token p50",
-        "p99",
-        "tokens/s",
-        "GB/step",
-        "of bandwidth",
-        "ratio",
-        "equal tokens",
-    ):
-        made.add_column(name, justify="left" if name == "system" else "right", no_wrap=True)
+def headline(machine: Machine) -> str:
+    """The machine and its ceilings."""
+    return (
+        f"{machine.device_name}, {machine.data_type}: reads {machine.read_bandwidth / GB:,.0f} GB/s, "
+        f"multiplies {machine.matrix_rate / TFLOP:,.2f} TFLOP/s"
+    )
+
+
+def table(rows: list[Row]) -> Table:
+    """What a person reads, in at most 110 columns."""
+    headings = ("system", "batch", "in", "out", "TTFT ms", "ms/token", "p99", "tokens/s", "GB/step")
+    made = plain_table(*headings, "of ceiling", "ratio", "equal")
     for entry in rows:
         made.add_row(
             entry.system,
             str(entry.batch),
             str(entry.input_len),
             str(entry.output_len),
-            f"{entry.ttft_ms:.0f}",
-            f"{entry.token_ms_p50:.2f}",
-            f"{entry.token_ms_p99:.2f}",
+            f"{entry.ttft_ms:.1f}",
+            f"{entry.token_ms_p50:.3f}",
+            f"{entry.token_ms_p99:.3f}",
             f"{entry.tokens_per_second:.1f}",
-            _optional(entry.step_gb, "{:.2f}"),
-            _optional(entry.bandwidth_share, "{:.0%}"),
-            _optional(entry.ratio, "{:.2f}"),
-            _optional(entry.equal_tokens, "{:.0%}"),
+            f"{entry.step_gb:.2f}",
+            f"{entry.share:.0%} {entry.ceiling}",
+            optional(entry.ratio, "{:.2f}"),
+            optional(entry.equal_tokens, "{:.0%}"),
         )
     return made
 
 
-def write_json(path: Path, rows: list[Row], bandwidth: float, num_threads: int) -> None:
-    """All figures of a run."""
-    content = {"read_bandwidth": bandwidth, "num_threads": num_threads, "rows": rows}
+def profile_line(entry: Profile) -> str:
+    """Where the time of a step goes, before kernels are told apart."""
+    return (
+        f"{entry.batch}x{entry.input_len}/{entry.output_len}: {entry.wall_us:,.1f} us a {entry.unit}; under "
+        f"the profiler {entry.profiled_us:,.1f} us: busy {entry.busy_us:,.1f}, between kernels of a launch "
+        f"{entry.gap_us:,.1f}, waiting for the host {entry.host_us:,.1f}"
+    )
+
+
+def profile_table(entry: Profile) -> Table:
+    """The costliest kernels of one workload."""
+    made = plain_table("kernel", f"calls/{entry.unit}", f"us/{entry.unit}", "share")
+    for kernel in entry.kernels[:_SHOWN_KERNELS]:
+        made.add_row(kernel.name, f"{kernel.calls:.1f}", f"{kernel.us:.1f}", f"{kernel.share:.1%}")
+    return made
+
+
+def plain_table(first: str, *headings: str) -> Table:
+    """A table without lines; all but the first column are numbers."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column(first, overflow="ellipsis", no_wrap=True)
+    for heading in headings:
+        made.add_column(heading, justify="right", no_wrap=True)
+    return made
+
+
+def write_json(path: Path, machine: Machine, parameters: Mapping[str, Any], **figures: Any) -> None:
+    """All figures of a run, and what they belong to."""
+    content = {"machine": machine, "parameters": parameters, **figures}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(content)))
 
 
-def _optional(value: float | None, form: str) -> str:
+def optional(value: float | None, form: str) -> str:
+    """Nothing for what was not measured."""
     return "" if value is None else form.format(value)

@@ -2,9 +2,15 @@
 """What is measured: equal requests that arrive together, and the figures that come of it."""
 
 import random
+import re
 import statistics
+from itertools import pairwise
 
 from msgspec import Struct
+
+from ...errors import FasterTransformerError
+
+_FORM = re.compile(r"(\d+)x(\d+)/(\d+)")
 
 
 class Workload(Struct, frozen=True):
@@ -17,12 +23,26 @@ class Workload(Struct, frozen=True):
     seed: int = 0
 
     def prompts(self) -> list[list[int]]:
-        """Equal for every system that is measured; ids of special tokens, mostly the first ones, are left out."""
+        """Equal for every system that is measured; special tokens, mostly the first ids, are left out."""
         source = random.Random(self.seed)
-        low = min(100, self.vocab_size // 2)
-        return [
-            [source.randrange(low, self.vocab_size) for _ in range(self.input_len)] for _ in range(self.batch)
-        ]
+        ids = range(min(100, self.vocab_size // 2), self.vocab_size)
+        return [source.choices(ids, k=self.input_len) for _ in range(self.batch)]
+
+
+def parse_workloads(text: str) -> list[tuple[int, int, int]]:
+    """`8x128/32,1x1024/1`: requests, prompt tokens of each, generated tokens of each.
+
+    Raises:
+        FasterTransformerError: a part has another form, or a zero.
+    """
+    workloads = []
+    for part in filter(None, text.split(",")):
+        match = _FORM.fullmatch(part.strip())
+        sizes = [int(size) for size in match.groups()] if match else [0]
+        if min(sizes) == 0:
+            raise FasterTransformerError(f"workload {part!r} is not of the form REQUESTSxINPUT/OUTPUT")
+        workloads.append((sizes[0], sizes[1], sizes[2]))
+    return workloads
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -35,6 +55,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     token_ms_p99: float
     tokens_per_second: float
     """All generated tokens over the whole time, prompts included."""
+    total_ms: float
     tokens: list[list[int]]
     """What was generated, to compare."""
 
@@ -45,13 +66,14 @@ def measure(arrivals: list[list[float]], tokens: list[list[int]]) -> Measurement
     Args:
         arrivals: for each request, seconds from the start to each of its tokens.
     """
-    gaps = [later - earlier for times in arrivals for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for times in arrivals for earlier, later in pairwise(times)]
     total = max(times[-1] for times in arrivals)
     return Measurement(
         ttft_ms=statistics.mean(times[0] for times in arrivals) * 1e3,
         token_ms_p50=percentile(gaps, 50) * 1e3,
         token_ms_p99=percentile(gaps, 99) * 1e3,
         tokens_per_second=sum(map(len, tokens)) / total,
+        total_ms=total * 1e3,
         tokens=tokens,
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import ModelLoadError
 from ..hf_config import HFConfig
+from .base import check_shape
 
 _KEYS = {
     "block_count": "num_hidden_layers",
@@ -92,12 +93,10 @@ class GgufCheckpoint:
     def unused(self, used: Iterable[str]) -> list[str]:
         return sorted(set(self._tensors) - {self._gguf_name(name) for name in used} - {_ROPE_FACTORS})
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        shape = tuple(int(size) for size in reversed(self._tensor(name).shape))
-        return shape[::-1] if self._is_transposed(name) else shape
-
-    def slice(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+    def slice(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
         tensor = self._tensor(name)
+        found = [int(size) for size in tensor.shape]
+        check_shape(name, found if self._is_transposed(name) else found[::-1], shape)
         if self._is_transposed(name):
             return self._dequantise(tensor, tensor.data).T.narrow(dim, start, stop - start)
         if dim == 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import ModelLoadError
 from ..hf_config import HFConfig
+from .base import check_shape
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -24,9 +25,7 @@ class SafetensorsCheckpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.config = HFConfig(read_json(folder / "config.json"), str(folder / "config.json"))
-        generation = folder / "generation_config.json"
-        self.generation = HFConfig(read_json(generation) if generation.exists() else {}, str(generation))
+        self.config, self.generation = read_configs(folder)
         files = [_open(path) for path in _weight_files(folder)]
         self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
@@ -36,16 +35,18 @@ class SafetensorsCheckpoint:
     def unused(self, used: Iterable[str]) -> list[str]:
         return sorted(set(self._file_of) - set(used))
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
-
-    def slice(self, name: str, dim: int, start: int, stop: int) -> Tensor:
-        rows = (slice(None),) * dim + (slice(start, stop),)
-        tensor: Tensor = self._slice(name)[rows]
+    def slice(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
+        lazy = self._file_of[name].get_slice(name)
+        check_shape(name, lazy.get_shape(), shape)
+        tensor: Tensor = lazy[(slice(None),) * dim + (slice(start, stop),)]
         return tensor
 
-    def _slice(self, name: str) -> Any:
-        return self._file_of[name].get_slice(name)
+
+def read_configs(folder: Path) -> tuple[HFConfig, HFConfig]:
+    """config.json, and generation_config.json, which may be missing."""
+    config, generation = folder / "config.json", folder / "generation_config.json"
+    defaults = read_json(generation) if generation.exists() else {}
+    return HFConfig(read_json(config), str(config)), HFConfig(defaults, str(generation))
 
 
 def read_json(path: Path) -> dict[str, Any]:

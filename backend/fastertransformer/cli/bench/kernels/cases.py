@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""All cases of some models, each once although several models have it."""
+
+from dataclasses import dataclass
+
+from ....models.spec import ModelSpec
+from ..floors import model_spec
+from ..shapes import shape_folder
+from .attention import OTHER_HEADS, decode_cases, heads_of, prefill_cases
+from .case import Case
+from .products import product_cases
+from .sampling import sampling_cases
+from .tokenwise import tokenwise_cases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much of everything."""
+
+    rows: list[int]
+    """Of products and of logits."""
+    tokens: list[int]
+    decode: list[tuple[int, int]]
+    """Sequences, keys of each; the last one also with heads that no shape has."""
+    prefill: list[tuple[int, int]]
+    """Prompts, tokens of each."""
+
+
+def all_cases(specs: list[ModelSpec], itemsize: int, sizes: Sizes) -> list[Case]:
+    """In the order in which they are reported."""
+    heads = list(dict.fromkeys(heads_of(spec) for spec in specs))
+    cases = [case for spec in specs for case in product_cases(spec, itemsize, sizes.rows)]
+    cases += decode_cases(heads, itemsize, sizes.decode)
+    cases += decode_cases(OTHER_HEADS, itemsize, sizes.decode[-1:])
+    cases += prefill_cases(heads, itemsize, sizes.prefill)
+    cases += [case for spec in specs for case in tokenwise_cases(spec, itemsize, sizes.tokens)]
+    cases += [case for spec in specs for case in sampling_cases(spec, sizes.rows)]
+    return list({(case.op, case.sizes): case for case in cases}.values())
+
+
+def spec_of_shape(name: str) -> ModelSpec:
+    """Raises: ModelLoadError: no such shape, or its family is not supported."""
+    with shape_folder(name) as folder:
+        return model_spec(folder, "dummy")

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Cases: matrix products with few rows, in the sizes of a model's layers."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from ....models.spec import ModelSpec
+from .case import Arguments, Case, Inputs
+
+_LOGIT_BYTES = 4
+_SCALE_BYTES = 4
+
+
+def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """[N, K] of every product of a layer, as one rank multiplies them."""
+    heads = spec.num_attention_heads * spec.head_dim
+    keys = 2 * spec.num_key_value_heads * spec.head_dim
+    ups = (2 if spec.gated_mlp else 1) * spec.intermediate_size
+    return {
+        "qkv": (heads + keys, spec.hidden_size),
+        "output": (spec.hidden_size, heads),
+        "up": (ups, spec.hidden_size),
+        "down": (spec.hidden_size, spec.intermediate_size),
+    }
+
+
+def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterator[Case]:
+    """Every product of the model with every number of rows."""
+    for m in rows:
+        for role, (n, k) in matrices(spec).items():
+            yield _linear(role, m, n, k, itemsize)
+            yield _linear_int8(role, m, n, k, itemsize)
+        yield _logits(m, spec.vocab_size, spec.hidden_size, itemsize)
+        yield _logits_int8(m, spec.vocab_size, spec.hidden_size, itemsize)
+
+
+def _linear(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k), None
+
+    return Case(
+        op="skinny_linear",
+        sizes=f"{role} {n}x{k} M={m}",
+        make=make,
+        num_bytes=(n * k + m * k + m * n) * itemsize,
+        flops=2 * m * n * k,
+    )
+
+
+def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), *_int8(inputs, n, k), None
+
+    return Case(
+        op="skinny_linear_int8",
+        sizes=f"{role} {n}x{k} M={m}",
+        make=make,
+        num_bytes=n * (k + _SCALE_BYTES) + (m * k + m * n) * itemsize,
+        flops=2 * m * n * k,
+    )
+
+
+def _logits(m: int, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k)
+
+    return Case(
+        op="skinny_logits",
+        sizes=f"head {n}x{k} M={m}",
+        make=make,
+        num_bytes=(n * k + m * k) * itemsize + m * n * _LOGIT_BYTES,
+        flops=2 * m * n * k,
+    )
+
+
+def _logits_int8(m: int, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), *_int8(inputs, n, k)
+
+    return Case(
+        op="skinny_logits_int8",
+        sizes=f"head {n}x{k} M={m}",
+        make=make,
+        num_bytes=n * (k + _SCALE_BYTES) + m * k * itemsize + m * n * _LOGIT_BYTES,
+        flops=2 * m * n * k,
+    )
+
+
+def _int8(inputs: Inputs, n: int, k: int) -> tuple[Tensor, Tensor]:
+    """Weight and scale."""
+    values = inputs.normal(n, k, dtype=torch.float32).mul_(40).clamp_(-127, 127)
+    return values.to(torch.int8), inputs.uniform(n)

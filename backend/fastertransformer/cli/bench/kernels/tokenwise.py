@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Cases: what is done to every token of a step on its own; small, so launching weighs more than reading."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+
+from ....models.spec import ModelSpec, Norm
+from .attention import BLOCK_SIZE
+from .case import Arguments, Case, Inputs
+
+_POSITIONS = 2048
+_INT_BYTES = 4
+
+
+def tokenwise_cases(spec: ModelSpec, itemsize: int, tokens: Iterable[int]) -> Iterator[Case]:
+    """Embedding, norms, cache writes, activation and the token pool with every number of tokens."""
+    for count in tokens:
+        yield _embedding(spec, itemsize, count)
+        yield from _norms(spec, itemsize, count)
+        yield from _cache_writes(spec, itemsize, count)
+        yield _activation(spec, itemsize, count)
+        yield from _token_pool(count)
+
+
+def _embedding(spec: ModelSpec, itemsize: int, count: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.integers(spec.vocab_size, count), inputs.normal(spec.vocab_size, spec.hidden_size)
+
+    return Case(
+        op="embedding",
+        sizes=f"{count}x{spec.hidden_size}",
+        make=make,
+        num_bytes=2 * count * spec.hidden_size * itemsize,
+    )
+
+
+def _norms(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
+    size = spec.hidden_size
+    vectors = 1 if spec.norm is Norm.RMS else 2
+
+    def make(rows: int, inputs: Inputs) -> Arguments:
+        of_tokens = [inputs.normal(count, size) for _ in range(rows)]
+        return (*of_tokens, *(inputs.normal(size) for _ in range(vectors)), spec.norm_eps)
+
+    for op, rows in ((spec.norm.value, 1), (f"add_{spec.norm.value}", 2)):
+        yield Case(
+            op=op,
+            sizes=f"{count}x{size}",
+            make=partial(make, rows),
+            num_bytes=(2 * rows * count + vectors) * size * itemsize,
+        )
+
+
+def _cache_writes(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
+    """Reads q, k and v of one product; writes k and v to scattered slots, and q where it is rotated."""
+    heads = [spec.num_attention_heads, spec.num_key_value_heads, spec.num_key_value_heads]
+    sizes = f"{count}x{heads[0]}/{heads[1]}x{spec.head_dim}"
+    kv_bytes = 2 * heads[1] * spec.head_dim * itemsize * count
+    q_bytes = heads[0] * spec.head_dim * itemsize * count
+
+    def caches(inputs: Inputs) -> Arguments:
+        blocks = max(64, -(-count // BLOCK_SIZE))
+        pair = (inputs.normal(blocks, heads[1], BLOCK_SIZE, spec.head_dim) for _ in range(2))
+        return (*pair, inputs.permutation(blocks * BLOCK_SIZE)[:count])
+
+    def kv_write(inputs: Inputs) -> Arguments:
+        _, k, v = torch.split(inputs.normal(count, sum(heads), spec.head_dim), heads, 1)
+        return (k, v, *caches(inputs))
+
+    def rope(inputs: Inputs) -> Arguments:
+        assert spec.rope is not None
+        q, k, _ = torch.split(inputs.normal(count, sum(heads), spec.head_dim), heads, 1)
+        table = inputs.uniform(_POSITIONS, spec.rope.rotary_dim)
+        return q, k, inputs.integers(_POSITIONS, count), table, spec.rope.interleaved
+
+    def rope_kv_write(inputs: Inputs) -> Arguments:
+        q, _, *turns = rope(inputs)
+        k, v, *targets = kv_write(inputs)
+        return (q, k, v, *turns, *targets)
+
+    yield Case(op="kv_write", sizes=sizes, make=kv_write, num_bytes=2 * kv_bytes)
+    if spec.rope is not None:
+        turned = 2 * q_bytes + kv_bytes
+        yield Case(op="rope", sizes=sizes, make=rope, num_bytes=turned)
+        yield Case(op="rope_kv_write", sizes=sizes, make=rope_kv_write, num_bytes=turned + kv_bytes)
+
+
+def _activation(spec: ModelSpec, itemsize: int, count: int) -> Case:
+    inputs_each = 2 if spec.gated_mlp else 1
+
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(count, inputs_each * spec.intermediate_size), spec.activation
+
+    return Case(
+        op="gated_activation" if spec.gated_mlp else "activation",
+        sizes=f"{count}x{spec.intermediate_size} {spec.activation}",
+        make=make,
+        num_bytes=(inputs_each + 1) * count * spec.intermediate_size * itemsize,
+    )
+
+
+def _token_pool(count: int) -> Iterator[Case]:
+    def make(inputs: Inputs) -> Arguments:
+        pool = inputs.integers(1000, max(64, count), _POSITIONS)
+        return pool, inputs.permutation(max(64, count))[:count], inputs.integers(_POSITIONS, count)
+
+    def make_put(inputs: Inputs) -> Arguments:
+        return (*make(inputs), inputs.integers(1000, count))
+
+    num_bytes = 4 * count * _INT_BYTES
+    yield Case(op="take_tokens", sizes=str(count), make=make, num_bytes=num_bytes)
+    yield Case(op="put_tokens", sizes=str(count), make=make_put, num_bytes=num_bytes)

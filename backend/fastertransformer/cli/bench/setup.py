@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a bench runs with: the model, the engine's parameters, the machine and its ceilings."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import typer
+
+from ... import config as configuration
+from ...config import EngineConfig
+from ...models.spec import ModelSpec
+from ...worker import choose_device
+from ..console import errors
+from ..serve import resolve_data_type
+from .floors import model_spec
+from .machine import Machine, measure_machine
+from .shapes import shape_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Equal for all systems and workloads of a run."""
+
+    folder: Path
+    parameters: dict[str, str]
+    """Of config.pbtxt."""
+    config: EngineConfig
+    """What they say."""
+    spec: ModelSpec
+    device: torch.device
+    machine: Machine
+
+
+@contextmanager
+def prepared(
+    path: Path | None, shape: str, dummy_weights: bool, given: dict[str, str], batches: list[int]
+) -> Iterator[Setup]:
+    """Measures the machine.
+
+    Args:
+        given: parameters of config.pbtxt that the user chose; data_type may be `auto`.
+        batches: numbers of requests that must be able to run together.
+
+    Raises:
+        ModelLoadError: there is no such model, or a parameter is wrong.
+    """
+    if (path is None) == (not shape):
+        raise typer.BadParameter("give either PATH or --shape")
+    with ExitStack() as stack:
+        folder = path or stack.enter_context(shape_folder(shape))
+        load_format = "dummy" if shape or dummy_weights else "auto"
+        parameters = _parameters(folder, given | {"load_format": load_format}, batches)
+        config = configuration.from_triton(parameters)
+        device = choose_device(config)
+        spec = model_spec(folder, load_format)
+        with errors.status("Measuring the machine"):
+            machine = measure_machine(device, config.data_type, config.num_threads)
+        yield Setup(
+            folder=folder,
+            parameters=parameters,
+            config=config,
+            spec=spec,
+            device=device,
+            machine=machine,
+        )
+
+
+def _parameters(folder: Path, given: dict[str, str], batches: list[int]) -> dict[str, str]:
+    parameters = {
+        "model_checkpoint_path": str(folder.resolve()),
+        "enable_kv_cache_reuse": "false",  # a repeated workload must compute its prompts again
+        **given,
+        "data_type": resolve_data_type(given["data_type"], given.get("device", "auto")),
+    }
+    if parameters.get("num_threads", "0") == "0":
+        parameters["num_threads"] = str(len(os.sched_getaffinity(0)))
+    together = max(batches, default=0)
+    if "max_num_seqs" not in given and configuration.from_triton(parameters).max_num_seqs < together:
+        parameters["max_num_seqs"] = str(together)
+    return parameters

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Decode steps as CUDA graphs: one launch by the host for all kernels of a step, sampling included.
+
+A graph is captured for a number of sequences (its bucket) and for what their sampling needs: nothing or
+everything. A smaller batch is filled up with rows that belong to nobody. Everything that changes between steps lies in device memory that the graph reads.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.batch import Batch
+from .device_batch import NO_SLOT, DeviceBatch, padded, place
+from .sampling_table import Needs
+
+_SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+_BUCKET_STEP = 32
+_WARM_UP_RUNS = 2
+
+_PLAIN = Needs(processing=False, drawing=False, logprobs=False)
+_KINDS = (_PLAIN, Needs.everything())
+
+Sampled = tuple[Tensor, Tensor]
+"""Tokens [S] int32 and log-probabilities [S] float32."""
+Step = Callable[[DeviceBatch, Needs], Sampled]
+
+
+def buckets(max_num_seqs: int) -> list[int]:
+    """Batch sizes that get a graph, up to the largest that runs."""
+    sizes = [*_SMALL_BUCKETS, *range(_SMALL_BUCKETS[-1] + _BUCKET_STEP, max_num_seqs, _BUCKET_STEP)]
+    return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]
+
+
+class DecodeGraphs:
+    """Captures and replays `step` for batches in which every sequence computes one token and samples.
+
+    Args:
+        workspace: of the attention kernels. max_model_len: the longest sequence that can come.
+    """
+
+    def __init__(
+        self, step: Step, max_num_seqs: int, max_model_len: int, block_size: int, workspace: Tensor
+    ) -> None:
+        self._step = step
+        self._buckets = buckets(max_num_seqs)
+        self._max_model_len = max_model_len
+        self._block_size = block_size
+        self._table_width = -(-max_model_len // block_size)
+        self._workspace = workspace
+        self._pool = torch.cuda.graph_pool_handle()
+        self._captured: dict[tuple[int, Needs], tuple[torch.cuda.CUDAGraph, Tensor, Sampled]] = {}
+
+    def capture_all(self, progress: Callable[[int, int], None]) -> None:
+        """Largest first, so that the smaller ones fit into its memory.
+
+        Args:
+            progress: called with (graphs captured, graphs in all).
+        """
+        keys = [(size, needs) for size in reversed(self._buckets) for needs in _KINDS]
+        for done, key in enumerate(keys, 1):
+            self._capture(*key)
+            progress(done, len(keys))
+
+    def clear(self) -> None:
+        """Forgets all graphs: memory that they read was replaced. Each is captured again when it is needed."""
+        self._captured.clear()
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether every sequence computes one token and samples."""
+        return len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
+
+    def replay(self, batch: Batch, needs: Needs) -> Sampled:
+        """The step of a batch that fits; results of its own rows, valid until the next replay."""
+        size = self._buckets[bisect_left(self._buckets, len(batch.slots))]
+        key = size, needs if needs == _PLAIN else Needs.everything()
+        if key not in self._captured:
+            self._capture(*key)
+        graph, inputs, (tokens, logprobs) = self._captured[key]
+        self._place(batch, size, inputs)
+        graph.replay()
+        return tokens[: len(batch.slots)], logprobs[: len(batch.slots)]
+
+    def _place(self, batch: Batch, size: int, out: Tensor | None) -> tuple[DeviceBatch, Tensor]:
+        return place(
+            padded(batch, size, self._table_width),
+            self._block_size,
+            self._workspace,
+            self._max_model_len,
+            out,
+        )
+
+    def _capture(self, size: int, needs: Needs) -> None:
+        nobody = Batch(
+            slots=np.full(1, NO_SLOT, np.int32),
+            num_computed=np.zeros(1, np.int32),
+            query_lens=np.ones(1, np.int32),
+            block_tables=np.zeros((1, 1), np.int32),
+            sample_rows=np.zeros(1, np.int32),
+        )
+        step, inputs = self._place(nobody, size, None)
+        for _ in range(_WARM_UP_RUNS):
+            self._step(step, needs)
+        torch.cuda.current_stream().synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        ):
+            sampled = self._step(step, needs)
+        self._captured[size, needs] = graph, inputs, sampled

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// activation and gated_activation, rows [T, I] and [T, 2I]. One thread computes one pack of the result.
+#include "cuda/launch.h"
+#include "cuda/launchers.h"
+#include "cuda/packs.h"
+#include "device/pdl.cuh"
+#include "device/vec.cuh"
+
+namespace ft::cuda {
+namespace {
+
+using device::Pack;
+
+constexpr int kThreads = 256;
+
+__device__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
+struct Silu {
+  static __device__ float of(float x) { return x * sigmoid(x); }
+};
+struct Relu {
+  static __device__ float of(float x) { return x < 0.0f ? 0.0f : x; }
+};
+// 0.5 x (1 + tanh(y)) = x sigmoid(2 y) with y = sqrt(2 / pi) (x + 0.044715 x^3)
+struct GeluTanh {
+  static __device__ float of(float x) {
+    return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
+  }
+};
+struct Gelu {
+  static __device__ float of(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
+};
+
+// Calls body with the function of that name.
+template <typename Body>
+void dispatch_kind(const char* op, const std::string& kind, Body body) {
+  if (kind == "silu") return body(Silu{});
+  if (kind == "relu") return body(Relu{});
+  if (kind == "gelu_tanh") return body(GeluTanh{});
+  check_that(op, "kind", kind == "gelu", "is unknown; kinds are gelu, gelu_tanh, relu, silu");
+  body(Gelu{});
+}
+
+// Grid: rows, packs of a row. `size` is that of a row of `out`; with a gate, x has twice as many.
+template <typename T, int kLanes, typename Function, bool kGated>
+__global__ void __launch_bounds__(kThreads)
+    activation_kernel(T* out, int64_t out_stride, const T* x, int64_t x_stride, int size) {
+  device::launch_dependents();
+  device::wait_for_predecessor();
+  const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
+  if (at >= size) return;
+  const T* row = x + blockIdx.x * x_stride + at;
+  Pack<T, kLanes> values = device::load_pack<kLanes>(row);
+  Pack<T, kLanes> up;
+  if (kGated) up = device::load_pack<kLanes>(row + size);
+#pragma unroll
+  for (int lane = 0; lane < kLanes; ++lane) {
+    float value = Function::of(device::to_float(values.lanes[lane]));
+    if (kGated) value *= device::to_float(up.lanes[lane]);
+    values.lanes[lane] = device::from_float<T>(value);
+  }
+  device::store_pack(out + blockIdx.x * out_stride + at, values);
+}
+
+void check(const char* op, const char* argument, const Tensor& tensor) {
+  check_on_gpu(op, argument, tensor);
+  check_rows(op, argument, tensor);
+}
+
+template <bool kGated>
+void run(const char* op, const Tensor& out, const Tensor& x, const std::string& kind,
+         int64_t stream) {
+  check_float(op, "x", x);
+  check_shape(op, "x", x, {-1, -1});
+  check(op, "x", x);
+  check_that(op, "x", !kGated || x.shape[1] % 2 == 0, "has an odd number of columns");
+  const int64_t size = x.shape[1] / (kGated ? 2 : 1);
+  check_shape(op, "out", out, {x.shape[0], size});
+  check_dtype(op, "out", out, x.dtype);
+  check(op, "out", out);
+  Tensor half = x;  // its second half starts on a pack if its first one ends on one
+  half.shape[1] = size;
+  dispatch_kind(op, kind, [&](auto function) {
+    if (x.shape[0] == 0 || size == 0) return;
+    dispatch_packs({&half, &out}, [&](auto type, auto lanes) {
+      using T = decltype(type);
+      const dim3 grid(static_cast<unsigned>(x.shape[0]), divide_up(size, kThreads * lanes));
+      launch(op, activation_kernel<T, lanes, decltype(function), kGated>, grid, kThreads, 0, stream,
+             out.as<T>(), out.strides[0], x.as<T>(), x.strides[0], size);
+    });
+  });
+}
+
+}  // namespace
+
+void activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream) {
+  run<false>("activation", out, x, kind, stream);
+}
+
+void gated_activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream) {
+  run<true>("gated_activation", out, x, kind, stream);
+}
+
+}  // namespace ft::cuda

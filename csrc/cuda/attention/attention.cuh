@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What the attention kernels share: their argument, where a key lies, what a score goes through.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "device/exp2.cuh"
+
+namespace ft::cuda {
+
+constexpr int kChunkKeys = 256;    // CHUNK_KEYS of ops/attention.py
+constexpr int kTileQueries = 128;  // TILE_QUERIES of ops/attention.py
+constexpr int kMaxHeadDim = 256;
+constexpr float kLog2e = 1.4426950408889634f;
+
+// One call of the op; sizes and strides in elements, named as in ops/attention.py.
+template <typename T>
+struct Attention {
+  T* out;
+  const T* q;
+  const T* k_cache;
+  const T* v_cache;
+  const int32_t* block_tables;
+  const int32_t* seq_lens;
+  const int32_t* cu_seqlens_q;
+  const int32_t* work;
+  const float* alibi_slopes;  // or null
+  int64_t q_token_stride, q_head_stride;
+  int64_t page_stride, kv_head_stride, key_stride;  // of both caches
+  int64_t table_stride;
+  int num_tokens, num_sequences, num_heads, num_kv_heads, head_dim, block_size;
+  int window;  // 0: none
+  float scale, soft_cap;
+
+  // The workspace, for `num_partials` chunks: sums [chunk, N, D], then (best score, total weight)
+  // [chunk, N], then counters of the chunks that are done, which are zero between kernels.
+  float* partial_sums;
+  float2* partial_totals;
+  unsigned* counters;
+  int num_partials;
+
+  __device__ const T* query(int token, int head) const {
+    return q + token * q_token_stride + head * q_head_stride;
+  }
+  __device__ T* result(int token, int head) const {
+    return out + (static_cast<int64_t>(token) * num_heads + head) * head_dim;
+  }
+  __device__ int64_t key_offset(int page, int slot) const {
+    return page * page_stride + slot * key_stride;
+  }
+  __device__ int oldest_visible(int position) const {
+    return window > 0 ? max(0, position - window + 1) : 0;
+  }
+  __device__ float slope(int head) const {
+    return alibi_slopes == nullptr ? 0.0f : alibi_slopes[head];
+  }
+};
+
+// From a dot product to a logit whose weight is 2^(exponent_factor * logit). Soft cap and slope are
+// the same for all threads, so that to test for them costs nothing.
+class Score {
+ public:
+  template <typename T>
+  __device__ explicit Score(const Attention<T>& attention)
+      : scale_(attention.scale),
+        soft_cap_(attention.soft_cap),
+        is_plain_(attention.soft_cap == 0.0f && attention.alibi_slopes == nullptr) {}
+
+  // The dot product itself is the logit.
+  __device__ bool is_plain() const { return is_plain_; }
+  __device__ float exponent_factor() const { return is_plain_ ? scale_ * kLog2e : kLog2e; }
+
+  __device__ float operator()(float dot, float slope, int distance) const {
+    if (is_plain_) return dot;
+    float logit = dot * scale_;
+    if (soft_cap_ != 0.0f) logit = soft_cap_ * tanh(logit / soft_cap_);
+    return logit - slope * static_cast<float>(distance);
+  }
+
+ private:
+  // Within 2e-7 of the hyperbolic tangent.
+  static __device__ float tanh(float x) {
+    return 1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(2.0f * kLog2e * x));
+  }
+
+  float scale_, soft_cap_;
+  bool is_plain_;
+};
+
+}  // namespace ft::cuda

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Attention for what the tensor cores do not take: float32, head sizes that are no multiple of 8,
+// unaligned tensors. A warp computes one query of one head, 32 keys at a time.
+#pragma once
+
+#include "cuda/attention/attention.cuh"
+#include "cuda/launch.h"
+#include "device/pdl.cuh"
+#include "device/reduce.cuh"
+#include "device/vec.cuh"
+
+namespace ft::cuda {
+
+constexpr int kPlainWarps = 4;
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int width = 16; width > 0; width /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, width));
+  return x;
+}
+
+template <typename T>
+__device__ void attend_plainly(const Attention<T>& a, int sequence, int token, int head,
+                               float* query, int lane) {
+  constexpr int kLaneDims = kMaxHeadDim / 32;
+  for (int dim = lane; dim < a.head_dim; dim += 32) {
+    query[dim] = device::to_float(a.query(token, head)[dim]);
+  }
+  __syncwarp();
+  const Score score(a);
+  const float slope = a.slope(head);
+  const int64_t kv_head = head / (a.num_heads / a.num_kv_heads) * a.kv_head_stride;
+  const int position = a.seq_lens[sequence] - (a.cu_seqlens_q[sequence + 1] - token);
+  const int oldest = a.oldest_visible(position);
+  float best = -INFINITY, total = 0.0f, sums[kLaneDims] = {};
+  for (int first = oldest / 32 * 32; first <= position; first += 32) {
+    const int key = first + lane;
+    const bool visible = key >= oldest && key <= position;
+    int64_t at = 0;
+    float logit = -INFINITY;
+    if (visible) {
+      const int page = key / a.block_size;
+      at = kv_head + a.key_offset(a.block_tables[sequence * a.table_stride + page],
+                                  key - page * a.block_size);
+      float dot = 0.0f;
+      for (int dim = 0; dim < a.head_dim; ++dim) {
+        dot += query[dim] * device::to_float(a.k_cache[at + dim]);
+      }
+      logit = score(dot, slope, position - key) * score.exponent_factor();
+    }
+    const float next = fmaxf(best, warp_max(logit));
+    const float correction = exp2f(best - next), weight = exp2f(logit - next);
+    best = next;
+    total = total * correction + device::warp_sum(weight);
+#pragma unroll
+    for (int i = 0; i < kLaneDims; ++i) sums[i] *= correction;
+    for (int i = 0; i < 32; ++i) {
+      if (first + i < oldest || first + i > position) continue;
+      const float share = __shfl_sync(0xffffffffu, weight, i);
+      const int64_t row = __shfl_sync(0xffffffffu, at, i);
+#pragma unroll
+      for (int j = 0; j < kLaneDims; ++j) {
+        const int dim = j * 32 + lane;
+        if (dim < a.head_dim) sums[j] += share * device::to_float(a.v_cache[row + dim]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kLaneDims; ++i) {
+    const int dim = i * 32 + lane;
+    if (dim < a.head_dim) a.result(token, head)[dim] = device::from_float<T>(sums[i] / total);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const Attention<T> a) {
+  device::launch_dependents();
+  __shared__ float queries[kPlainWarps][kMaxHeadDim];
+  __shared__ int sequence;
+  const int token = blockIdx.x, warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) sequence = -1;
+  __syncthreads();
+  for (int i = threadIdx.x; i < a.num_sequences; i += blockDim.x) {
+    if (a.cu_seqlens_q[i] <= token && token < a.cu_seqlens_q[i + 1]) sequence = i;
+  }
+  __syncthreads();
+  device::wait_for_predecessor();
+  const int head = blockIdx.y * kPlainWarps + warp;
+  if (sequence < 0 || head >= a.num_heads) return;  // a token that fills up the batch
+  attend_plainly(a, sequence, token, head, queries[warp], threadIdx.x % 32);
+}
+
+template <typename T>
+void launch_plain(const Attention<T>& attention, int64_t stream) {
+  const dim3 grid(attention.num_tokens, (attention.num_heads + kPlainWarps - 1) / kPlainWarps);
+  launch("paged_attention", plain_kernel<T>, grid, kPlainWarps * 32, 0, stream, attention);
+}
+
+}  // namespace ft::cuda

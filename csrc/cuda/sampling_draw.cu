@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// sample and greedy: a cluster of blocks per row finds the largest logit, and for rows that draw
+// the last token that top-k and top-p keep, digit by digit without a sort; then the warp whose
+// segment holds the drawn mass walks through it. Masses are integers, so atomics and reductions
+// give the body's token.
+#include "cuda/launchers.h"
+#include "cuda/sampling.h"
+#include "device/pdl.cuh"
+#include "device/philox.cuh"
+#include "device/row.cuh"
+#include "device/select.cuh"
+#include "device/share.cuh"
+#include "device/warp.cuh"
+
+namespace ft::cuda {
+namespace {
+
+using device::Cluster;
+using device::lane;
+using device::Segment;
+using device::warp;
+
+constexpr int kThreads = device::kSelectThreads;
+constexpr int kWarps = kThreads / 32;
+
+template <int kBlocks>
+struct Shared {
+  uint64_t best_of_warps[kWarps], best_of_blocks[kBlocks];
+  uint64_t mass_of_warps[kWarps], mass_of_blocks[kBlocks];
+  device::Selection selection;
+};
+
+// How one row draws.
+struct Draw {
+  int top_k;
+  float top_p, min_p;
+  double uniform;
+};
+
+__device__ Draw draw_of(const SamplingTables& tables, const int64_t* seeds, int slot, int length) {
+  return {tables.at(kTopK, slot), tables.at(kTopP, slot), tables.at(kMinP, slot),
+          device::philox_uniform(seeds[slot], length)};
+}
+
+// Greater for a larger logit, and among equal ones for the lower index.
+__device__ uint64_t rank_of(float logit, int index) {
+  const uint32_t bits = __float_as_uint(logit + 0.0f);  // -0 equals 0
+  const uint32_t key = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
+  return static_cast<uint64_t>(key) << 32 | ~static_cast<uint32_t>(index);
+}
+
+__device__ float logit_of(uint64_t rank) {
+  const uint32_t key = static_cast<uint32_t>(rank >> 32);
+  return __uint_as_float(key ^ (key >> 31 != 0 ? 0x80000000u : 0xffffffffu));
+}
+
+__device__ int index_of(uint64_t rank) { return static_cast<int>(~static_cast<uint32_t>(rank)); }
+
+// The best rank of the row, for every thread of the cluster. Waits for the blocks to have arrived.
+template <int kBlocks>
+__device__ uint64_t best_of(Shared<kBlocks>& shared, const Segment& segment) {
+  float best = -INFINITY;
+  int at = segment.begin + lane();
+  device::for_each(segment, [&](int index, float logit) {
+    if (logit > best) {
+      best = logit;
+      at = index;
+    }
+  });
+  const bool is_empty = segment.begin == segment.end;
+  const uint64_t of_warp = device::warp_max(is_empty ? 0 : rank_of(best, at));
+  if (lane() == 0) shared.best_of_warps[warp()] = of_warp;
+  Cluster<kBlocks>::wait();
+  __syncthreads();
+  if (threadIdx.x < kBlocks) {
+    uint64_t of_block = 0;
+    for (int i = 0; i < kWarps; ++i) of_block = max(of_block, shared.best_of_warps[i]);
+    *Cluster<kBlocks>::at(&shared.best_of_blocks[Cluster<kBlocks>::rank()], threadIdx.x) = of_block;
+  }
+  Cluster<kBlocks>::sync();
+  uint64_t of_row = 0;
+  for (int i = 0; i < kBlocks; ++i) of_row = max(of_row, shared.best_of_blocks[i]);
+  return of_row;
+}
+
+// The token at which the cumulative mass of those that are kept passes `uniform` of the whole; the
+// thread that finds it writes it, or where there is no mass at all the first one `otherwise`.
+template <int kBlocks, typename MassAt>
+__device__ void take(Shared<kBlocks>& shared, const Segment& segment, const MassAt& mass_at,
+                     double uniform, int otherwise, int32_t* out) {
+  uint64_t mass = 0;
+  device::for_each(segment, [&](int index, float logit) { mass += mass_at(index, logit); });
+  mass = device::warp_sum(mass);
+  if (lane() == 0) shared.mass_of_warps[warp()] = mass;
+  __syncthreads();
+  const int rank = Cluster<kBlocks>::rank();
+  if (threadIdx.x < kBlocks) {
+    uint64_t of_block = 0;
+    for (int i = 0; i < kWarps; ++i) of_block += shared.mass_of_warps[i];
+    *Cluster<kBlocks>::at(&shared.mass_of_blocks[rank], threadIdx.x) = of_block;
+  }
+  Cluster<kBlocks>::sync();
+  uint64_t start = 0, total = 0;
+  for (int i = 0; i < kBlocks; ++i) {
+    if (i < rank) start += shared.mass_of_blocks[i];
+    total += shared.mass_of_blocks[i];
+  }
+  for (int i = 0; i < warp(); ++i) start += shared.mass_of_warps[i];
+  if (total == 0 && rank == 0 && threadIdx.x == 0) *out = otherwise;
+  const uint64_t drawn = static_cast<uint64_t>(uniform * static_cast<double>(total));
+  if (drawn < start || drawn >= start + mass) return;
+  for (int first = segment.begin; first < segment.end; first += 32) {
+    const int index = first + lane();
+    const float logit = index < segment.end ? segment.row[index] : -INFINITY;
+    const uint64_t until = start + device::warp_prefix(mass_at(index, logit));
+    const uint32_t passed = __ballot_sync(0xffffffffu, until > drawn);
+    if (passed != 0) {
+      if (lane() == 0) *out = first + __ffs(passed) - 1;
+      return;
+    }
+    start = __shfl_sync(0xffffffffu, until, 31);
+  }
+}
+
+// integers: null where every row is greedy.
+template <int kBlocks>
+__global__ void __launch_bounds__(kThreads, 2)
+    sample_kernel(int32_t* out, Logits logits, const int32_t* slots, const int32_t* lengths,
+                  SamplingTables tables, const int64_t* seeds) {
+  device::launch_dependents();
+  __shared__ Shared<kBlocks> shared;
+  out += blockIdx.y;
+  const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
+  const int slot = slots[blockIdx.y];
+  if (slot < 0) {
+    device::wait_for_predecessor();
+    if (is_first) *out = 0;
+    return;
+  }
+  Cluster<kBlocks>::arrive();
+  const bool draws = tables.integers != nullptr && tables.at(kTopK, slot) != 1;
+  if (draws) {
+    device::clear(shared.selection, 0);
+    device::clear(shared.selection, 1);
+  }
+  const Draw draw = draws ? draw_of(tables, seeds, slot, lengths[blockIdx.y]) : Draw{};
+  device::wait_for_predecessor();
+  const float* const row = logits.data + blockIdx.y * logits.stride;
+  const Segment segment = device::segment_of<kBlocks, kThreads>(row, logits.vocab_size);
+  const uint64_t best = best_of(shared, segment);
+  if (!draws) {
+    if (is_first) *out = index_of(best);
+    return;
+  }
+  const device::Order order{logit_of(best), 32 - __clz(logits.vocab_size)};
+  uint64_t last = ~uint64_t{0};
+  int round = 0;
+  if (draw.top_k > 0 && draw.top_k < logits.vocab_size) {
+    last = device::last_kept<kBlocks>(shared.selection, segment, order, last,
+                                      device::Count{draw.top_k}, round);
+  }
+  if (draw.top_p > 0.0f && draw.top_p < 1.0f) {
+    last = device::last_kept<kBlocks>(shared.selection, segment, order, last,
+                                      device::Mass{draw.top_p}, round);
+  }
+  const uint64_t least = static_cast<uint64_t>(ceil(double{draw.min_p} * device::kMassOfBest));
+  const auto mass_at = [&](int index, float logit) -> uint64_t {
+    const float share = device::share_of(logit, order.largest);
+    const uint64_t mass = device::mass_of(share);
+    return mass == 0 || mass < least || order.place(share, index) > last ? 0 : mass;
+  };
+  take(shared, segment, mass_at, draw.uniform, index_of(best), out);
+}
+
+void run(const char* op, const Tensor& out, const Tensor& slots, const Logits& logits,
+         const int32_t* lengths, const SamplingTables& tables, const int64_t* seeds,
+         int64_t stream) {
+  check_vector(op, "out", out, slots.shape[0], DType::kInt32);
+  const unsigned rows = static_cast<unsigned>(slots.shape[0]);
+  if (rows == 0) return;
+  const unsigned blocks = has_clusters() ? kClusterBlocks : 1;
+  launch_clusters(op, has_clusters() ? sample_kernel<kClusterBlocks> : sample_kernel<1>, blocks,
+                  dim3(blocks, rows), kThreads, 0, stream, out.as<int32_t>(), logits,
+                  slots.as<int32_t>(), lengths, tables, seeds);
+}
+
+}  // namespace
+
+void greedy(const Tensor& out, const Tensor& logits, const Tensor& slots, int64_t stream) {
+  run("greedy", out, slots, check_logits("greedy", logits, slots), nullptr, SamplingTables{},
+      nullptr, stream);
+}
+
+void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const Tensor& lengths,
+            const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream) {
+  const Logits rows = check_logits("sample", logits, slots);
+  check_vector("sample", "lengths", lengths, slots.shape[0], DType::kInt32);
+  const SamplingTables tables = check_tables("sample", floats, integers);
+  check_vector("sample", "seeds", seeds, tables.num_slots, DType::kInt64);
+  run("sample", out, slots, rows, lengths.as<int32_t>(), tables, seeds.as<int64_t>(), stream);
+}
+
+}  // namespace ft::cuda

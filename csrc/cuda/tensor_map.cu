@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#include "cuda/tensor_map.h"
+
+#include "cuda/launch.h"
+
+namespace ft::cuda {
+namespace {
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+// From the driver that the runtime has loaded, so that nothing links against it.
+Encode encode_function(const char* op) {
+  static const Encode function = [op] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    check_cuda(op, cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000,
+                                                    cudaEnableDefault, &result));
+    if (result != cudaDriverEntryPointSuccess) {
+      throw std::runtime_error(std::string(op) +
+                               ": the driver has no tensor maps; CUDA 12 is needed");
+    }
+    return reinterpret_cast<Encode>(found);
+  }();
+  return function;
+}
+
+}  // namespace
+
+CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
+                    int num_boxes) {
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(box_columns),
+                               static_cast<cuuint64_t>(matrix.shape[0]),
+                               static_cast<cuuint64_t>(matrix.shape[1] / box_columns)};
+  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(matrix.strides[0]) * 2,
+                                 static_cast<cuuint64_t>(box_columns) * 2};
+  const cuuint32_t box[3] = {static_cast<cuuint32_t>(box_columns),
+                             static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(num_boxes)};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  const auto type = matrix.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  CUtensorMap map;
+  const CUresult result =
+      encode_function(op)(&map, type, 3, matrix.data, sizes, strides, box, steps,
+                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +
+                             std::to_string(static_cast<int>(result)));
+  }
+  return map;
+}
+
+}  // namespace ft::cuda

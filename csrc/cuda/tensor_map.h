@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Descriptions of matrices for Hopper's copy engine. (CUDA driver API, "Tensor Map Object
+// Management")
+#pragma once
+
+#include <cuda.h>
+
+#include "core/tensor.h"
+
+namespace ft::cuda {
+
+// A 16-bit matrix [rows, columns], cut into columns / box_columns vertical strips, whose copies
+// bring `num_boxes` neighbouring boxes [box_rows, box_columns], one behind the other, swizzled over
+// 128 bytes. What lies outside of the matrix reads as zero. Rows must start at multiples of 16
+// bytes, and `columns` must be a multiple of box_columns.
+CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
+                    int num_boxes);
+
+}  // namespace ft::cuda

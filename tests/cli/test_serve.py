@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`fastertransformer serve`: what its options do to the server, and that nothing is left when it ends."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import client_tools as ct
+import pytest
+from commands import SMALL_CACHE, Serving, run, serving, wait_until_gone
+from triton_process import fetch
+
+from fastertransformer.server import processes
+
+
+def model_config(server: Serving, model: str) -> Any:
+    return json.loads(fetch(f"http://{server.http}/v2/models/{model}/config"))
+
+
+def ranks(server: Serving) -> list[int]:
+    lines = {pid: processes.command_line(pid) for pid in server.descendants()}
+    return [pid for pid, line in lines.items() if line.split()[1:3] == ["-m", "fastertransformer.worker"]]
+
+
+def test_options_of_a_hugging_face_folder(llama: Path) -> None:
+    options = ["--tensor-para-size=2", "--pipeline-para-size=2", "--instances=2", "--data-type=bf16"]
+    with serving(llama, *options, "--decoupled", "--parameter", SMALL_CACHE) as server:
+        config = model_config(server, "fastertransformer")
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        assert parameters["tensor_para_size"] == parameters["pipeline_para_size"] == "2"
+        assert parameters["data_type"] == "bf16"
+        assert parameters["max_tokens_in_paged_kv_cache"] == "8192"
+        assert config["instance_group"][0]["count"] == 2
+        assert config["model_transaction_policy"]["decoupled"]
+        assert len(ranks(server)) == 4
+        for model in ("fastertransformer", "text", "ensemble", "preprocessing", "postprocessing"):
+            assert model in server.printed
+        responses = ct.stream_infer(
+            server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 30, min_length=30)
+        )
+        assert len(responses) > 5
+        assert responses[-1]["sequence_length"].tolist() == [[30]]
+        everything = server.descendants()
+        assert server.stop() == 0
+        assert wait_until_gone(everything) == []
+        assert server.left() == []
+
+
+def test_a_folder_without_tokenizer_serves_tokens_from_a_given_repository(
+    llama: Path, tmp_path: Path
+) -> None:
+    """Also shows that what `serve PATH` writes is what `--model-repository` takes."""
+    checkpoint = shutil.copytree(llama, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("token*"))
+    repository = tmp_path / "models"
+    with serving(checkpoint, "--parameter", SMALL_CACHE) as server:
+        assert "no tokenizer.json: only token ids are served" in server.printed
+        (written,) = server.temporary.glob("models-*")
+        assert [folder.name for folder in written.iterdir()] == ["fastertransformer"]
+        shutil.copytree(written, repository)
+        first = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
+    with serving("--model-repository", repository) as server:
+        again = ct.http_infer(server.http, "fastertransformer", ct.core_inputs([[11, 12]], 8))
+        assert again["output_ids"].tolist() == first["output_ids"].tolist()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_loads(llama: Path, number: signal.Signals) -> None:
+    server = Serving(llama, "--parameter", SMALL_CACHE)
+    server.wait_until_printed("Starting tritonserver")
+    while not (everything := server.descendants()):
+        assert server.process.poll() is None, server.printed
+    assert server.stop(number) != 0
+    assert wait_until_gone(everything) == []
+    assert server.left() == []
+
+
+def test_a_model_that_cannot_be_loaded(llama: Path, tmp_path: Path) -> None:
+    done = run("serve", llama, "--tensor-para-size", 3, "--http-port", 0, TMPDIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "num_attention_heads 4 is not divisible by tensor_para_size 3" in done.stderr
+    assert not list(tmp_path.glob("*/*"))
+    done = run("serve", tmp_path / "nothing")
+    assert done.returncode == 1
+    assert "nothing" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told(llama: Path) -> None:
+    with serving(llama, "--parameter", SMALL_CACHE) as server:
+        done = run("serve", llama, "--parameter", SMALL_CACHE, "--http-port", server.http_port)
+        assert done.returncode == 1
+        assert str(server.http_port) in done.stderr
+
+
+def test_the_server_dies(llama: Path) -> None:
+    with serving(llama, "--parameter", SMALL_CACHE) as server:
+        everything = server.descendants()
+        os.kill(everything[0], signal.SIGKILL)
+        assert server.process.wait(30) == 1
+        assert "tritonserver ended with code" in server.printed
+        assert wait_until_gone(everything) == []
