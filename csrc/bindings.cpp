@@ -20,12 +20,12 @@ struct Names {
   PyObject* stride = PyUnicode_InternFromString("stride");
   PyObject* dtype = PyUnicode_InternFromString("dtype");
   PyObject* is_cuda = PyUnicode_InternFromString("is_cuda");
-  PyObject* dtypes[5];
+  PyObject* dtypes[6];
 
   Names() {
-    static const char* kDTypes[] = {"float32", "bfloat16", "float16", "int32", "int64"};
+    static const char* kDTypes[] = {"float32", "bfloat16", "float16", "int32", "int64", "int8"};
     const py::module_ torch = py::module_::import("torch");
-    for (int i = 0; i < 5; ++i) dtypes[i] = py::object(torch.attr(kDTypes[i])).release().ptr();
+    for (int i = 0; i < 6; ++i) dtypes[i] = py::object(torch.attr(kDTypes[i])).release().ptr();
   }
 };
 
@@ -59,8 +59,8 @@ ft::Tensor read_tensor(py::handle tensor) {
   read_sizes(call(names().stride), view.strides, view.ndim);
   const py::object dtype = get(names().dtype);
   int index = 0;
-  while (index < 5 && names().dtypes[index] != dtype.ptr()) ++index;
-  if (index == 5)
+  while (index < 6 && names().dtypes[index] != dtype.ptr()) ++index;
+  if (index == 6)
     throw py::value_error("no kernel takes tensors of " + py::str(dtype).cast<std::string>());
   view.dtype = static_cast<ft::DType>(index);
   view.is_cuda = get(names().is_cuda).ptr() == Py_True;
@@ -88,20 +88,23 @@ namespace {
 #define FT_BIND(space, name) \
   module.def(#name, &ft::space::name, py::call_guard<py::gil_scoped_release>())
 
-#define FT_BIND_CPU(set)                 \
-  void bind_##set(py::module_ module) {  \
-    FT_BIND(cpu::set, rms_norm);         \
-    FT_BIND(cpu::set, add_rms_norm);     \
-    FT_BIND(cpu::set, layer_norm);       \
-    FT_BIND(cpu::set, add_layer_norm);   \
-    FT_BIND(cpu::set, activation);       \
-    FT_BIND(cpu::set, gated_activation); \
-    FT_BIND(cpu::set, add_positions);    \
-    FT_BIND(cpu::set, rope);             \
-    FT_BIND(cpu::set, kv_write);         \
-    FT_BIND(cpu::set, paged_attention);  \
-    FT_BIND(cpu::set, skinny_linear);    \
-    FT_BIND(cpu::set, greedy);           \
+#define FT_BIND_CPU(set)                   \
+  void bind_##set(py::module_ module) {    \
+    FT_BIND(cpu::set, rms_norm);           \
+    FT_BIND(cpu::set, add_rms_norm);       \
+    FT_BIND(cpu::set, layer_norm);         \
+    FT_BIND(cpu::set, add_layer_norm);     \
+    FT_BIND(cpu::set, activation);         \
+    FT_BIND(cpu::set, gated_activation);   \
+    FT_BIND(cpu::set, add_positions);      \
+    FT_BIND(cpu::set, rope);               \
+    FT_BIND(cpu::set, kv_write);           \
+    FT_BIND(cpu::set, paged_attention);    \
+    FT_BIND(cpu::set, skinny_linear);      \
+    FT_BIND(cpu::set, skinny_logits);      \
+    FT_BIND(cpu::set, skinny_linear_int8); \
+    FT_BIND(cpu::set, skinny_logits_int8); \
+    FT_BIND(cpu::set, greedy);             \
   }
 
 FT_BIND_CPU(generic)
@@ -125,6 +128,8 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, kv_write);
   FT_BIND(cuda, skinny_linear);
   FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, skinny_linear_int8);
+  FT_BIND(cuda, skinny_logits_int8);
   FT_BIND(cuda, process_logits);
   FT_BIND(cuda, greedy);
   FT_BIND(cuda, sample);
@@ -143,6 +148,12 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, all_reduce_one_shot);
   FT_BIND(cuda, all_reduce_two_shot);
   FT_BIND(cuda, all_gather_columns);
+}
+
+// What the ops of these names run on architectures before Hopper.
+void bind_cuda_sm80(py::module_ module) {
+  FT_BIND(cuda::sm80, skinny_linear);
+  FT_BIND(cuda::sm80, skinny_logits);
 }
 #endif
 
@@ -171,5 +182,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_num_threads", &ft::set_num_threads);
 #ifdef FT_WITH_CUDA
   bind_cuda(m.def_submodule("cuda"));
+  bind_cuda_sm80(m.def_submodule("cuda_sm80"));
 #endif
 }

@@ -12,6 +12,7 @@ from .errors import ModelLoadError
 
 DATA_TYPES = ("fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
+INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
 LOAD_FORMATS = ("auto", "dummy")
 
 
@@ -49,6 +50,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     load_format: str = "auto"
     """dummy: config.json alone is read, and the weights are random."""
     data_type: str = "fp32"
+    int8_mode: int = 0
+    """1: the matrices of the layers as int8 with a scale per output row, activations in `data_type`."""
     device: str = "auto"
     """auto: CUDA when this machine has a GPU and the build has kernels for it, else the CPU."""
     parallel: ParallelConfig = ParallelConfig()
@@ -86,6 +89,7 @@ _ENGINE: dict[str, Callable[[str], Any]] = {
     "model_type": _text,
     "load_format": _text,
     "data_type": _text,
+    "int8_mode": int,
     "device": _text,
     "max_num_seqs": int,
     "max_num_batched_tokens": int,
@@ -140,6 +144,9 @@ def check(config: EngineConfig) -> None:
     """
     _one_of("load_format", config.load_format, LOAD_FORMATS)
     _one_of("data_type", config.data_type, DATA_TYPES)
+    if config.int8_mode not in INT8_MODES:
+        supported = ", ".join(f"{mode} ({meaning})" for mode, meaning in INT8_MODES.items())
+        raise ModelLoadError(f"parameter int8_mode is {config.int8_mode}; supported are {supported}")
     _one_of("device", config.device, DEVICES)
     _at_least("tensor_para_size", config.parallel.tensor_para_size, 1)
     _at_least("pipeline_para_size", config.parallel.pipeline_para_size, 1)

@@ -19,6 +19,8 @@ const char* name_of(DType dtype) {
       return "int32";
     case DType::kInt64:
       return "int64";
+    case DType::kInt8:
+      return "int8";
   }
   return "unknown";
 }

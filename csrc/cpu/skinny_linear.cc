@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// out = x weight^T + bias for few rows of x: the weights [N, K] are read once, in order, by all
-// threads together. A tile of kColumns weight rows stays in the first cache while it is multiplied
-// with every row of x, kRows at a time. Each output is one accumulator over K in steps of kLanes,
-// whatever the tile, so a row's result does not depend on the other rows or on the threads.
+// out = x weight^T [* scale of the weight's row] + bias for few rows of x: the weights [N, K] are
+// read once, in order, by all threads together. A tile of kColumns weight rows stays in the first
+// cache while it is multiplied with every row of x, kRows at a time. Each output is one accumulator
+// over K in steps of kLanes, whatever the tile, so a row's result does not depend on the other rows
+// or on the threads.
 #include <cstdlib>
 
 #include "core/parallel.h"
@@ -62,41 +63,54 @@ void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int6
   }
 }
 
+// What the weights of one product are made of; null where there is no scale or bias.
+template <typename T, typename W>
+struct Matrix {
+  const W* weight;
+  int64_t stride, columns, size;
+  const float* scale;
+  const T* bias;
+
+  float finish(float sum, int64_t n) const {
+    const float scaled = scale == nullptr ? sum : sum * scale[n];
+    return bias == nullptr ? scaled : scaled + to_float(bias[n]);
+  }
+};
+
 // Columns [n, n + columns) of every row of the result.
-template <typename T>
-void multiply_columns(const Tensor& out, const float* x, const Tensor& weight, const T* bias,
-                      int64_t n, int columns) {
-  const int64_t rows = out.shape[0], size = weight.shape[1];
-  const T* w = weight.as<T>() + n * weight.strides[0];
+template <typename Out, typename T, typename W>
+void multiply_columns(const Tensor& out, const float* x, const Matrix<T, W>& matrix, int64_t n,
+                      int columns) {
+  const int64_t rows = out.shape[0], size = matrix.size;
+  const W* w = matrix.weight + n * matrix.stride;
   for (int64_t m = 0; m < rows; m += kRows) {
     const int count = static_cast<int>(rows - m < kRows ? rows - m : kRows);
     float acc[kRows][kColumns];
     if (columns == kColumns) {
-      multiply_rows<kColumns>(count, acc, x + m * size, size, w, weight.strides[0], size);
+      multiply_rows<kColumns>(count, acc, x + m * size, size, w, matrix.stride, size);
     } else {
-      multiply_rows<1>(count, acc, x + m * size, size, w, weight.strides[0], size);
+      multiply_rows<1>(count, acc, x + m * size, size, w, matrix.stride, size);
     }
     for (int r = 0; r < count; ++r) {
-      T* y = out.as<T>() + (m + r) * out.strides[0] + n;
+      Out* y = out.as<Out>() + (m + r) * out.strides[0] + n;
       for (int c = 0; c < columns; ++c) {
-        const float value = acc[r][c] + (bias == nullptr ? 0.0f : to_float(bias[n + c]));
-        store_part(y + c, broadcast(value), 1);
+        store_part(y + c, broadcast(matrix.finish(acc[r][c], n + c)), 1);
       }
     }
   }
 }
 
-template <typename T>
-void multiply(const Tensor& out, const float* x, const Tensor& weight, const T* bias) {
-  const int64_t columns = weight.shape[0], tiles = columns / kColumns;
-  const int64_t smallest = 1 + kGrainElements / (kColumns * weight.shape[1]);
+template <typename Out, typename T, typename W>
+void multiply(const Tensor& out, const float* x, const Matrix<T, W>& matrix) {
+  const int64_t tiles = matrix.columns / kColumns;
+  const int64_t smallest = 1 + kGrainElements / (kColumns * matrix.size);
   parallel_for(tiles, balanced_grain(tiles, smallest), [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      multiply_columns(out, x, weight, bias, tile * kColumns, kColumns);
+      multiply_columns<Out>(out, x, matrix, tile * kColumns, kColumns);
     }
   });
-  for (int64_t n = tiles * kColumns; n < columns; ++n) {
-    multiply_columns(out, x, weight, bias, n, 1);
+  for (int64_t n = tiles * kColumns; n < matrix.columns; ++n) {
+    multiply_columns<Out>(out, x, matrix, n, 1);
   }
 }
 
@@ -133,34 +147,79 @@ const float* widened(const Tensor& x) {
   return wide;
 }
 
-void check(const Tensor& out, const Tensor& x, const Tensor& weight,
-           const std::optional<Tensor>& bias) {
-  const char* op = "skinny_linear";
+void check(const char* op, const Tensor& out, DType out_dtype, const Tensor& x,
+           const Tensor& weight, DType weight_dtype, const Tensor* scale, const Tensor* bias) {
   check_float(op, "x", x);
   check_shape(op, "x", x, {-1, -1});
   check_rows(op, "x", x);
   check_shape(op, "weight", weight, {-1, x.shape[1]});
-  check_dtype(op, "weight", weight, x.dtype);
+  check_dtype(op, "weight", weight, weight_dtype);
   check_rows(op, "weight", weight);
   check_shape(op, "out", out, {x.shape[0], weight.shape[0]});
-  check_dtype(op, "out", out, x.dtype);
+  check_dtype(op, "out", out, out_dtype);
   check_rows(op, "out", out);
-  if (bias) {
+  if (scale != nullptr) {
+    check_shape(op, "scale", *scale, {weight.shape[0]});
+    check_dtype(op, "scale", *scale, DType::kFloat32);
+    check_rows(op, "scale", *scale);
+  }
+  if (bias != nullptr) {
     check_shape(op, "bias", *bias, {weight.shape[0]});
     check_dtype(op, "bias", *bias, x.dtype);
     check_rows(op, "bias", *bias);
   }
 }
 
+// Calls body(value of the type of x, value of the type of the weight).
+template <typename Body>
+void dispatch_both(const Tensor& x, const Tensor& weight, Body body) {
+  dispatch(x, [&](auto type) {
+    if (weight.dtype == DType::kInt8) return body(type, int8_t{});
+    body(type, type);
+  });
+}
+
+void run(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor* scale,
+         const Tensor* bias) {
+  dispatch_both(x, weight, [&](auto type, auto weight_type) {
+    using T = decltype(type);
+    using W = decltype(weight_type);
+    const Matrix<T, W> matrix{weight.as<W>(),
+                              weight.strides[0],
+                              weight.shape[0],
+                              weight.shape[1],
+                              scale == nullptr ? nullptr : scale->as<float>(),
+                              bias == nullptr ? nullptr : bias->as<T>()};
+    if (out.dtype == DType::kFloat32) return multiply<float>(out, widened<T>(x), matrix);
+    multiply<T>(out, widened<T>(x), matrix);
+  });
+}
+
 }  // namespace
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias) {
-  check(out, x, weight, bias);
-  dispatch(x, [&](auto type) {
-    using T = decltype(type);
-    multiply<T>(out, widened<T>(x), weight, bias ? bias->as<const T>() : nullptr);
-  });
+  const Tensor* const added = bias ? &*bias : nullptr;
+  check("skinny_linear", out, x.dtype, x, weight, x.dtype, nullptr, added);
+  run(out, x, weight, nullptr, added);
+}
+
+void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight) {
+  check("skinny_logits", out, DType::kFloat32, x, weight, x.dtype, nullptr, nullptr);
+  run(out, x, weight, nullptr, nullptr);
+}
+
+void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                        const Tensor& scale, const std::optional<Tensor>& bias) {
+  const Tensor* const added = bias ? &*bias : nullptr;
+  check("skinny_linear_int8", out, x.dtype, x, weight, DType::kInt8, &scale, added);
+  run(out, x, weight, &scale, added);
+}
+
+void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                        const Tensor& scale) {
+  check("skinny_logits_int8", out, DType::kFloat32, x, weight, DType::kInt8, &scale, nullptr);
+  run(out, x, weight, &scale, nullptr);
 }
 
 }  // namespace ft::cpu::FT_ISA

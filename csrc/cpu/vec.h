@@ -3,6 +3,10 @@
 // instruction set that this file is compiled for, so everything here lives in that set's namespace.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <cmath>
 #include <cstring>
 
@@ -21,6 +25,7 @@ typedef float vec __attribute__((vector_size(64)));
 typedef int32_t ivec __attribute__((vector_size(64)));
 typedef uint32_t uvec __attribute__((vector_size(64)));
 typedef uint16_t hvec __attribute__((vector_size(32)));
+typedef int8_t bvec __attribute__((vector_size(16)));
 
 struct bf16 {
   uint16_t bits;
@@ -41,6 +46,19 @@ inline vec broadcast(float x) { return vec{} + x; }
 inline vec widen(vec x) { return x; }
 inline vec widen(hvec x) { return bit_cast<vec>(__builtin_convertvector(x, uvec) << 16); }
 inline vec widen(f16vec x) { return __builtin_convertvector(x, vec); }
+// Compilers widen bytes in many steps where there is an instruction for it.
+inline vec widen(bvec x) {
+#if defined(__AVX512F__)
+  const ivec integers = bit_cast<ivec>(_mm512_maskz_cvtepi8_epi32(-1, bit_cast<__m128i>(x)));
+#elif defined(__AVX2__)
+  const __m128i low = bit_cast<__m128i>(x), high = _mm_unpackhi_epi64(low, low);
+  const __m256i halves[] = {_mm256_cvtepi8_epi32(low), _mm256_cvtepi8_epi32(high)};
+  const ivec integers = bit_cast<ivec>(halves);
+#else
+  const ivec integers = __builtin_convertvector(x, ivec);
+#endif
+  return __builtin_convertvector(integers, vec);
+}
 
 // Round to nearest even; a NaN keeps a mantissa bit.
 inline hvec narrow_bf16(vec x) {
@@ -67,6 +85,11 @@ template <>
 struct Storage<fp16> {
   using type = f16vec;
   static type from(vec x) { return __builtin_convertvector(x, f16vec); }
+};
+
+template <>
+struct Storage<int8_t> {
+  using type = bvec;
 };
 
 template <typename T>

@@ -38,6 +38,10 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
+void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                        const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
+void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                        const Tensor& scale, int64_t stream);
 void process_logits(const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
                     const Tensor& lengths, const Tensor& floats, const Tensor& integers,
                     const Tensor& bad_words, const Tensor& end_ids, int64_t stream);
@@ -63,5 +67,11 @@ bool has_code_for_device();
 void all_reduce_one_shot(const Tensor& x, const PeerArena& arena, int64_t stream);
 void all_reduce_two_shot(const Tensor& x, const PeerArena& arena, int64_t stream);
 void all_gather_columns(const Tensor& out, const Tensor& x, const PeerArena& arena, int64_t stream);
+// What older architectures run, on any.
+namespace sm80 {
+void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                   const std::optional<Tensor>& bias, int64_t stream);
+void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
+}  // namespace sm80
 
 }  // namespace ft::cuda

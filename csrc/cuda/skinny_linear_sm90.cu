@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear on Hopper: out^T = weight x^T, with one block per multiprocessor, each for its
-// share of the rows of the weight. Two producer threads fill a ring with units of 32 weight rows by
-// 128 columns and the matching columns of x, the weights' first units while the kernel before still
-// runs. Each of eight warps multiplies 16 columns of a unit; behind a tile of 32 rows their sums
-// are added in order. Which columns are summed together depends on nothing but their number: a
-// token's result does not depend on the other tokens.
+// skinny_linear on Hopper: out^T = weight x^T, one block per multiprocessor for its share of the
+// rows. Two threads fill a ring with units of 32 rows by 128 columns and the columns of x, the
+// first weights while the kernel before still runs. Each of eight warps multiplies 16 columns of a
+// unit; behind a tile of rows their sums are added in an order that depends on the columns alone,
+// so that a token's result does not depend on the other tokens.
 #include "cuda/launch.h"
 #include "cuda/skinny_linear.h"
 #include "cuda/tensor_map.h"
@@ -46,8 +45,7 @@ struct WeightMaps {
 
 template <int kTokens>
 struct Ring {
-  // With few tokens two blocks fit on a multiprocessor, so that the next kernel's ring fills while
-  // this one ends; with many, x takes so much that a deep ring is worth more.
+  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
   static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
   static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
   static constexpr int kXBytes = kTokens * kUnitColumns * 2;
@@ -84,8 +82,7 @@ struct Position {
   }
 };
 
-// One thread for the weights, another for x, so that neither waits for the other. A fresh barrier
-// counts as emptied.
+// One thread for the weights, another for x: neither waits for the other.
 template <int kTokens>
 __device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight, bool is_longer,
                              int begin, int end, int units) {
@@ -97,8 +94,7 @@ __device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight
     const int rows = min(kTileRows, end - row);
     const CUtensorMap& map = rows == kTileRows ? weight.tile : rest;
     for (int unit = 0; unit < units; ++unit, at.advance()) {
-      // The kernels between two products leave the memory idle for longer than it takes to fill a
-      // ring.
+      // Between two products the memory is idle for longer than a ring takes to fill.
       if (stages_to_fill-- == 0) {
         for (int ahead = unit; ahead < min(unit + kAheadUnits, units); ++ahead) {
           device::prefetch_boxes(map, row, ahead * kBoxes);

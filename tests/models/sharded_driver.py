@@ -11,11 +11,11 @@ from fastertransformer.models import Model
 from fastertransformer.parallel.mesh import Mesh
 
 
-def load_stages(folder: object, tp_size: int, pp_size: int) -> list[list[Model]]:
+def load_stages(folder: object, tp_size: int, pp_size: int, **config: object) -> list[list[Model]]:
     """Models of all ranks, by stage."""
     return [
         [
-            load_model(folder, Mesh(tp_size, pp_size, stage * tp_size + group.rank), group)
+            load_model(folder, Mesh(tp_size, pp_size, stage * tp_size + group.rank), group, **config)
             for group in groups(tp_size)
         ]
         for stage in range(pp_size)

@@ -21,6 +21,8 @@ GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 CPU_SETS = [name for name in ("generic", "avx2", "avx512") if hasattr(_C.cpu_sets, name)]
 KERNEL_SETS = [*CPU_SETS, GPU]
 """Every set of kernels, for `@pytest.mark.parametrize("kernels", KERNEL_SETS)`."""
+GPU_SM80 = pytest.param("cuda_sm80", marks=pytest.mark.gpu)
+"""Kernels that the op of their name runs on GPUs before Hopper."""
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = {"contiguous": (0, 0), "padded": (0, 16), "misaligned": (1, 2)}
 """Name -> elements in front of and behind every row; see `laid_out`."""
@@ -73,8 +75,8 @@ def run(kernels: str, name: str, *arguments: Any) -> tuple[Tensor | None, list[A
     if kernels == "body":
         after = [value.clone() if isinstance(value, Tensor) else value for value in arguments]
         return OPS[name].body(*after), after
-    device = "cuda" if kernels == "cuda" else "cpu"
-    kernel = getattr(_C.cuda if kernels == "cuda" else getattr(_C.cpu_sets, kernels), name)
+    device = "cuda" if kernels.startswith("cuda") else "cpu"
+    kernel = getattr(getattr(_C if device == "cuda" else _C.cpu_sets, kernels), name)
     guarded = [Guarded(value, device) if isinstance(value, Tensor) else value for value in arguments]
     given = [value.tensor if isinstance(value, Guarded) else value for value in guarded]
     out = OPS[name].out

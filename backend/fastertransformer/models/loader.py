@@ -7,6 +7,7 @@ from ..config import EngineConfig
 from ..errors import ModelLoadError
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
+from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
 from .families import FAMILIES, SERVICE_NAMES
@@ -36,7 +37,8 @@ def load(
     spec = read_spec(checkpoint, family)
     check_mesh(spec, mesh)
     dtype = _DTYPES[config.data_type]
-    reader = WeightReader(checkpoint, family, mesh, dtype, device, progress)
+    held = FORMATS[config.int8_mode]
+    reader = WeightReader(checkpoint, family, mesh, dtype, device, progress, held)
     positions = config.max_model_len or spec.max_position_embeddings
     builder = Builder(reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
     model = builder.model(checkpoint_info(checkpoint, spec))

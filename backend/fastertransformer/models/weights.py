@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import ModelLoadError
 from ..layers.linear import Linear
 from ..parallel.mesh import Mesh
-from ..quant.dense import DenseWeight
+from ..quant.base import Weight
+from ..quant.formats import Format
 from .checkpoint import Checkpoint
 from .families.base import Family
 
@@ -53,7 +54,7 @@ class Fused:
 
 
 class WeightReader:
-    """Reads the weights of one rank in `dtype`, onto `device`."""
+    """Reads the weights of one rank in `dtype`, onto `device`; `format` holds the matrices of the layers."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class WeightReader:
         dtype: torch.dtype,
         device: torch.device,
         progress: Progress,
+        format: Format,
     ) -> None:
         self._checkpoint = checkpoint
         self._family = family
@@ -70,6 +72,7 @@ class WeightReader:
         self._dtype = dtype
         self._device = device
         self._progress = progress
+        self._format = format
         self._used: set[str] = set()
         self._expected: set[str] = set()
         self._total = len(checkpoint.unused(()))
@@ -104,16 +107,20 @@ class WeightReader:
         """One product for several roles side by side, e.g. q, k and v, each split by output rows."""
         weight = self._merge(parts, ".weight", columns, fused, place)
         vector = self._keep(self._merge(parts, ".bias", 0, fused, place)) if bias else None
-        return Linear(DenseWeight(self._keep(weight)), vector)
+        return Linear(self._hold(weight, lambda: weight), vector)
 
     def row_parallel(
         self, role: str, rows: int, columns: int, share: tuple[int, int], place: Place, bias: bool
     ) -> Linear:
         """A product split by input columns; its bias is added on one rank only."""
-        name = self._name(role, place)
-        weight = self._matrix(name + ".weight", (rows, columns), 1, *share)
+        stored, shape = self._name(role, place) + ".weight", (rows, columns)
+        weight = self._matrix(stored, shape, 1, *share)
         vector = self.vector(role, ".bias", rows, place) if bias else None
-        return Linear(DenseWeight(self._keep(weight)), vector if self._mesh.tp_rank == 0 else None)
+
+        def whole() -> Tensor:
+            return weight if share == (0, columns) else self._matrix(stored, shape, 1, 0, columns)
+
+        return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
@@ -182,6 +189,11 @@ class WeightReader:
         self._progress(len(self._used), self._total)
         # A slice may be a view of the mapped file, which must not be needed once the model runs.
         return part.to(self._device, self._dtype, copy=True)
+
+    def _hold(self, weight: Tensor, rows: Callable[[], Tensor]) -> Weight:
+        held = self._format(weight, rows)
+        self.num_bytes += held.num_bytes
+        return held
 
     def _keep(self, tensor: Tensor) -> Tensor:
         self.num_bytes += tensor.nbytes

@@ -5,7 +5,14 @@ from .activation import activation, gated_activation
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
 from .embedding import add_positions, embedding
 from .kv_cache import kv_write
-from .linear import skinny_linear, skinny_logits, skinny_rows
+from .linear import (
+    skinny_int8_rows,
+    skinny_linear,
+    skinny_linear_int8,
+    skinny_logits,
+    skinny_logits_int8,
+    skinny_rows,
+)
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .registry import cuda_architectures, disable, has_kernels, set_device, set_num_threads
 from .rope import rope, rope_kv_write
@@ -47,8 +54,11 @@ __all__ = [
     "sample",
     "set_device",
     "set_num_threads",
+    "skinny_int8_rows",
     "skinny_linear",
+    "skinny_linear_int8",
     "skinny_logits",
+    "skinny_logits_int8",
     "skinny_rows",
     "take_tokens",
 ]

@@ -9,9 +9,11 @@ from .registry import has_kernel, op
 
 _CPU_ROWS = {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4}
 """Measured on a CPU with AVX-512: torch has matrix instructions for bfloat16, and none for float16."""
+_CPU_INT8_ROWS = 128
+"""Measured on the same: expanding a weight takes as long as some 200 rows of the product with it."""
 _GPU_ROWS = 64
-_GPU_COLUMNS = 64
-"""The columns of the weight must be a multiple of this."""
+_GPU_COLUMNS = 8
+"""The columns of the weight must be a multiple of this: rows of 16 bytes."""
 
 
 def skinny_rows(weight: Tensor) -> int:
@@ -20,6 +22,14 @@ def skinny_rows(weight: Tensor) -> int:
         return _CPU_ROWS[weight.dtype]
     fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_COLUMNS == 0
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear") else 0
+
+
+def skinny_int8_rows(weight: Tensor, dtype: torch.dtype) -> int:
+    """The same for `skinny_linear_int8` with x in `dtype`, against expanding `weight` for torch's product."""
+    if not weight.is_cuda:
+        return _CPU_INT8_ROWS
+    fits = dtype != torch.float32 and weight.shape[1] % (2 * _GPU_COLUMNS) == 0
+    return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear_int8") else 0
 
 
 @op(out=lambda x, weight, bias: x.new_empty((x.shape[0], weight.shape[0])))
@@ -31,4 +41,20 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @op(out=lambda x, weight: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
 def skinny_logits(x: Tensor, weight: Tensor) -> Tensor:
     """`skinny_linear` without a bias, its sums left in float32."""
-    return F.linear(x, weight).float()
+    return F.linear(x.float(), weight.float())
+
+
+@op(out=lambda x, weight, scale, bias: x.new_empty((x.shape[0], weight.shape[0])))
+def skinny_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x @ (scale * weight)^T + bias in float32, rounded once.
+
+    x [M, K] with few rows, weight [N, K] int8, scale [N] float32, bias [N] -> [M, N].
+    """
+    product = F.linear(x.float(), weight.float()) * scale
+    return (product if bias is None else product + bias).to(x.dtype)
+
+
+@op(out=lambda x, weight, scale: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
+def skinny_logits_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """`skinny_linear_int8` without a bias, its sums left in float32."""
+    return F.linear(x.float(), weight.float()) * scale

@@ -62,9 +62,10 @@ def test_no_case_comes_twice(cases):
 
 
 def test_products_are_charged_for_weights_inputs_and_outputs(cases):
-    (case,) = [case for case in cases if case.sizes == "up 192x64 M=3"]
-    assert case.num_bytes == (192 * 64 + 3 * 64 + 3 * 192) * ITEMSIZE
-    assert case.flops == 2 * 3 * 192 * 64
+    dense, int8 = [case for case in cases if case.sizes == "up 192x64 M=3"]
+    assert dense.num_bytes == (192 * 64 + 3 * 64 + 3 * 192) * ITEMSIZE
+    assert int8.num_bytes == 192 * (64 + 4) + (3 * 64 + 3 * 192) * ITEMSIZE
+    assert dense.flops == int8.flops == 2 * 3 * 192 * 64
 
 
 def test_attention_is_charged_for_the_keys_that_it_sees(cases):

@@ -3,10 +3,14 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch
+from torch import Tensor
+
 from ....models.spec import ModelSpec
 from .case import Arguments, Case, Inputs
 
 _LOGIT_BYTES = 4
+_SCALE_BYTES = 4
 
 
 def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -27,7 +31,9 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
     for m in rows:
         for role, (n, k) in matrices(spec).items():
             yield _linear(role, m, n, k, itemsize)
+            yield _linear_int8(role, m, n, k, itemsize)
         yield _logits(m, spec.vocab_size, spec.hidden_size, itemsize)
+        yield _logits_int8(m, spec.vocab_size, spec.hidden_size, itemsize)
 
 
 def _linear(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
@@ -43,6 +49,19 @@ def _linear(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
     )
 
 
+def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), *_int8(inputs, n, k), None
+
+    return Case(
+        op="skinny_linear_int8",
+        sizes=f"{role} {n}x{k} M={m}",
+        make=make,
+        num_bytes=n * (k + _SCALE_BYTES) + (m * k + m * n) * itemsize,
+        flops=2 * m * n * k,
+    )
+
+
 def _logits(m: int, n: int, k: int, itemsize: int) -> Case:
     def make(inputs: Inputs) -> Arguments:
         return inputs.normal(m, k), inputs.normal(n, k)
@@ -54,3 +73,22 @@ def _logits(m: int, n: int, k: int, itemsize: int) -> Case:
         num_bytes=(n * k + m * k) * itemsize + m * n * _LOGIT_BYTES,
         flops=2 * m * n * k,
     )
+
+
+def _logits_int8(m: int, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), *_int8(inputs, n, k)
+
+    return Case(
+        op="skinny_logits_int8",
+        sizes=f"head {n}x{k} M={m}",
+        make=make,
+        num_bytes=n * (k + _SCALE_BYTES) + m * k * itemsize + m * n * _LOGIT_BYTES,
+        flops=2 * m * n * k,
+    )
+
+
+def _int8(inputs: Inputs, n: int, k: int) -> tuple[Tensor, Tensor]:
+    """Weight and scale."""
+    values = inputs.normal(n, k, dtype=torch.float32).mul_(40).clamp_(-127, 127)
+    return values.to(torch.int8), inputs.uniform(n)

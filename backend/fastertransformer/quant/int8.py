@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Weight-only int8 (FasterTransformer's int8_mode 1): half the bytes, activations as they are."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from .. import ops
+
+_LARGEST = 127
+_ROWS_AT_A_TIME = 1024
+"""Bounds the memory that quantising a matrix takes beside it."""
+
+
+class Int8Weight:
+    """[N, K] as int8 with a float32 scale for each output row: w[n, k] = scale[n] * values[n, k].
+
+    Args:
+        dtype: of the activations.
+    """
+
+    def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        assert values.dtype == torch.int8
+        assert scale.dtype == torch.float32
+        self.values = values.contiguous()
+        self.scale = scale.contiguous()
+        self._dtype = dtype
+        self._skinny_rows = ops.skinny_int8_rows(self.values, dtype)
+
+    @classmethod
+    def from_float(cls, weight: Tensor, row_max: Tensor) -> "Int8Weight":
+        """The nearest multiples of scale = max |row| / 127, ties to the even one.
+
+        Args:
+            weight: [N, K], or some of the columns.
+            row_max: [N], max |row| over all columns: parts that share a scale add up to the whole product.
+        """
+        scale = row_max.float() / _LARGEST
+        # A row of zeros has scale 0, and zeros are what any other scale makes of it.
+        divisor = torch.where(scale > 0, scale, 1.0)[:, None]
+        values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        for start in range(0, len(weight), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
+            steps = (weight[rows].float() / divisor[rows]).round_()
+            values[rows] = steps.clamp_(-_LARGEST, _LARGEST)
+        return cls(values, scale, weight.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.values.nbytes + self.scale.nbytes
+
+    def expand(self) -> Tensor:
+        """The weights as they multiply, [N, K] in the type of the activations."""
+        result = torch.empty(self.values.shape, dtype=self._dtype, device=self.values.device)
+        return torch.mul(self.values, self.scale[:, None], out=result)
+
+    def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Few rows read the int8 values at memory speed; many are torch's product with expanded weights."""
+        if x.shape[0] <= self._skinny_rows:
+            return ops.skinny_linear_int8(x, self.values, self.scale, bias)
+        return linear(x, self.expand(), bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        if x.shape[0] <= self._skinny_rows:
+            return ops.skinny_logits_int8(x, self.values, self.scale)
+        return linear(x, self.expand()).float()

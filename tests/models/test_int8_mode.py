@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Models with int8_mode 1 compute what the same models compute with weights that were rounded before."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from driver import Driver, load_model
+from safetensors.torch import load_file, save_file
+from sharded_driver import ShardedDriver, load_stages
+from tiny_checkpoints import make
+
+from fastertransformer.quant.int8 import Int8Weight
+
+IDS = [7 * i % 49 for i in range(57)]
+TOLERANCE = 1e-5
+WEIGHTS = "model.safetensors"
+FAMILIES = {"llama": "layers.", "qwen2": "layers.", "gpt2": ".h."}
+"""Case -> what the names of the matrices that are held as int8 have in common."""
+
+
+def round_weights(folder: Path, inside: str, transposed: bool) -> None:
+    """Replaces the matrices of the layers by what int8 keeps of them."""
+    tensors = load_file(folder / WEIGHTS)
+    for name, tensor in tensors.items():
+        if inside in name and tensor.dim() == 2:
+            weight = tensor.T if transposed else tensor
+            rounded = Int8Weight.from_float(weight, weight.abs().amax(1)).expand()
+            tensors[name] = (rounded.T if transposed else rounded).contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def logits(folder: Path, **config: object) -> torch.Tensor:
+    """Long chunks and short ones, which take other products."""
+    long, short = (Driver(load_model(folder, **config)).chunked_logits(IDS, size) for size in (40, 5))
+    assert (long - short).abs().max() < TOLERANCE
+    return short
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_are_those_of_rounded_weights(name, tmp_path):
+    make(name, tmp_path)
+    before, found = logits(tmp_path), logits(tmp_path, int8_mode=1)
+    round_weights(tmp_path, FAMILIES[name], transposed=name == "gpt2")
+    rounded = logits(tmp_path)
+    assert (found - rounded).abs().max() < TOLERANCE
+    assert (before - rounded).abs().max() > 10 * TOLERANCE, "rounding must show, or this shows nothing"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ranks_share_the_scales_of_whole_rows(name, tmp_path):
+    make(name, tmp_path)
+    expected = logits(tmp_path, int8_mode=1)
+    stages = load_stages(tmp_path, 2, 2, int8_mode=1)
+    found = ShardedDriver(stages).chunked_logits(IDS, 19)
+    assert (found[0] - expected).abs().max() < TOLERANCE
+
+
+def test_the_matrices_of_the_layers_take_a_quarter(tmp_path):
+    """Of float32, and a float32 for each of their rows; word table, head and norms stay as they are."""
+    make("llama", tmp_path)
+    dense, held = load_model(tmp_path), load_model(tmp_path, int8_mode=1)
+    matrices = [
+        tensor
+        for name, tensor in load_file(tmp_path / WEIGHTS).items()
+        if FAMILIES["llama"] in name and tensor.dim() == 2
+    ]
+    saved = sum(3 * tensor.numel() - 4 * tensor.shape[0] for tensor in matrices)
+    assert dense.weight_bytes - held.weight_bytes == saved
+    assert dense.step_bytes - held.step_bytes == saved

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Products of few rows, dense and int8, against their bodies; a row is the same whatever is beside it."""
+
+from typing import Any
+
+import pytest
+import torch
+from kernels import DTYPES, GPU, GPU_SM80, KERNEL_SETS, assert_equals_body, run
+
+ROWS = [1, 2, 7, 8, 9, 31, 33, 64]
+CPU_SHAPES = [(1, 1), (5, 7), (64, 64), (37, 129), (130, 1000)]
+"""[N, K] of the weight: ends of tiles and vectors."""
+GPU_SHAPES = [(1, 16), (15, 48), (17, 112), (40, 144), (129, 256), (300, 1040), (96, 4112)]
+"""K is a multiple of 16. Column groups that are empty, of unequal length, or cut off at the end."""
+WIDE = [(4096, 512), (12288, 256), (22016, 128)]
+"""One row tile for some blocks, several blocks of row tiles for each."""
+GPU_SETS = [GPU, GPU_SM80]
+SETS = [*KERNEL_SETS, GPU_SM80]
+KINDS = ["dense", "int8"]
+
+
+def shapes_of(kernels: str) -> list[tuple[int, int]]:
+    return GPU_SHAPES if kernels.startswith("cuda") else CPU_SHAPES
+
+
+def check_supported(kernels: str, dtype: torch.dtype, kind: str = "dense") -> None:
+    if kernels.startswith("cuda") and dtype == torch.float32:
+        pytest.skip("torch multiplies float32 on GPUs")
+    if kernels == "cuda_sm80" and kind == "int8":
+        pytest.skip("int8 has one kernel for all GPUs")
+
+
+def make(kind: str, dtype: torch.dtype, rows: int, shape: tuple[int, int], seed: int = 0) -> tuple[Any, ...]:
+    """(x [rows, K], weight [N, K]) or (x, weight int8, scale [N]); products of size 1."""
+    generator = torch.Generator().manual_seed(seed)
+    n, k = shape
+    x = torch.randn((rows, k), generator=generator).to(dtype)
+    if kind == "dense":
+        return x, (torch.randn(shape, generator=generator) * k**-0.5).to(dtype)
+    weight = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    scale = (torch.rand(n, generator=generator) + 0.5) * k**-0.5 / 64
+    return x, weight, scale
+
+
+def make_bias(dtype: torch.dtype, size: int) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def names(kind: str) -> tuple[str, str]:
+    return (
+        ("skinny_linear", "skinny_logits")
+        if kind == "dense"
+        else ("skinny_linear_int8", "skinny_logits_int8")
+    )
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_products(kernels, dtype, kind, rows):
+    check_supported(kernels, dtype, kind)
+    linear, logits = names(kind)
+    for shape in shapes_of(kernels):
+        operands = make(kind, dtype, rows, shape)
+        assert_equals_body(kernels, linear, *operands, None)
+        assert_equals_body(kernels, linear, *operands, make_bias(dtype, shape[0]))
+        assert_equals_body(kernels, logits, *operands)
+
+
+@pytest.mark.parametrize("kernels", GPU_SETS)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 64])
+@pytest.mark.parametrize("shape", WIDE)
+def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
+    check_supported(kernels, dtype, kind)
+    linear, logits = names(kind)
+    operands = make(kind, dtype, rows, shape)
+    assert_equals_body(kernels, linear, *operands, make_bias(dtype, shape[0]))
+    assert_equals_body(kernels, logits, *operands)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(37, 128), (300, 1040), (2200, 4112)])
+def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
+    check_supported(kernels, dtype, kind)
+    x, *weights = make(kind, dtype, max(ROWS), shape)
+    bias = make_bias(dtype, shape[0])
+    linear, logits = names(kind)
+    for name, more in ((linear, (bias,)), (logits, ())):
+        whole, _ = run(kernels, name, x, *weights, *more)
+        for rows in ROWS:
+            first, _ = run(kernels, name, x[:rows].contiguous(), *weights, *more)
+            assert torch.equal(first, whole[:rows])
+            last, _ = run(kernels, name, x[-rows:].contiguous(), *weights, *more)
+            assert torch.equal(last, whole[-rows:])
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [3, 40])
+def test_rows_need_not_lie_side_by_side(kernels, dtype, kind, rows):
+    check_supported(kernels, dtype, kind)
+    x, weight, *scale = make(kind, dtype, rows, (70, 192))
+    x, weight = x[:, 32:176], weight[:, 48:192]
+    assert_equals_body(kernels, names(kind)[0], x, weight, *scale, None)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_largest_and_smallest_int8_and_infinities(kernels, kind):
+    """Values that are not finite stay in the rows that they belong to."""
+    check_supported(kernels, torch.bfloat16, kind)
+    x, weight, *scale = make(kind, torch.bfloat16, 9, (33, 144))
+    if kind == "int8":
+        weight[0], weight[1] = -128, 127
+    x[2, 5], x[8, 143] = torch.inf, torch.nan
+    name = names(kind)[0]
+    result, _ = run(kernels, name, x, weight, *scale, None)
+    assert not result[[2, 8]].isfinite().any()
+    others = [0, 1, 3, 4, 5, 6, 7]
+    assert_equals_body(kernels, name, x[others], weight, *scale, None)
+    assert torch.equal(result[others], run(kernels, name, x[others], weight, *scale, None)[0])
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_row_gives_no_row(kernels, kind):
+    check_supported(kernels, torch.bfloat16, kind)
+    x, *weights = make(kind, torch.bfloat16, 1, (32, 64))
+    result, _ = run(kernels, names(kind)[0], x[:0], *weights, None)
+    assert result.shape == (0, 32)
+
+
+@pytest.mark.parametrize("kernels", GPU_SETS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("rows", "shape", "message"),
+    [
+        (65, (32, 64), "x has more than 64 rows"),
+        (1, (32, 68), "multiples? of 16 bytes"),
+    ],
+)
+def test_what_the_gpu_kernel_cannot_do_is_refused(kernels, kind, rows, shape, message):
+    check_supported(kernels, torch.bfloat16, kind)
+    with pytest.raises(ValueError, match=message):
+        run(kernels, names(kind)[0], *make(kind, torch.bfloat16, rows, shape), None)
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({1: torch.zeros((32, 64), dtype=torch.bfloat16)}, "weight is bfloat16; expected int8"),
+        ({2: torch.zeros(32, dtype=torch.bfloat16)}, "scale is bfloat16; expected float32"),
+        ({2: torch.zeros(31)}, r"scale has shape \[31\]; expected \[32\]"),
+        ({3: torch.zeros(32)}, "bias is float32; expected bfloat16"),
+    ],
+)
+def test_wrong_int8_operands_are_refused(kernels, change, message):
+    operands = [*make("int8", torch.bfloat16, 2, (32, 64)), None]
+    for index, tensor in change.items():
+        operands[index] = tensor
+    with pytest.raises(ValueError, match=message):
+        run(kernels, "skinny_linear_int8", *operands)
