@@ -266,8 +266,7 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weigh
   const Share share{static_cast<int>(groups / blocks), static_cast<int>(groups % blocks)};
   constexpr auto kernel = skinny_linear_sm90_kernel<T, Out, kTokens>;
   constexpr int kSharedBytes = Ring<kTokens>::kSharedBytes;
-  static const bool allowed = (allow_shared(op, kernel, kSharedBytes), true);
-  static_cast<void>(allowed);
+  [[maybe_unused]] static const bool once = (allow_shared(op, kernel, kSharedBytes), true);
   const auto map_of = [&](int rows_of_box) {
     return box_map(op, weight, rows_of_box > 0 ? rows_of_box : kTileRows, kBoxColumns, kBoxes);
   };
