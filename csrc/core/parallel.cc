@@ -18,8 +18,8 @@ constexpr int kSpinsBeforeYield = 2000;
 
 // `ticket_` holds the number of the job and how many of its pieces nobody has begun. A helper that
 // read the job's fields may use them if it then moves the ticket on from the value it saw: the job
-// cannot have ended between, for it still had that piece to do. Whether there is one to do must come
-// from the ticket itself: a field may already be the next job's.
+// cannot have ended between, for it still had that piece to do. Whether there is one to do must
+// come from the ticket itself: a field may already be the next job's.
 class Pool {
  public:
   int num_threads() const { return static_cast<int>(helpers_.size()) + 1; }
