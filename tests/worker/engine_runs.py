@@ -22,7 +22,13 @@ DEADLINE_S = 100
 
 @contextlib.contextmanager
 def running_engine(
-    checkpoint: Path, tp: int = 1, pp: int = 1, max_tokens: int = 4096, reuse: bool = True, **config: object
+    checkpoint: Path,
+    tp: int = 1,
+    pp: int = 1,
+    max_tokens: int = 4096,
+    reuse: bool = True,
+    device: str = "cpu",
+    **config: object,
 ) -> Iterator[EngineClient]:
     """An engine without Triton; a hang ends the test by closing the connection."""
     engine_config = EngineConfig(
@@ -30,6 +36,7 @@ def running_engine(
         parallel=ParallelConfig(tensor_para_size=tp, pipeline_para_size=pp),
         cache=CacheConfig(max_tokens=max_tokens, block_size=BLOCK_SIZE, enable_reuse=reuse),
         num_threads=1,
+        device=device,
         **config,
     )
     launcher = Launcher(engine_config, start_timeout=DEADLINE_S)

@@ -65,6 +65,13 @@ def alone(case) -> dict[int, list[int]]:
         pytest.param({"max_tokens": 256, "depth": 1}, id="preempted"),
         pytest.param({"max_tokens": 256, "depth": 0, "reuse": False}, id="preempted-no-reuse"),
         pytest.param({"disable_kernels": ("paged_attention", "skinny_linear", "rms_norm")}, id="definitions"),
+        pytest.param({"device": "cuda"}, id="gpu", marks=pytest.mark.gpu),
+        pytest.param(
+            {"device": "cuda", "max_num_seqs": 8, "max_num_batched_tokens": 11},
+            id="gpu-chunked",
+            marks=pytest.mark.gpu,
+        ),
+        pytest.param({"device": "cuda", "max_tokens": 256}, id="gpu-preempted", marks=pytest.mark.gpu),
         pytest.param({"tp": 2}, id="tp2"),
         pytest.param({"pp": 2}, id="pp2"),
         pytest.param({"tp": 2, "pp": 2, "max_tokens": 512, "max_num_batched_tokens": 70}, id="tp2-pp2"),
