@@ -29,7 +29,6 @@ class Ring {
       const int own = S::kIsInt8 ? 4 * i + t : S::kLoads * t + i;
       load_from_[i] = g * S::kRowBytes + swapped(g, own) * kPieceBytes;
     }
-    policy_ = device::evict_first_policy();
     aim();
 #pragma unroll 1
     for (int stage = 0; stage < S::kStages; ++stage) fetch(stages_ + stage * S::kStageBytes);
@@ -83,7 +82,7 @@ class Ring {
       for (int i = 0; i < kTileRows; i += kCopyRows) {
         device::copy_async(stage + copy_to_ + i * S::kRowBytes,
                            from_ + i * static_cast<int64_t>(problem_.weight_stride),
-                           in_row && i < rows_left_, policy_);
+                           in_row && i < rows_left_);
       }
       from_ += S::kStageColumns;
       if (next_.advance(share_, S::kStageColumns)) aim();
@@ -108,7 +107,6 @@ class Ring {
   int load_from_[S::kLoads];
   const W* from_;
   int rows_left_;
-  uint64_t policy_;
 };
 
 // x of a column group, one slab at a time; the next one waits in the registers of its two warps.

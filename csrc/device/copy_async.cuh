@@ -15,22 +15,6 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
                : "memory");
 }
 
-// The same for data that is read once: the second cache takes in the 256 bytes around it and lets
-// go of them first, if `policy` is evict_first_policy().
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid,
-                                           uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(valid ? 16 : 0), "l"(policy)
-               : "memory");
-}
-
-__device__ __forceinline__ uint64_t evict_first_policy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-
 // Ends a group of this thread's copies, which may be empty.
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
