@@ -10,12 +10,11 @@ namespace ft::device {
 
 // Returns when the whole predecessor has ended and its writes are visible, and lets the next kernel
 // start. Not sooner: a successor that loads weights ahead shall do so while this kernel leaves the
-// memory idle, not while the predecessor keeps it busy. A kernel of several waves keeps the
-// multiprocessors for itself: then the next one starts when it ends.
-__device__ __forceinline__ void wait_for_predecessor(bool lets_next_start = true) {
+// memory idle, not while the predecessor keeps it busy.
+__device__ __forceinline__ void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  if (lets_next_start) asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
