@@ -35,7 +35,7 @@ def test_every_parameter_is_explained(name):
         (["serve"], "give either PATH or --model-repository"),
         (["serve", "a", "--model-repository", "b"], "give either PATH or --model-repository"),
         (["serve", "x", "--tensor-parallel", "2"], "--tensor-parallel"),
-        (["serve", "x", "--tensor-para-size", "two"], "two"),
+        (["serve", "x", "--tensor-para-size", "two"], "--tensor-para-size"),
         (["sevre"], "sevre"),
     ],
 )
