@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Prometheus metrics of the engine, under the names that load balancers know from TensorRT-LLM."""
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,12 @@ _HISTOGRAMS = {
 }
 
 
+def _immortal(metric: Any) -> Any:
+    """Never destroyed: at the end of the stub that crashes the stub, before it the server (2.51)."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(metric))
+    return metric
+
+
 class Metrics:
     """Collects in the responder's thread at no cost; `publish` is slow and runs in another one.
 
@@ -66,24 +73,22 @@ class Metrics:
         self._latencies: list[tuple[bool, float]] = []
         self._gauges: list[tuple[Any, Callable[[EngineStats], float]]] = []
         self._histograms: dict[bool, Any] = {}
-        self._families: list[Any] = []  # a family must live as long as its metrics
 
     def create_families(self, pb_utils: Any, labels: Mapping[str, str], block_size: int) -> None:
         """Args: labels: of every metric. Raises: pb_utils.TritonModelException: metrics are switched off."""
         kind = pb_utils.MetricFamily
         for name, label, help_text, values in _GAUGES:
-            family = kind(name=name, description=help_text, kind=kind.GAUGE)
-            self._families.append(family)
+            family = _immortal(kind(name=name, description=help_text, kind=kind.GAUGE))
             self._gauges += [
-                (family.Metric(labels={**labels, label: key}), value) for key, value in values.items()
+                (_immortal(family.Metric(labels={**labels, label: key})), value)
+                for key, value in values.items()
             ]
             if name == _KV_CACHE:
-                tokens_per_block = family.Metric(labels={**labels, label: "tokens_per"})
+                tokens_per_block = _immortal(family.Metric(labels={**labels, label: "tokens_per"}))
                 self._gauges.append((tokens_per_block, lambda _stats: block_size))
         for is_first, (name, help_text) in _HISTOGRAMS.items() if hasattr(kind, "HISTOGRAM") else ():
-            family = kind(name=name, description=help_text, kind=kind.HISTOGRAM)
-            self._families.append(family)
-            self._histograms[is_first] = family.Metric(labels=dict(labels), buckets=_BUCKETS_S)
+            family = _immortal(kind(name=name, description=help_text, kind=kind.HISTOGRAM))
+            self._histograms[is_first] = _immortal(family.Metric(labels=dict(labels), buckets=_BUCKETS_S))
 
     def observe(self, is_first: bool, seconds: float) -> None:
         """One request got its first or its next tokens, `seconds` after it came or had the ones before."""
@@ -96,7 +101,3 @@ class Metrics:
             metric.set(value(stats))
         for is_first, seconds in latencies if self._histograms else ():
             self._histograms[is_first].observe(seconds)
-
-    def close(self) -> None:
-        """Gives the metrics back while the stub still can: its exit crashes over those that are left."""
-        self._gauges, self._histograms, self._families = [], {}, []

@@ -48,9 +48,7 @@ class Service:
             self._supervisor = Supervisor(launcher, self._responder.post, log_error)
         except ModelLoadError:
             self._responder.stop()
-            metrics.close()
             raise
-        self._metrics = metrics
         self._monitor = Monitor(self._responder, metrics, log_error)
 
     @property
@@ -74,7 +72,6 @@ class Service:
         self._monitor.stop()
         self._responder.stop()
         self._supervisor.stop()
-        self._metrics.close()
 
 
 def _place(instance_name: str, model_config: Mapping[str, Any], config: EngineConfig) -> Placement:
