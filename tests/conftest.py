@@ -19,5 +19,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """A shell that starts the tests in the background has them ignore Ctrl-C, and so would what they start."""
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and what they start, too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
