@@ -73,7 +73,7 @@ def test_profile_names_kernels_and_what_is_left_to_the_host(tiny, tmp_path):
     assert 0 < steps["busy_us"] <= steps["busy_us"] + steps["host_us"] == pytest.approx(steps["profiled_us"])
     assert steps["wall_us"] > 0
     assert "paged_attention" in printed
-    assert "waiting for the host" in printed
+    assert "waiting for the host" in " ".join(printed.split())  # wherever the line ends
 
 
 def test_kernels_beside_torch(tmp_path):
