@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   const int slot = slots[blockIdx.y];
   if (slot < 0) {
-    device::wait_for_predecessor(gridDim.y);
+    device::wait_for_predecessor();
     if (is_first) *out = 0;
     return;
   }
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     device::clear(shared.selection, 1);
   }
   const Draw draw = draws ? draw_of(tables, seeds, slot, lengths[blockIdx.y]) : Draw{};
-  device::wait_for_predecessor(gridDim.y);
+  device::wait_for_predecessor();
   const float* const row = logits.data + blockIdx.y * logits.stride;
   const Segment segment = device::segment_of<kBlocks, kThreads>(row, logits.vocab_size);
   const uint64_t best = best_of(shared, segment);
