@@ -80,7 +80,7 @@ class Score {
     if (soft_cap_ != 0.0f) {  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
       logit = soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
     }
-    return logit - slope * static_cast<float>(distance);
+    return __fmaf_rn(-slope, static_cast<float>(distance), logit);
   }
 
  private:
