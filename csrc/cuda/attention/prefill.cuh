@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "cuda/attention/packs.cuh"
 #include "cuda/attention/prefill_rows.cuh"
 #include "cuda/launch.h"
 #include "device/copy_async.cuh"
@@ -20,6 +21,7 @@ template <typename T, int kHeadDim, int kRowTiles>
 class PrefillBlock {
   using Shape = PrefillShape<kHeadDim, kRowTiles>;
   static constexpr int kTileKeys = Shape::kTileKeys;
+  using Threads = Packs<kPrefillThreads, Shape::kPacks>;
 
  public:
   __device__ PrefillBlock(const Attention<T>& attention, char* shared)
@@ -73,26 +75,38 @@ class PrefillBlock {
   }
 
   __device__ void copy_queries(const PrefillItem& item) {
+    const Threads threads{static_cast<int>(threadIdx.x)};
 #pragma unroll
-    for (int i = threadIdx.x; i < Shape::kQueries * Shape::kPacks; i += kPrefillThreads) {
-      const int row = i / Shape::kPacks, pack = i % Shape::kPacks;
-      const bool valid = row < item.num_rows && pack * 8 < a_.head_dim;
-      device::copy_async(queries_ + row * Shape::kRowBytes + pack * 16,
-                         valid ? a_.query(item.token + row, item.head) + pack * 8 : a_.q, valid);
+    for (int i = 0; i < Threads::template kCount<Shape::kQueries>; ++i) {
+      const int row = threads.row(i), dim = threads.column(i) * 8;
+      const bool valid = row < item.num_rows && dim < a_.head_dim;
+      device::copy_async(place(queries_, row, dim),
+                         valid ? a_.query(item.token + row, item.head) + dim : a_.q, valid);
     }
   }
 
   __device__ void copy_tile(const PrefillItem& item, char* to, const T* cache, int tile) {
     const T* head = cache + item.kv_head * a_.kv_head_stride;
     const int64_t* offsets = offsets_ + tile % 2 * kTileKeys;
+    const bool is_whole = a_.head_dim == kHeadDim && tile * kTileKeys >= item.oldest &&
+                          tile * kTileKeys + kTileKeys - 1 <= item.last_position();
+    is_whole ? copy_keys<true>(to, head, offsets) : copy_keys<false>(to, head, offsets);
+  }
+
+  template <bool kIsWhole>
+  __device__ void copy_keys(char* to, const T* head, const int64_t* offsets) {
+    const Threads threads{static_cast<int>(threadIdx.x)};
 #pragma unroll
-    for (int i = threadIdx.x; i < kTileKeys * Shape::kPacks; i += kPrefillThreads) {
-      const int row = i / Shape::kPacks, pack = i % Shape::kPacks;
+    for (int i = 0; i < Threads::template kCount<kTileKeys>; ++i) {
+      const int row = threads.row(i), dim = threads.column(i) * 8;
       const int64_t offset = offsets[row];
-      const bool valid = offset >= 0 && pack * 8 < a_.head_dim;
-      device::copy_async(to + row * Shape::kRowBytes + pack * 16,
-                         valid ? head + offset + pack * 8 : cache, valid);
+      const bool valid = kIsWhole || (offset >= 0 && dim < a_.head_dim);
+      device::copy_async(place(to, row, dim), valid ? head + dim + offset : head, valid);
     }
+  }
+
+  __device__ char* place(char* tile, int row, int dim) const {
+    return tile + row * Shape::kRowBytes + dim * static_cast<int>(sizeof(T));
   }
 
   const Attention<T>& a_;
