@@ -14,7 +14,7 @@ enum class NextStarts { kAtOnce, kBehindWait };
 // at once: a launch takes longer than a kernel between two products, whose successor shall be there
 // when it ends. A product's blocks still find no room before the product in front leaves, block by
 // block; so their first weights come while the memory would be idle, not while it is busy. Products
-// themselves, and exchanges between GPUs, let the next kernel start behind the wait.
+// themselves let the next kernel start behind the wait.
 __device__ __forceinline__ void wait_for_predecessor(NextStarts next = NextStarts::kAtOnce) {
 #if __CUDA_ARCH__ >= 900
   if (next == NextStarts::kAtOnce) asm volatile("griddepcontrol.launch_dependents;");
