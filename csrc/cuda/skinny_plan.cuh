@@ -20,6 +20,7 @@ constexpr int kGroupMultiple = 128;  // columns of a group
 constexpr int kPieceBytes = 16;
 constexpr int kPieceOfX = 8;  // columns
 constexpr int kChunkBytesOfX = kChunk * 2;
+constexpr int kAheadStages = 12;  // of a warp, that go to the second cache behind a full ring
 
 // Of a multiprocessor's shared memory, on sm_90: more than half, so that the next product's ring
 // fills when this one leaves.
