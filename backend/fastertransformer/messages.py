@@ -20,11 +20,20 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.0
+    top_p_decay: float = 1.0
+    """What top_p is multiplied with after every token, down to `top_p_min`."""
+    top_p_min: float = 1e-6
+    top_p_reset_id: int = -1
+    """The token after which top_p starts anew; -1 for none."""
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_length: int = 0
+    no_repeat_ngram_size: int = 0
+    """No n-gram of this size comes twice; 0 allows all."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)"""
     seed: int = 0
     logprobs: bool = False
     end_ids: tuple[int, ...] | None = None

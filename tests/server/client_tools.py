@@ -25,12 +25,16 @@ _UINT32 = (
     "start_id",
     "end_id",
     "beam_width",
+    "top_p_reset_ids",
+    "memory_len",
 )
 _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "random_seed": np.uint64,
     "is_return_log_probs": np.bool_,
     "is_return_context_embeddings": np.bool_,
     "min_length": np.int32,
+    "no_repeat_ngram_size": np.int32,
+    "num_return_sequences": np.int32,
     "stop_words_list": np.int32,
     "bad_words_list": np.int32,
 }

@@ -93,6 +93,8 @@ def mixed_requests() -> list[Request]:
         {"frequency_penalty": 0.4, "presence_penalty": 0.2, "top_k": 50, "seed": 5},
         {"bad_words": ((7,), (8, 9)), "stop_words": ((11, 12),)},
         {"min_p": 0.02, "seed": 2**63 + 1},
+        {"top_p": 0.95, "top_p_decay": 0.9, "top_p_min": 0.5, "top_p_reset_id": 5, "seed": 6},
+        {"no_repeat_ngram_size": 2, "logit_bias": ((3, 4.0), (4, -4.0))},
     ]
     requests = []
     for number in range(32):

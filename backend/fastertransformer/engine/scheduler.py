@@ -89,6 +89,8 @@ class Scheduler:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
         planned = self._continue_running(self._config.max_num_batched_tokens, room)
+        for entry in planned:
+            self._publish(entry.sequence, entry.num_tokens)
         budget = self._config.max_num_batched_tokens - sum(entry.num_tokens for entry in planned)
         admitted = self._admit(budget, room - len(planned))
         if not planned and not admitted:
@@ -167,6 +169,7 @@ class Scheduler:
             self._running.append(sequence)
             count = min(sequence.num_to_compute, budget)
             admitted.append(entry_for(sequence, count))
+            self._publish(sequence, count)
             budget -= count
         return admitted
 
@@ -203,7 +206,6 @@ class Scheduler:
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
             sequence.num_pending += entry.samples
-            self._publish(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
         sequence.num_pending -= 1
@@ -218,9 +220,10 @@ class Scheduler:
         else:
             self._finish(sequence)
 
-    def _publish(self, sequence: Sequence) -> None:
-        """Batches run in order, so a block may be shared as soon as a batch that fills it is scheduled."""
-        full = min(sequence.num_computed, len(sequence.tokens)) // self.pool.block_size
+    def _publish(self, sequence: Sequence, num_planned: int = 0) -> None:
+        """A block may be shared as soon as its last token is among the `num_planned` of the next batch, even
+        by other sequences of that batch: every layer writes all keys and values before it reads any."""
+        full = min(sequence.num_computed + num_planned, len(sequence.tokens)) // self.pool.block_size
         if not self.pool.enable_reuse or full <= sequence.num_published:
             return
         digests = self._digests(sequence, full)
