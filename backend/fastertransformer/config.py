@@ -167,7 +167,9 @@ def check(config: EngineConfig) -> None:
         raise ModelLoadError(f"parameter kv_cache_free_gpu_mem_fraction is {fraction}; allowed is (0, 1]")
     idle = config.cache.session_idle_s
     if not 0 <= idle <= MAX_SESSION_IDLE_S:
-        raise ModelLoadError(f"parameter session_idle_timeout_s is {idle}; allowed is [0, {MAX_SESSION_IDLE_S}]")
+        raise ModelLoadError(
+            f"parameter session_idle_timeout_s is {idle}; allowed is [0, {MAX_SESSION_IDLE_S}]"
+        )
 
 
 def encode(config: EngineConfig) -> str:

@@ -14,7 +14,7 @@ class Prefixes:
         self._sessions = sessions
 
     def find(self, sequence: Sequence) -> tuple[list[int], int]:
-        """Blocks that hold its first tokens, and how many of them; one token is left to compute. None is taken."""
+        """Blocks that hold its first tokens, and how many; one is left to compute. They are not taken."""
         known = len(sequence.tokens) - 1
         shared = self._pool.match(self._digests(sequence, known // self._pool.block_size))
         num_shared = len(shared) * self._pool.block_size

@@ -56,7 +56,7 @@ class Sessions:
         self._kept[key] = Kept(tokens, blocks[:needed], self._now)
 
     def find(self, key: SessionKey, tokens: Tokens[int]) -> tuple[list[int], int]:
-        """Blocks with the keys and values that `tokens` begins with, and of how many tokens; they stay kept."""
+        """Blocks with keys and values of the first `tokens`, and of how many; they stay kept."""
         kept = self._kept.get(key)
         if kept is None:
             return [], 0
