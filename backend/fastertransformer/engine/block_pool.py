@@ -73,6 +73,10 @@ class BlockPool:
             self._forget(block)
         return blocks
 
+    def may_be_overwritten(self, block: int) -> bool:
+        """Whether its one holder alone knows what it contains."""
+        return self._references[block] == 1 and block not in self._digest_of
+
     def publish(self, block: int, digest: bytes) -> None:
         """Offers a block whose contents are final; the first one with a digest stays the shared one."""
         if self.enable_reuse and digest not in self._block_of:

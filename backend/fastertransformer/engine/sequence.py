@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..messages import FinishReason, Request, SamplingParams
+from .sessions import SessionKey
 
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
@@ -41,10 +42,17 @@ class Sequence:
     """Of the full blocks of `tokens`, as far as somebody asked."""
     num_published: int = 0
     """Leading blocks that others may share."""
+    keeps: bool = False
+    """Its session goes on from its keys and values."""
 
     @property
     def key(self) -> SequenceKey:
         return self.client, self.request.id
+
+    @property
+    def session_key(self) -> SessionKey | None:
+        session = self.request.session
+        return None if session is None else (self.client, session.id)
 
     @property
     def sampling(self) -> SamplingParams:
