@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The ring of skinny_linear_sm90.cu in shared memory, and the two threads of a block that fill it.
+#pragma once
+
+#include "cuda/tensor_map.h"
+#include "device/hopper.cuh"
+#include "device/pdl.cuh"
+
+namespace ft::cuda::sm90 {
+
+constexpr int kTileRows = 32;
+constexpr int kGroupRows = 8;  // what rows are dealt out by
+constexpr int kUnitColumns = 128;
+constexpr int kBoxColumns = 64;  // 128 bytes, what one swizzle spans
+constexpr int kBoxes = kUnitColumns / kBoxColumns;
+constexpr int kBoxRowBytes = kBoxColumns * 2;
+constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
+constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
+constexpr int kThreads = kConsumers + 64;
+constexpr int kAlignment = 1024;  // of a swizzled box
+constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
+constexpr int kAheadUnits = 12;   // brought into the second cache behind a full ring
+constexpr int kSumTokens = 16;    // whose sums are added at a time
+
+// The rows [begin, end) of a block, in multiples of kGroupRows. They are counted in the order of
+// the tiles, whose rows come from all parts of the weight (box_map) in equal numbers.
+struct Share {
+  int groups_of_each, blocks_with_one_more;
+
+  __device__ int begin(int block) const {
+    return (block * groups_of_each + min(block, blocks_with_one_more)) * kGroupRows;
+  }
+};
+
+// The weight in boxes of a whole tile, and of the rows behind the last whole tile of a block, of
+// which there are two numbers.
+struct WeightMaps {
+  CUtensorMap tile, rest, longer_rest;
+};
+
+template <int kTokens>
+struct Ring {
+  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
+  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
+  static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
+  static constexpr int kXBytes = kTokens * kUnitColumns * 2;
+  static constexpr int kStageBytes = kWeightBytes + kXBytes;
+  static constexpr int kStages = kBytes / kStageBytes;
+  static constexpr int kSumBytes =
+      kConsumers / 32 * (kTokens < kSumTokens ? kTokens : kSumTokens) * kSumStride * 4;
+  static constexpr int kSharedBytes = kAlignment + kStages * (kStageBytes + 16) + kSumBytes;
+
+  char* memory;
+  float* sums;  // [warp, token, row of kSumStride]
+  uint64_t* full;
+  uint64_t* empty;
+
+  __device__ explicit Ring(char* shared) {
+    memory = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
+    sums = reinterpret_cast<float*>(memory + kStages * kStageBytes);
+    full = reinterpret_cast<uint64_t*>(memory + kStages * kStageBytes + kSumBytes);
+    empty = full + kStages;
+  }
+  __device__ char* weight(int stage) const { return memory + stage * kStageBytes; }
+  __device__ char* x(int stage) const { return weight(stage) + kWeightBytes; }
+};
+
+#ifdef FT_HOPPER
+
+// A stage of the ring and the phase of its barriers.
+template <int kStages>
+struct Position {
+  int stage = 0, phase = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
+};
+
+// One thread for the weights, another for x: neither waits for the other.
+template <int kTokens, int kParts>
+__device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight, bool is_longer,
+                             int begin, int end, int units) {
+  using R = Ring<kTokens>;
+  const CUtensorMap& rest = is_longer ? weight.longer_rest : weight.rest;
+  Position<R::kStages> at;
+  int stages_to_fill = R::kStages;
+  for (int row = begin; row < end; row += kTileRows) {
+    const int rows = min(kTileRows, end - row);
+    const CUtensorMap& map = rows == kTileRows ? weight.tile : rest;
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      // Between two products the memory is idle for longer than a ring takes to fill.
+      if (stages_to_fill-- == 0) {
+        for (int ahead = unit; ahead < min(unit + kAheadUnits, units); ++ahead) {
+          if constexpr (kParts > 1) {
+            device::prefetch_part_boxes(map, row / kParts, ahead * kBoxes);
+          } else {
+            device::prefetch_boxes(map, row, ahead * kBoxes);
+          }
+        }
+      }
+      uint64_t* const full = &ring.full[at.stage];
+      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+      device::barrier_expect(full, rows * kUnitColumns * 2 + R::kXBytes);
+      if constexpr (kParts > 1) {
+        device::copy_part_boxes(ring.weight(at.stage), map, row / kParts, unit * kBoxes, full,
+                                device::kEvictFirst);
+      } else {
+        device::copy_boxes(ring.weight(at.stage), map, row, unit * kBoxes, full,
+                           device::kEvictFirst);
+      }
+    }
+  }
+}
+
+template <int kTokens>
+__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
+                       int units) {
+  device::wait_for_predecessor();
+  Position<Ring<kTokens>::kStages> at;
+  for (int row = begin; row < end; row += kTileRows) {
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+      device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
+                         device::kEvictLast);
+    }
+  }
+}
+
+#endif  // FT_HOPPER
+
+}  // namespace ft::cuda::sm90
