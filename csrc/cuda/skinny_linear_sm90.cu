@@ -167,11 +167,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   const int begin = share.begin(blockIdx.x), end = share.begin(blockIdx.x + 1);
   if (threadIdx.x < kConsumers) {
-    device::wait_for_predecessor();
+    device::wait_for_predecessor(device::NextStarts::kBehindWait);
     consume<T>(ring, begin, end, units, result);
   } else if (threadIdx.x == kConsumers) {
-    load_weights<kTokens, kParts>(ring, weight, blockIdx.x < share.blocks_with_one_more, begin, end,
-                                  units);
+    const bool is_longer = blockIdx.x < share.blocks_with_one_more;
+    load_weights(ring, WeightUnits<kParts>{weight, is_longer, end, units, begin});
   } else if (threadIdx.x == kConsumers + 32) {
     load_x(ring, x, begin, end, units);
   }

@@ -40,8 +40,8 @@ struct WeightMaps {
 
 template <int kTokens>
 struct Ring {
-  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
-  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
+  // No second block fits beside it: what the next product loads ahead comes when this one leaves.
+  static constexpr int kBytes = 184 * 1024;
   static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
   static constexpr int kXBytes = kTokens * kUnitColumns * 2;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
@@ -77,46 +77,64 @@ struct Position {
   }
 };
 
-// One thread for the weights, another for x: neither waits for the other.
-template <int kTokens, int kParts>
-__device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight, bool is_longer,
-                             int begin, int end, int units) {
-  using R = Ring<kTokens>;
-  const CUtensorMap& rest = is_longer ? weight.longer_rest : weight.rest;
-  Position<R::kStages> at;
-  int stages_to_fill = R::kStages;
-  for (int row = begin; row < end; row += kTileRows) {
-    const int rows = min(kTileRows, end - row);
-    const CUtensorMap& map = rows == kTileRows ? weight.tile : rest;
-    for (int unit = 0; unit < units; ++unit, at.advance()) {
-      // Between two products the memory is idle for longer than a ring takes to fill.
-      if (stages_to_fill-- == 0) {
-        for (int ahead = unit; ahead < min(unit + kAheadUnits, units); ++ahead) {
-          if constexpr (kParts > 1) {
-            device::prefetch_part_boxes(map, row / kParts, ahead * kBoxes);
-          } else {
-            device::prefetch_boxes(map, row, ahead * kBoxes);
-          }
-        }
-      }
-      uint64_t* const full = &ring.full[at.stage];
-      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::barrier_expect(full, rows * kUnitColumns * 2 + R::kXBytes);
-      if constexpr (kParts > 1) {
-        device::copy_part_boxes(ring.weight(at.stage), map, row / kParts, unit * kBoxes, full,
-                                device::kEvictFirst);
-      } else {
-        device::copy_boxes(ring.weight(at.stage), map, row, unit * kBoxes, full,
-                           device::kEvictFirst);
-      }
+// The weight's units of a block, in the order in which they are needed.
+template <int kParts>
+struct WeightUnits {
+  const WeightMaps& maps;
+  bool is_longer;
+  int end, units_of_row, row, unit = 0;
+
+  __device__ bool is_at_end() const { return row >= end; }
+  __device__ void advance() {
+    if (++unit == units_of_row) unit = 0, row += kTileRows;
+  }
+  __device__ int rows() const { return min(kTileRows, end - row); }
+  __device__ void copy(void* to, uint64_t* barrier) const {
+    if constexpr (kParts > 1) {
+      device::copy_part_boxes(to, map(), row / kParts, unit * kBoxes, barrier, device::kEvictFirst);
+    } else {
+      device::copy_boxes(to, map(), row, unit * kBoxes, barrier, device::kEvictFirst);
     }
+  }
+  __device__ void prefetch() const {
+    if constexpr (kParts > 1) {
+      device::prefetch_part_boxes(map(), row / kParts, unit * kBoxes);
+    } else {
+      device::prefetch_boxes(map(), row, unit * kBoxes);
+    }
+  }
+
+ private:
+  __device__ const CUtensorMap& map() const {
+    return rows() == kTileRows ? maps.tile : is_longer ? maps.longer_rest : maps.rest;
+  }
+};
+
+// One thread for the weights, another for x: neither waits for the other. Between two products the
+// memory is idle for longer than a ring takes to fill, so behind a full ring the second cache takes
+// in what comes next, and keeps that lead: copies from the cache alone would leave the memory idle.
+template <int kTokens, int kParts>
+__device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next) {
+  using R = Ring<kTokens>;
+  WeightUnits<kParts> ahead = next;
+  Position<R::kStages> at;
+  for (int count = 0; !next.is_at_end(); ++count, next.advance(), at.advance()) {
+    if (count < R::kStages) ahead.advance();
+    const int num_ahead = count < R::kStages ? 0 : count == R::kStages ? kAheadUnits : 1;
+    for (int i = 0; i < num_ahead && !ahead.is_at_end(); ++i, ahead.advance()) {
+      ahead.prefetch();
+    }
+    uint64_t* const full = &ring.full[at.stage];
+    device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+    device::barrier_expect(full, next.rows() * kUnitColumns * 2 + R::kXBytes);
+    next.copy(ring.weight(at.stage), full);
   }
 }
 
 template <int kTokens>
 __device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
                        int units) {
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(device::NextStarts::kBehindWait);
   Position<Ring<kTokens>::kStages> at;
   for (int row = begin; row < end; row += kTileRows) {
     for (int unit = 0; unit < units; ++unit, at.advance()) {
