@@ -131,7 +131,7 @@ template <typename T, int kRanks, typename Result>
 __global__ void __launch_bounds__(kExchangeThreads, 2)
     one_shot_kernel(const __grid_constant__ Arena arena, Message<T> x, Result result,
                     int per_block) {
-  device::wait_for_predecessor(device::NextStarts::kBehindWait);
+  device::wait_for_predecessor();
   const int first = blockIdx.x * per_block;
   const int count = min(per_block, x.packs() - first);
   const int thread = threadIdx.x;
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kExchangeThreads, 2)
 template <typename T, int kRanks>
 __global__ void __launch_bounds__(kExchangeThreads, 2)
     two_shot_kernel(const __grid_constant__ Arena arena, Message<T> x, int chunk, int per_block) {
-  device::wait_for_predecessor(device::NextStarts::kBehindWait);
+  device::wait_for_predecessor();
   const Mailbox mailbox(arena);
   if (mailbox.is_closed()) return;
   const int first = blockIdx.x * per_block;

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   const int begin = share.begin(blockIdx.x), end = share.begin(blockIdx.x + 1);
   if (threadIdx.x < kConsumers) {
-    device::wait_for_predecessor(device::NextStarts::kBehindWait);
+    device::wait_for_predecessor();
     consume<T>(ring, begin, end, units, result);
   } else if (threadIdx.x == kConsumers) {
     const bool is_longer = blockIdx.x < share.blocks_with_one_more;

@@ -21,12 +21,9 @@ constexpr int kPieceBytes = 16;
 constexpr int kPieceOfX = 8;  // columns
 constexpr int kChunkBytesOfX = kChunk * 2;
 
-// Of a multiprocessor's shared memory, on sm_90: more than half, so that the next product's ring
-// fills when this one leaves.
-constexpr int kSharedBytesSm90 = 116 * 1024;
-
 // Sizes for weights of type W and up to 8 * kTokenTiles tokens. All fit into the 99 KiB of shared
-// memory of sm_89.
+// memory of sm_89, and two blocks into sm_90, where the next kernel's ring fills while this one
+// ends.
 template <typename W, int kTokenTiles>
 struct Sizes {
   static constexpr bool kIsInt8 = sizeof(W) == 1;

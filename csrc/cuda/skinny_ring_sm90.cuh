@@ -40,8 +40,8 @@ struct WeightMaps {
 
 template <int kTokens>
 struct Ring {
-  // No second block fits beside it: what the next product loads ahead comes when this one leaves.
-  static constexpr int kBytes = 184 * 1024;
+  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
+  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
   static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
   static constexpr int kXBytes = kTokens * kUnitColumns * 2;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
@@ -134,7 +134,7 @@ __device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next
 template <int kTokens>
 __device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
                        int units) {
-  device::wait_for_predecessor(device::NextStarts::kBehindWait);
+  device::wait_for_predecessor();
   Position<Ring<kTokens>::kStages> at;
   for (int row = begin; row < end; row += kTileRows) {
     for (int unit = 0; unit < units; ++unit, at.advance()) {
