@@ -24,7 +24,8 @@ __device__ __forceinline__ void wait_for_predecessor(int rows) {
 #endif
 }
 
-// The same in products and exchanges between GPUs: the next kernel starts behind the wait.
-__device__ __forceinline__ void wait_for_predecessor() { wait_for_predecessor(0); }
+// The same in products and exchanges between GPUs: what follows them is small, loads nothing ahead,
+// and shall be there when they end.
+__device__ __forceinline__ void wait_for_predecessor() { wait_for_predecessor(kFewRows + 1); }
 
 }  // namespace ft::device
