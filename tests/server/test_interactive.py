@@ -2,6 +2,7 @@
 """Conversations on a real server: every turn gets what one long prompt gets, whatever comes between."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from fastertransformer.server import processes
 
-NUM_MODELS = 4
+NUM_MODELS = 5
 GREEDY: dict[str, Any] = {}
 SEEDED = {"runtime_top_k": 30, "temperature": 1.5, "random_seed": 7}
 FIRST, SECOND, THIRD = [[11, 12, 13, 14]], [[21, 22, 23, 24, 25]], [[31]]
@@ -48,6 +49,10 @@ def talking(tmp_path_factory: pytest.TempPathFactory, gpt2: Path) -> Iterator[Tr
         assert new in text
         text = text.replace(new, old)
     config.write_text(text)
+    short = models / "short" / "config.pbtxt"  # declares no tensors
+    (short.parent / "1").mkdir(parents=True)
+    parts = re.split(r"\n(?=input \[)", (models / "talk" / "config.pbtxt").read_text())
+    short.write_text(parts[0].replace('name: "talk"', 'name: "short"'))
     running = TritonServer(folder, models)
     yield running
     running.stop()
@@ -116,6 +121,7 @@ def kept_blocks(server: TritonServer) -> int:
         (HttpTalk, "talk", "a name"),
         (StreamTalk, "stream", "another"),
         (Talk, "old", 2**63 - 5),
+        (Talk, "short", 1),
     ],
 )
 def test_turns_equal_one_long_prompt(
