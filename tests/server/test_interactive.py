@@ -18,8 +18,6 @@ from tiny_models import MAX_POSITIONS
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
-from fastertransformer.server import processes
-
 NUM_MODELS = 5
 GREEDY: dict[str, Any] = {}
 SEEDED = {"runtime_top_k": 30, "temperature": 1.5, "random_seed": 7}
@@ -247,8 +245,7 @@ def test_nothing_goes_on_that_has_not_begun(talking: TritonServer, ends: bool) -
 def test_a_conversation_outlives_its_engine(talking: TritonServer) -> None:
     talk = Talk(talking, 8, **SEEDED)
     said = ids(talk.say(FIRST, 20))
-    rank = next(pid for pid in talking.engine_processes() if ".worker" in processes.command_line(pid))
-    os.kill(rank, signal.SIGKILL)
+    os.kill(talking.ranks()[0], signal.SIGKILL)
     deadline = time.monotonic() + 20
     while (
         talking.log.count("the engine ended and is restarted") < NUM_MODELS
