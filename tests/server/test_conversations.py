@@ -32,7 +32,7 @@ class Contract:
 
     def start(self, turn: Turn) -> Conversation:
         self.num_started += 1
-        return Conversation([self.num_started], 64, [()], [0])
+        return Conversation([self.num_started], 64, 0, [()], [0])
 
     def open(self, turn: Turn, conversation: Conversation) -> OneRow:
         if not turn.tensors:

@@ -172,6 +172,20 @@ def test_many_conversations_at_a_time(talking: TritonServer) -> None:
     assert kept_blocks(talking) == 0
 
 
+def test_memory_of_the_first_turn_holds_for_all(talking: TritonServer) -> None:
+    talk = Talk(talking, 11, memory_len=100)
+    prompt = list(range(60, 220))
+    said = ids(talk.say([prompt], 8))
+    assert 0 < kept_blocks(talking) <= 100 // 16
+    talk.more = {"memory_len": 5}  # of later turns does not count
+    answer = ids(talk.say(SECOND, 20))
+    assert answer == single(talking, said + SECOND[0], 20, memory_len=100)
+    assert answer != single(talking, said + SECOND[0], 20)
+    assert kept_blocks(talking) <= 100 // 16
+    talk.say(THIRD, 1, ends=True)
+    assert kept_blocks(talking) == 0
+
+
 def test_blocks_stay_until_the_end(talking: TritonServer) -> None:
     talk = Talk(talking, 5)
     before = talking.observe("gpt2").num_prefix_hit_tokens
