@@ -59,6 +59,8 @@ class Request(Struct, frozen=True):
     """All tokens before the new ones; in a session with all of its requests and answers so far."""
     sampling: SamplingParams
     session: Session | None = None
+    memory_len: int = 0
+    """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
 
 
 class FinishReason(Enum):

@@ -16,8 +16,9 @@ NO_ENDS = ()
 class Conversation:
     """Sends turns one after the other and remembers what was said."""
 
-    def __init__(self, engine: ToyEngine, session_id: int, client: int = 0) -> None:
+    def __init__(self, engine: ToyEngine, session_id: int, client: int = 0, memory_len: int = 0) -> None:
         self.engine = engine
+        self.memory_len = memory_len
         self.session_id = session_id
         self.client = client
         self.tokens: list[int] = []
@@ -26,7 +27,7 @@ class Conversation:
     def say(self, number: int, new: list[int], max_tokens: int, is_last: bool = False) -> Request:
         session = Session(self.session_id, is_last)
         sampling = SamplingParams(max_tokens=max_tokens)
-        self.request = Request(number, (*self.tokens, *new), sampling, session)
+        self.request = Request(number, (*self.tokens, *new), sampling, session, self.memory_len)
         self.engine.add(self.request, self.client)
         return self.request
 
@@ -59,12 +60,13 @@ TURNS = st.tuples(
     shape=st.sampled_from([(0, 1), (1, 1), (2, 2)]),
     budget=st.integers(1, 24),
     reuse=st.booleans(),
+    memory_lens=st.lists(st.sampled_from([0, 0, 3, 4, 9, 16]), min_size=4, max_size=4),
 )
-def test_conversations_equal_long_prompts(turns, num_blocks, shape, budget, reuse):
+def test_conversations_equal_long_prompts(turns, num_blocks, shape, budget, reuse, memory_lens):
     depth, stages = shape
     config = engine_config(max_num_batched_tokens=budget, stages=stages, reuse=reuse)
     engine = ToyEngine(config, num_blocks, depth)
-    talks = [Conversation(engine, number) for number in range(4)]
+    talks = [Conversation(engine, n, memory_len=memory_len) for n, memory_len in enumerate(memory_lens)]
     open_turns: list[Conversation] = []
     for number, (which, new, max_tokens, rests) in enumerate(turns):
         talk = talks[which]
@@ -218,3 +220,30 @@ def test_a_block_that_others_share_is_not_written_to():
     assert sessions.find((0, 1), [1, 2, 3, 4, 5, 9]) == (blocks, 5)
     pool.share(blocks)
     assert sessions.find((0, 1), [1, 2, 3, 4, 5, 9]) == (blocks[:1], 4)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_what_lies_behind_the_memory_is_given_back(depth):
+    engine = ToyEngine(engine_config(), num_blocks=14, depth=depth)
+    talk = Conversation(engine, 1, memory_len=13)
+    for number in range(4):
+        talk.say(number, [number + 1] * 9, 3)
+        engine.run()
+        talk.hear()
+        assert kept(engine) <= 13 // 4
+    assert len(talk.tokens) > 40
+    talk.say(4, [1], 1, is_last=True)
+    engine.run()
+    talk.hear()
+    engine.scheduler.pool.check_integrity()
+
+
+def test_a_decoding_sequence_holds_no_more_than_its_memory():
+    engine = ToyEngine(engine_config(), num_blocks=6, depth=1)
+    engine.add(Request(0, (1, 2, 3), SamplingParams(max_tokens=50, end_ids=NO_ENDS), memory_len=16))
+    engine.step()
+    for _ in range(45):
+        engine.step()
+        assert kept(engine) <= 16 // 4 + 1
+    engine.run()
+    assert len(engine.results[0, 0].tokens) == 50

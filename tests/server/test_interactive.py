@@ -2,6 +2,7 @@
 """Conversations on a real server: every turn gets what one long prompt gets, whatever comes between."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,7 @@ from tiny_models import MAX_POSITIONS
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
-from fastertransformer.server import processes
-
-NUM_MODELS = 4
+NUM_MODELS = 5
 GREEDY: dict[str, Any] = {}
 SEEDED = {"runtime_top_k": 30, "temperature": 1.5, "random_seed": 7}
 FIRST, SECOND, THIRD = [[11, 12, 13, 14]], [[21, 22, 23, 24, 25]], [[31]]
@@ -48,6 +47,10 @@ def talking(tmp_path_factory: pytest.TempPathFactory, gpt2: Path) -> Iterator[Tr
         assert new in text
         text = text.replace(new, old)
     config.write_text(text)
+    short = models / "short" / "config.pbtxt"  # declares no tensors
+    (short.parent / "1").mkdir(parents=True)
+    parts = re.split(r"\n(?=input \[)", (models / "talk" / "config.pbtxt").read_text())
+    short.write_text(parts[0].replace('name: "talk"', 'name: "short"'))
     running = TritonServer(folder, models)
     yield running
     running.stop()
@@ -116,6 +119,7 @@ def kept_blocks(server: TritonServer) -> int:
         (HttpTalk, "talk", "a name"),
         (StreamTalk, "stream", "another"),
         (Talk, "old", 2**63 - 5),
+        (Talk, "short", 1),
     ],
 )
 def test_turns_equal_one_long_prompt(
@@ -165,6 +169,20 @@ def test_many_conversations_at_a_time(talking: TritonServer) -> None:
     alone = [converse(number) for number in range(12)]
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(converse, range(12))) == alone
+    assert kept_blocks(talking) == 0
+
+
+def test_memory_of_the_first_turn_holds_for_all(talking: TritonServer) -> None:
+    talk = Talk(talking, 11, memory_len=100)
+    prompt = list(range(60, 220))
+    said = ids(talk.say([prompt], 8))
+    assert 0 < kept_blocks(talking) <= 100 // 16
+    talk.more = {"memory_len": 5}  # of later turns does not count
+    answer = ids(talk.say(SECOND, 20))
+    assert answer == single(talking, said + SECOND[0], 20, memory_len=100)
+    assert answer != single(talking, said + SECOND[0], 20)
+    assert kept_blocks(talking) <= 100 // 16
+    talk.say(THIRD, 1, ends=True)
     assert kept_blocks(talking) == 0
 
 
@@ -241,8 +259,7 @@ def test_nothing_goes_on_that_has_not_begun(talking: TritonServer, ends: bool) -
 def test_a_conversation_outlives_its_engine(talking: TritonServer) -> None:
     talk = Talk(talking, 8, **SEEDED)
     said = ids(talk.say(FIRST, 20))
-    rank = next(pid for pid in talking.engine_processes() if ".worker" in processes.command_line(pid))
-    os.kill(rank, signal.SIGKILL)
+    os.kill(talking.ranks()[0], signal.SIGKILL)
     deadline = time.monotonic() + 20
     while (
         talking.log.count("the engine ended and is restarted") < NUM_MODELS

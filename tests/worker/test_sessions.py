@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import VOCAB_SIZE, ask, running_engine, tokens_of
+from engine_runs import BLOCK_SIZE, VOCAB_SIZE, ask, running_engine, tokens_of
+from msgspec.structs import replace
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastertransformer.messages import Request, SamplingParams, Session
@@ -96,6 +97,47 @@ def test_blocks_that_others_took_are_computed_again(checkpoint, reuse):
         before = converse(client, 7)
         after = converse(client, 7, others=[other])
         assert after == before == as_long_prompts(client, before, 7)
+
+
+def with_memory(checkpoint: Path, prompt: list[int], new: int, memory_len: int) -> list[int]:
+    """What transformers generates when a token sees the last memory_len // BLOCK_SIZE blocks."""
+    model = LlamaForCausalLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    tokens = list(prompt)
+    for _ in range(new):
+        position = torch.arange(len(tokens))
+        block = position // BLOCK_SIZE
+        is_hidden = block[None] <= block[:, None] - memory_len // BLOCK_SIZE
+        is_hidden |= position[None] > position[:, None]
+        mask = torch.zeros(is_hidden.shape).masked_fill(is_hidden, torch.finfo(torch.float32).min)
+        with torch.no_grad():
+            logits = model(torch.tensor([tokens]), attention_mask=mask[None, None]).logits
+        tokens.append(int(logits[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("tp", "pp", "device"),
+    [(1, 1, "cpu"), (2, 1, "cpu"), (1, 2, "cpu"), pytest.param(1, 1, "cuda", marks=pytest.mark.gpu)],
+)
+def test_a_token_sees_as_far_as_the_memory_goes(checkpoint, tp, pp, device):
+    memory_len, new, talk = 2 * BLOCK_SIZE + 3, 30, Session(1)
+    prompt = [(7 * i) % VOCAB_SIZE for i in range(1, 44)]
+    sampling = SamplingParams(max_tokens=new, end_ids=())
+    expected = with_memory(checkpoint, prompt, new, memory_len)
+    with running_engine(checkpoint, tp, pp, device=device, max_num_batched_tokens=19) as client:
+        whole = Request(0, tuple(prompt), sampling, memory_len=memory_len)
+        all_seen = Request(1, tuple(prompt), sampling)
+        neighbours = [
+            replace(request, id=2 + n, sampling=replace(sampling, **KINDS[n]))
+            for n, request in enumerate([all_seen] * len(KINDS))
+        ]
+        answers = tokens_of(client, [whole, all_seen, *neighbours])
+        assert answers[0] == expected != answers[1]
+        # In two turns, of which the second finds the last blocks of the first.
+        first = Request(0, tuple(prompt[:30]), replace(sampling, max_tokens=1), talk, memory_len)
+        _, stats = ask(client, [first])
+        assert stats.num_total_blocks - stats.num_free_blocks <= memory_len // BLOCK_SIZE
+        assert tokens_of(client, [replace(whole, session=talk)])[0] == expected
 
 
 def free_blocks(client: EngineClient, session: Session | None = None) -> int:

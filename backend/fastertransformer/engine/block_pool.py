@@ -13,6 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
+GONE = -1
+"""In a list of blocks: one that was given back, because nothing looks so far back any more."""
+
 
 def prefix_digests(tokens: Tokens[int], block_size: int, parent: bytes = b"") -> list[bytes]:
     """Digest of every full block of `tokens`; `parent` is the digest of what comes before them."""
@@ -56,11 +59,11 @@ class BlockPool:
 
     def num_free_without(self, blocks: Tokens[int]) -> int:
         """Free blocks that would be left after `blocks` are shared."""
-        return self.num_free - sum(self._references[block] == 0 for block in blocks)
+        return self.num_free - sum(self._references[block] == 0 for block in _there(blocks))
 
     def share(self, blocks: Tokens[int]) -> None:
         """Takes one more reference on each of `blocks`."""
-        for block in blocks:
+        for block in _there(blocks):
             self._references[block] += 1
             self._free.pop(block, None)
 
@@ -85,7 +88,7 @@ class BlockPool:
 
     def release(self, blocks: Tokens[int]) -> None:
         """Gives back one reference on each block, last block first: the start of a prefix is kept longest."""
-        for block in reversed(blocks):
+        for block in reversed(_there(blocks)):
             assert self._references[block] > 0, f"block {block} released more often than taken"
             self._references[block] -= 1
             if self._references[block] == 0:
@@ -102,3 +105,7 @@ class BlockPool:
         digest = self._digest_of.pop(block, None)
         if digest is not None:
             del self._block_of[digest]
+
+
+def _there(blocks: Tokens[int]) -> list[int]:
+    return [block for block in blocks if block != GONE]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which of a sequence's first tokens need not be computed, and offering what it has computed to others."""
 
-from .block_pool import BlockPool, prefix_digests
+from .block_pool import GONE, BlockPool, prefix_digests
 from .sequence import Sequence
 from .sessions import Sessions
 
@@ -20,7 +20,8 @@ class Prefixes:
         num_shared = len(shared) * self._pool.block_size
         if sequence.session_key is not None:
             kept, num_kept = self._sessions.find(sequence.session_key, sequence.tokens[:known])
-            if num_kept > num_shared:
+            oldest = sequence.oldest_block(num_kept, self._pool.block_size)
+            if num_kept > num_shared and GONE not in kept[oldest:]:
                 return kept, num_kept
         return shared, num_shared
 
@@ -42,5 +43,7 @@ class Prefixes:
         known = sequence.digests
         if len(known) < count:
             tokens = sequence.tokens[len(known) * self._pool.block_size : count * self._pool.block_size]
-            known += prefix_digests(tokens, self._pool.block_size, parent=known[-1] if known else b"")
+            # What a token has seen is in its keys and values, too.
+            root = f"memory {sequence.memory_blocks}".encode() if sequence.memory_blocks else b""
+            known += prefix_digests(tokens, self._pool.block_size, parent=known[-1] if known else root)
         return known[:count]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from ..config import EngineConfig
 from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, StepResult
-from .block_pool import BlockPool
+from .block_pool import GONE, BlockPool
 from .planner import Entry, build_batch, entry_for
 from .prefixes import Prefixes
 from .sequence import Sequence, SequenceKey, State
@@ -69,6 +69,8 @@ class Scheduler:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, list(request.prompt))
+            if request.memory_len:
+                sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
             sequence.keeps = request.session is not None and not request.session.is_last
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
@@ -226,6 +228,14 @@ class Scheduler:
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
             sequence.num_pending += entry.samples
+            self._forget_oldest(sequence)
+
+    def _forget_oldest(self, sequence: Sequence) -> None:
+        """Gives back what no token sees any more: batches run in order, so those in flight read it first."""
+        next_token = min(sequence.num_computed, len(sequence.tokens))
+        oldest = sequence.oldest_block(next_token, self.pool.block_size)
+        self.pool.release(sequence.blocks[:oldest])
+        sequence.blocks[:oldest] = [GONE] * oldest
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
         sequence.num_pending -= 1

@@ -28,6 +28,8 @@ class Conversation:
     """What the engine calls the rows."""
     limit: int
     """Tokens that a row may come to."""
+    memory_len: int
+    """How many tokens back a token sees; 0: all."""
     tokens: list[tuple[int, ...]]
     """Of every row: prompts and answers so far."""
     num_hidden: list[int]

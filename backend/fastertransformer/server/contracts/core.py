@@ -71,6 +71,7 @@ INPUTS = (
         (1,),
         only(False, "context embeddings are not served yet"),
     ),
+    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
     Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
     Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
@@ -109,7 +110,8 @@ class CoreContract:
     def _request(self, values: Mapping[str, Any], prompt: tuple[int, ...], info: EngineInfo) -> Request:
         start_id = info.start_id if values["start_id"] is None else values["start_id"]
         sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
-        request = Request(next(self._ids), prompt or (start_id,), sampling)
+        prompt = prompt or (start_id,)
+        request = Request(next(self._ids), prompt, sampling, memory_len=values["memory_len"])
         validation.check(request, info, NAMES)
         return request
 

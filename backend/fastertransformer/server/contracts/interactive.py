@@ -21,10 +21,8 @@ from ..protocol import Array, Input, declared, first_row, per_row, read_rows
 from .core import CoreContract
 from .core_call import CoreCall
 
-SESSION_INPUTS = (
-    Input("session_len", "TYPE_UINT32", (1,), first_row, "limit", 0),
-    Input("memory_len", "TYPE_UINT32", (1,), first_row),
-)
+SESSION_INPUTS = (Input("session_len", "TYPE_UINT32", (1,), first_row, "limit", 0),)
+_FIRST_TURN_INPUTS = (*SESSION_INPUTS, Input("memory_len", "TYPE_UINT32", (1,), first_row, "memory_len", 0))
 _NAMES = frozenset(tensor.name for tensor in SESSION_INPUTS)
 
 
@@ -67,10 +65,12 @@ class InteractiveContract:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         tensors = _rows_of(turn.tensors)
         batch = len(tensors["input_ids"])
-        limit = read_rows(SESSION_INPUTS, tensors, batch)[0]["limit"]
+        values = read_rows(_FIRST_TURN_INPUTS, tensors, batch)[0]
+        limit = min(values["limit"] or turn.info.max_model_len, turn.info.max_model_len)
         return Conversation(
             session_ids=[next(self._session_ids) for _ in range(batch)],
-            limit=min(limit or turn.info.max_model_len, turn.info.max_model_len),
+            limit=limit,
+            memory_len=values["memory_len"] if values["memory_len"] < limit else 0,
             tokens=[()] * batch,
             num_hidden=[0] * batch,
         )
@@ -96,7 +96,8 @@ class InteractiveContract:
         known = conversation.tokens[index]
         hidden = known[: conversation.num_hidden[index]]
         session = Session(conversation.session_ids[index], is_last=turn.ends)
-        row.request = replace(row.request, prompt=(*hidden, *row.request.prompt), session=session)
+        prompt = (*hidden, *row.request.prompt)
+        row.request = replace(row.request, prompt=prompt, session=session, memory_len=conversation.memory_len)
         new, wanted = len(row.request.prompt) - len(known), row.request.sampling.max_tokens
         if len(known) + new + wanted > conversation.limit:
             raise InvalidRequest(
@@ -127,4 +128,9 @@ def _continued(tensors: Mapping[str, Array], conversation: Conversation) -> dict
             )
         line[: len(before) + length] = [*before, *new[:length]]
     totals = [len(before) + length for before, length in zip(said, lengths, strict=True)]
-    return {**tensors, "input_ids": whole, "input_lengths": np.array(totals)}
+    return {
+        **tensors,
+        "input_ids": whole,
+        "input_lengths": np.array(totals),
+        "memory_len": np.array([conversation.memory_len]),  # what the first turn said
+    }
