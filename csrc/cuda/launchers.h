@@ -50,10 +50,12 @@ void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight
                         const Tensor& scale, int64_t stream);
 void process_logits(const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
                     const Tensor& lengths, const Tensor& floats, const Tensor& integers,
-                    const Tensor& bad_words, const Tensor& end_ids, int64_t stream);
+                    const Tensor& bad_words, const Tensor& end_ids, const Tensor& biases,
+                    int64_t stream);
 void greedy(const Tensor& out, const Tensor& logits, const Tensor& slots, int64_t stream);
-void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const Tensor& lengths,
-            const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream);
+void sample(const Tensor& out, const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
+            const Tensor& lengths, const Tensor& floats, const Tensor& integers,
+            const Tensor& seeds, int64_t stream);
 void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
                      const Tensor& slots, const Tensor& integers, int64_t stream);
 void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,

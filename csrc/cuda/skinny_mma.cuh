@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(Sizes<W, kTokenTiles>::kBoundThreads,
                                     row_set);
   Affine<T, W, kTokenTiles, kGated> affine;
   affine.fetch(problem, share, 0);
-  device::wait_for_predecessor(device::NextStarts::kBehindWait);
+  device::wait_for_predecessor();
   x.fetch(share.begin);
   for (int i = 0; i < share.blocks; ++i) {
     const int block = i * share.block_tiles;
@@ -199,10 +199,11 @@ void launch_tiles(const char* op, Problem<T, W, kGated> problem, int64_t stream)
     }
   }
   constexpr auto kernel = skinny_mma_kernel<T, W, kTokenTiles, kGated>;
-  static const int bytes = has_programmatic_launch() ? kSharedBytesSm90 : S::kSharedBytes;
-  [[maybe_unused]] static const bool allowed = (allow_shared(op, kernel, bytes), true);
+  static const bool allowed = (allow_shared(op, kernel, S::kSharedBytes), true);
+  static_cast<void>(allowed);
   const int tile_rows = problem.tile_rows(), tiles = (problem.rows + tile_rows - 1) / tile_rows;
-  launch(op, kernel, std::min(tiles, num_multiprocessors()), kThreads, bytes, stream, problem);
+  launch(op, kernel, std::min(tiles, num_multiprocessors()), kThreads, S::kSharedBytes, stream,
+         problem);
 }
 
 template <typename T, typename W, bool kGated>

@@ -22,12 +22,9 @@ constexpr int kPieceOfX = 8;  // columns
 constexpr int kChunkBytesOfX = kChunk * 2;
 constexpr int kAheadStages = 12;  // of a warp, that go to the second cache behind a full ring
 
-// Of a multiprocessor's shared memory, on sm_90: more than half, so that the next product's ring
-// fills when this one leaves.
-constexpr int kSharedBytesSm90 = 116 * 1024;
-
 // Sizes for weights of type W and up to 8 * kTokenTiles tokens. All fit into the 99 KiB of shared
-// memory of sm_89.
+// memory of sm_89, and two blocks into sm_90, where the next kernel's ring fills while this one
+// ends.
 template <typename W, int kTokenTiles>
 struct Sizes {
   static constexpr bool kIsInt8 = sizeof(W) == 1;

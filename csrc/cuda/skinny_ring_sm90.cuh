@@ -38,10 +38,30 @@ struct WeightMaps {
   CUtensorMap tile, rest, longer_rest;
 };
 
+// The tiles of neighbouring blocks that share what they load of x: all go through as many tiles,
+// though the last one of a block may have no rows.
+struct Tiles {
+  int begin, end;  // rows of this block
+  int count;
+  bool is_longer;  // than blocks further on
+
+  __device__ Tiles(const Share& share, int cluster) {
+    const int block = blockIdx.x, first = block / cluster * cluster;
+    begin = share.begin(block), end = share.begin(block + 1);
+    count = (share.begin(first + 1) - share.begin(first) + kTileRows - 1) / kTileRows;
+    is_longer = block < share.blocks_with_one_more;
+  }
+  __device__ int row(int tile) const { return begin + tile * kTileRows; }
+  __device__ int rows(int tile) const { return max(0, min(kTileRows, end - row(tile))); }
+};
+
 template <int kTokens>
 struct Ring {
-  // No second block fits beside it: what the next product loads ahead comes when this one leaves.
-  static constexpr int kBytes = 184 * 1024;
+  // Every tile of a block reads x. With many tokens that is more than the weights, and too much for
+  // the second cache, if neighbouring blocks do not share it.
+  static constexpr int kCluster = kTokens > 16 ? kBoxes : 1;
+  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
+  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
   static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
   static constexpr int kXBytes = kTokens * kUnitColumns * 2;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
@@ -81,15 +101,17 @@ struct Position {
 template <int kParts>
 struct WeightUnits {
   const WeightMaps& maps;
-  bool is_longer;
-  int end, units_of_row, row, unit = 0;
+  Tiles tiles;
+  int units_of_tile, tile = 0, unit = 0;
 
-  __device__ bool is_at_end() const { return row >= end; }
+  __device__ bool is_at_end() const { return tile == tiles.count; }
   __device__ void advance() {
-    if (++unit == units_of_row) unit = 0, row += kTileRows;
+    if (++unit == units_of_tile) unit = 0, ++tile;
   }
-  __device__ int rows() const { return min(kTileRows, end - row); }
+  __device__ int rows() const { return tiles.rows(tile); }
   __device__ void copy(void* to, uint64_t* barrier) const {
+    const int row = tiles.row(tile);
+    if (rows() == 0) return;
     if constexpr (kParts > 1) {
       device::copy_part_boxes(to, map(), row / kParts, unit * kBoxes, barrier, device::kEvictFirst);
     } else {
@@ -97,6 +119,8 @@ struct WeightUnits {
     }
   }
   __device__ void prefetch() const {
+    const int row = tiles.row(tile);
+    if (rows() == 0) return;
     if constexpr (kParts > 1) {
       device::prefetch_part_boxes(map(), row / kParts, unit * kBoxes);
     } else {
@@ -106,7 +130,7 @@ struct WeightUnits {
 
  private:
   __device__ const CUtensorMap& map() const {
-    return rows() == kTileRows ? maps.tile : is_longer ? maps.longer_rest : maps.rest;
+    return rows() == kTileRows ? maps.tile : tiles.is_longer ? maps.longer_rest : maps.rest;
   }
 };
 
@@ -132,15 +156,21 @@ __device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next
 }
 
 template <int kTokens>
-__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
-                       int units) {
-  device::wait_for_predecessor(device::NextStarts::kBehindWait);
-  Position<Ring<kTokens>::kStages> at;
-  for (int row = begin; row < end; row += kTileRows) {
+__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int num_tiles, int units) {
+  using R = Ring<kTokens>;
+  device::wait_for_predecessor();
+  Position<R::kStages> at;
+  for (int tile = 0; tile < num_tiles; ++tile) {
     for (int unit = 0; unit < units; ++unit, at.advance()) {
+      uint64_t* const full = &ring.full[at.stage];
       device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
-                         device::kEvictLast);
+      if constexpr (R::kCluster == 1) {
+        device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, full, device::kEvictLast);
+      } else {
+        const int box = device::block_in_cluster();  // of this block's to load
+        device::copy_boxes_to_cluster(ring.x(at.stage) + box * R::kXBytes / kBoxes, x, 0,
+                                      unit * kBoxes + box, full, device::kEvictLast, R::kCluster);
+      }
     }
   }
 }

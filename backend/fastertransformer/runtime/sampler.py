@@ -28,13 +28,10 @@ class Sampler:
             needs: what must run; a row that asks for less gets the same from more.
         """
         table = self._table
+        given = (logits, self._token_pool, slots, lengths, table.floats, table.integers)
         if needs.processing:
-            words = (table.bad_words.tokens, table.end_ids.tokens)
-            ops.process_logits(logits, self._token_pool, slots, lengths, table.floats, table.integers, *words)
-        if needs.drawing:
-            tokens = ops.sample(logits, slots, lengths, table.floats, table.integers, table.seeds)
-        else:
-            tokens = ops.greedy(logits, slots)
+            ops.process_logits(*given, table.bad_words.tokens, table.end_ids.tokens, table.biases.tokens)
+        tokens = ops.sample(*given, table.seeds) if needs.drawing else ops.greedy(logits, slots)
         if needs.logprobs:
             return tokens, ops.log_probability(logits, tokens, slots, table.integers)
         return tokens, self._no_logprobs[: len(tokens)]

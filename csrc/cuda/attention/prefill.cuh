@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kPrefillThreads, kRowTiles == 1 && kHeadDim <=
   const int num_items = num_units * a.num_heads, first = blockIdx.x;
   // The first block waits in any case: the kernel must not end before the one in front of it.
   if (first > 0 && first >= num_items) return;
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_tokens);
   PrefillBlock<T, kHeadDim, kRowTiles> block(a, shared);
   for (int i = first; i < num_items; i += gridDim.x) {
     const PrefillItem item = find_prefill_item<Shape>(a, i, num_units, &sequence);
