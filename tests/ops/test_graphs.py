@@ -58,6 +58,7 @@ def step(given: dict[str, Tensor]) -> Tensor:
     ops.add_positions(hidden, given["places"], positions)
     normed = ops.layer_norm(hidden, weight, bias, EPS)
     active = ops.activation(normed, "gelu_tanh")
+    ops.add(active, normed)
     normed = ops.add_rms_norm(active, hidden, weight, EPS)
     q, k, v = normed.view(NUM_TOKENS, -1, HEAD_DIM).split([NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS], 1)
     caches = (given["k_cache"], given["v_cache"], given["slot_mapping"])
@@ -89,7 +90,7 @@ def test_replays_compute_with_new_contents(dtype):
             given[name].copy_(value)
         graph.replay()
         wanted = step(expected)
-        assert_close(result.cpu(), wanted, 4.0)  # three roundings stand one behind the other
+        assert_close(result.cpu(), wanted, 5.0)  # four roundings stand one behind the other
         for name, value in expected.items():
             assert_close(given[name].cpu(), value, 2.0)
 

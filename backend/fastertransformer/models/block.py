@@ -13,7 +13,7 @@ from torch import Tensor
 from ..layers.attention import Attention, StepMetadata
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
-from ..layers.norm import NormLayer
+from ..layers.norm import NormLayer, add
 from ..parallel.comm import Communicator
 from .spec import Residual
 
@@ -71,13 +71,13 @@ def _post(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> T
 def _parallel(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
     attended = attend(block.normed("norm1", x, residual))
-    return block.group.all_reduce(block.mlp(block.norms["norm2"](residual)).add_(attended))
+    return block.group.all_reduce(add(attended, block.mlp(block.norms["norm2"](residual))))
 
 
 def _parallel_one_norm(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
     normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(attend(normed).add_(block.mlp(normed)))
+    return block.group.all_reduce(add(attend(normed), block.mlp(normed)))
 
 
 def _sandwich(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
