@@ -10,12 +10,16 @@ computed again later.
 import heapq
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as List
+
+import numpy as np
 
 from ..config import EngineConfig
 from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
-from .batch import Batch, StepResult
+from .batch import Batch, FloatArray, StepResult
 from .block_pool import BlockPool, prefix_digests
 from .planner import Entry, build_batch, entry_for
+from .prompts import PromptTables
 from .sequence import Sequence, SequenceKey, State
 
 ClientOutput = tuple[int, Output]
@@ -23,12 +27,19 @@ ClientOutput = tuple[int, Output]
 
 
 class Scheduler:
-    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone."""
+    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
 
-    def __init__(self, config: EngineConfig, info: EngineInfo, num_blocks: int) -> None:
+    Args:
+        prompt_tables: embeddings of the checkpoint's prompt-learning tasks.
+    """
+
+    def __init__(
+        self, config: EngineConfig, info: EngineInfo, num_blocks: int, prompt_tables: List[FloatArray] = ()
+    ) -> None:
         self.pool = BlockPool(num_blocks, config.cache.block_size, config.cache.enable_reuse)
         self._config = config
         self._info = info
+        self._prompts = PromptTables(info, prompt_tables)
         self._num_stages = config.parallel.pipeline_para_size
         self._sequences: dict[SequenceKey, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
@@ -65,6 +76,8 @@ class Scheduler:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, list(request.prompt))
+            sequence.wants_context = request.wants_context
+            self._prompts.give_meaning(sequence)
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
 
@@ -103,8 +116,11 @@ class Scheduler:
     def update(self, result: StepResult) -> None:
         """Takes in what the oldest batch in flight sampled."""
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
+        contexts = iter(() if result.contexts is None else result.contexts)
         for entry in self._in_flight.popleft():
             entry.sequence.num_in_flight -= 1
+            if entry.num_context:
+                entry.sequence.context = entry.sequence.context + next(contexts)
             if entry.samples:
                 self._append(entry.sequence, *next(samples))
             self._settle(entry.sequence)
@@ -174,16 +190,19 @@ class Scheduler:
         return admitted
 
     def _take_blocks(self, sequence: Sequence) -> bool:
-        """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
-        shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
+        """Blocks for all known tokens, shared ones first; at least one token is left to compute, and the
+        whole prompt where its hidden states are wanted."""
+        num_reusable = 0 if sequence.wants_context else len(sequence.tokens) - 1
+        shared = self.pool.match(self._digests(sequence, num_reusable // self.pool.block_size))
         needed = self.pool.blocks_for(len(sequence.tokens)) - len(shared)
         if needed > self.pool.num_free_without(shared):
             return False
         self.pool.share(shared)
         sequence.blocks = shared + self.pool.allocate(needed)
         sequence.num_published = len(shared)
-        sequence.num_computed = len(shared) * self.pool.block_size
-        self._num_prefix_hit_tokens += sequence.num_computed
+        sequence.num_shared = len(shared) * self.pool.block_size
+        sequence.num_computed = max(sequence.num_shared, sequence.prefix_len)
+        self._num_prefix_hit_tokens += sequence.num_shared
         return True
 
     def _fail_head_if_stuck(self) -> None:
@@ -214,7 +233,9 @@ class Scheduler:
         sequence.tokens.append(token)
         reason = sequence.reason_to_stop()
         logprobs = (logprob,) if sequence.sampling.logprobs else ()
-        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason))
+        context = np.asarray(sequence.context, np.float32).tobytes() if sequence.wants_context else b""
+        sequence.wants_context = False
+        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason, context))
         if reason is None:
             self._publish(sequence)
         else:
@@ -238,7 +259,9 @@ class Scheduler:
         known = sequence.digests
         if len(known) < count:
             tokens = sequence.tokens[len(known) * self.pool.block_size : count * self.pool.block_size]
-            known += prefix_digests(tokens, self.pool.block_size, parent=known[-1] if known else b"")
+            known += prefix_digests(
+                tokens, self.pool.block_size, parent=known[-1] if known else sequence.salt
+            )
         return known[:count]
 
     def _finish(self, sequence: Sequence) -> None:
@@ -257,6 +280,7 @@ class Scheduler:
         self.pool.release(sequence.blocks)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
+        sequence.context = 0.0
         if sequence.state is State.PREEMPTED:
             sequence.state = State.WAITING
             self._waiting.appendleft(sequence)
