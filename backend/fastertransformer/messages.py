@@ -2,7 +2,7 @@
 """What crosses the process border between a Triton stub (or any client) and the engine.
 
 Frames on the Unix socket are a 4-byte little-endian length and one msgpack message:
-client -> engine `Submit`, `Abort`; engine -> client first `Ready`, then `Outputs`.
+client -> engine `Submit`, `Abort`, `EndSessions`; engine -> client first `Ready`, then `Outputs`.
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
 
@@ -42,13 +42,26 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     bad_words: tuple[tuple[int, ...], ...] = ()
 
 
+class Session(Struct, frozen=True):
+    """Requests of one session, one after the other, go on from the keys and values of the one before."""
+
+    id: int
+    """The client's own number."""
+    is_last: bool = False
+    """Nothing is kept after this request."""
+
+
 class Request(Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
     prompt: tuple[int, ...]
-    """Token ids; -1 - r stands for row r of `embeddings`, or of the table of task `prompt_task`."""
+    """All tokens before the new ones, in a session with all of its requests and answers so far; -1 - r stands
+    for row r of `embeddings`, or of the table of task `prompt_task`."""
     sampling: SamplingParams
+    session: Session | None = None
+    memory_len: int = 0
+    """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
     embeddings: bytes = b""
     """Rows of float32 that replace rows of the word table."""
     prompt_task: int = -1
@@ -145,6 +158,10 @@ class Abort(Struct, frozen=True, tag=True):
     request_ids: list[int]
 
 
+class EndSessions(Struct, frozen=True, tag=True):
+    session_ids: list[int]
+
+
 class Ready(Struct, frozen=True, tag=True):
     info: EngineInfo
     pid: int
@@ -155,7 +172,7 @@ class Outputs(Struct, frozen=True, tag=True):
     stats: EngineStats
 
 
-ClientMessage = Submit | Abort
+ClientMessage = Submit | Abort | EndSessions
 EngineMessage = Ready | Outputs
 
 Message = TypeVar("Message")

@@ -26,6 +26,7 @@ _UINT32 = (
     "end_id",
     "beam_width",
     "top_p_reset_ids",
+    "session_len",
     "memory_len",
     "prompt_learning_task_name_ids",
     "request_prompt_lengths",
@@ -88,9 +89,9 @@ def grpc_infer(url: str, model: str, arrays: Mapping[str, Any], **options: Any) 
     return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
-def http_infer(url: str, model: str, arrays: Mapping[str, Any]) -> Arrays:
+def http_infer(url: str, model: str, arrays: Mapping[str, Any], **options: Any) -> Arrays:
     with httpclient.InferenceServerClient(url, network_timeout=TIMEOUT_S) as client:
-        result = client.infer(model, tensors(httpclient, arrays))
+        result = client.infer(model, tensors(httpclient, arrays), **options)
     return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
 
 
@@ -102,10 +103,10 @@ class Stream:
         self._responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         client.start_stream(callback=partial(_put, self._responses))
 
-    def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "") -> None:
+    def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "", **options: Any) -> None:
         inputs = tensors(grpcclient, arrays)
         self._client.async_stream_infer(
-            model, inputs, request_id=request_id, enable_empty_final_response=True
+            model, inputs, request_id=request_id, enable_empty_final_response=True, **options
         )
 
     def next(self) -> tuple[Arrays, bool]:

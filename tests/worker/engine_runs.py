@@ -28,13 +28,16 @@ def running_engine(
     max_tokens: int = 4096,
     reuse: bool = True,
     device: str = "cpu",
+    session_idle_s: float = 600.0,
     **config: object,
 ) -> Iterator[EngineClient]:
     """An engine without Triton; a hang ends the test by closing the connection."""
     engine_config = EngineConfig(
         model_checkpoint_path=str(checkpoint),
         parallel=ParallelConfig(tensor_para_size=tp, pipeline_para_size=pp),
-        cache=CacheConfig(max_tokens=max_tokens, block_size=BLOCK_SIZE, enable_reuse=reuse),
+        cache=CacheConfig(
+            max_tokens=max_tokens, block_size=BLOCK_SIZE, enable_reuse=reuse, session_idle_s=session_idle_s
+        ),
         num_threads=1,
         device=device,
         **config,

@@ -4,6 +4,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,13 +28,18 @@ class SampledHere:
     """A step whose tokens this rank drew."""
 
     tokens: HostCopy
-    logprobs: HostCopy
+    logprobs: HostCopy | None
+    """None where no request asked."""
     contexts: HostCopy | None
+    """None where no request of the step asked."""
     world: World
 
     def result(self) -> StepResult:
+        tokens = self.tokens.wait().numpy()
+        zeros = np.zeros(len(tokens), np.float32)
+        logprobs = zeros if self.logprobs is None else self.logprobs.wait().numpy()
         contexts = None if self.contexts is None else self.contexts.wait().numpy()
-        result = StepResult(self.tokens.wait().numpy(), self.logprobs.wait().numpy(), contexts)
+        result = StepResult(tokens, logprobs, contexts)
         self.world.check()
         return result
 
@@ -104,7 +110,7 @@ class ModelRunner:
         self._install(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._sampled(self._graphs.replay(batch, needs))
+            return self._sampled(self._graphs.replay(batch, needs), needs)
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
@@ -117,12 +123,16 @@ class ModelRunner:
         sampled = self._sample(x, hidden, step, needs)
         if len(batch.sample_rows) or len(contexts):
             self._pipeline.return_samples(*sampled, contexts)
-        return self._sampled(sampled, contexts if len(contexts) else None)
+        return self._sampled(sampled, needs, contexts if len(contexts) else None)
 
-    def _sampled(self, sampled: Sampled, contexts: Tensor | None = None) -> SampledHere:
-        tokens, logprobs = (HostCopy(tensor) for tensor in sampled)
-        sums = None if contexts is None else HostCopy(contexts)
-        return SampledHere(tokens, logprobs, sums, self._world)
+    def _sampled(self, sampled: Sampled, needs: Needs, contexts: Tensor | None = None) -> SampledHere:
+        tokens, logprobs = sampled
+        return SampledHere(
+            HostCopy(tokens),
+            HostCopy(logprobs) if needs.logprobs else None,
+            None if contexts is None else HostCopy(contexts),
+            self._world,
+        )
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table."""

@@ -63,10 +63,19 @@ def read_tensors(request: Any, types: Mapping[str, Any], batched: bool) -> dict[
     """
     arrays = {}
     for tensor in request.inputs():
+        if tensor.name() not in types:  # what sequence_batching adds; see `read_sequence`
+            continue
         is_text = types[tensor.name()] is np.object_
         array = tensor.as_numpy() if is_text else np.from_dlpack(tensor)
         arrays[tensor.name()] = array if batched else array[np.newaxis]
     return arrays
+
+
+def read_sequence(request: Any) -> tuple[int | str, bool, bool]:
+    """(correlation id, whether it starts the sequence, whether it ends it)."""
+    flags = request.flags()
+    starts = bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START)
+    return request.correlation_id(), starts, bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
 
 
 def to_tensor(name: str, array: Array) -> Any:

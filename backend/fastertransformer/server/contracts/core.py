@@ -113,8 +113,9 @@ class CoreContract:
             next(self._ids),
             prompt.tokens,
             SamplingParams(**own),
-            prompt.embeddings,
-            prompt.task,
+            memory_len=values["memory_len"],
+            embeddings=prompt.embeddings,
+            prompt_task=prompt.task,
             wants_context=values["wants_context"] and sample == 0,
         )
         validation.check(request, info, NAMES)
@@ -138,6 +139,4 @@ def _ids(values: Mapping[str, Any]) -> tuple[int, ...]:
     ids, length = values["prompt"], values["prompt_len"]
     if not 0 <= length <= len(ids):
         raise InvalidRequest(f"input_lengths is {length}; allowed is [0, {len(ids)}], the width of input_ids")
-    if 0 < values["memory_len"] < length:
-        raise InvalidRequest(f"memory_len is {values['memory_len']}; the prompt alone has {length} tokens")
     return tuple(ids[:length].tolist())
