@@ -105,8 +105,8 @@ class WeightReader:
         self, parts: list[Part], columns: int, fused: Fused, place: Place, bias: bool
     ) -> Linear:
         """One product for several roles side by side, e.g. q, k and v, each split by output rows."""
-        weight = self.merged(parts, ".weight", columns, fused, place)
-        vector = self._keep(self.merged(parts, ".bias", 0, fused, place)) if bias else None
+        weight = self._merge(parts, ".weight", columns, fused, place)
+        vector = self._keep(self._merge(parts, ".bias", 0, fused, place)) if bias else None
         return Linear(self._hold(weight, lambda: weight), vector)
 
     def row_parallel(
@@ -121,6 +121,10 @@ class WeightReader:
             return weight if share == (0, columns) else self._matrix(stored, shape, 1, 0, columns)
 
         return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
+
+    def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
+        """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""
+        return self._merge(parts, suffix, columns, fused, place)
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
@@ -147,8 +151,7 @@ class WeightReader:
         elsewhere = layer is not None and other_layers(int(layer.group(1)))
         return elsewhere or any(re.search(pattern, name) for pattern in self._family.ignored)
 
-    def merged(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
-        """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""
+    def _merge(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
         if fused.role in self._family.names:
             shape = _shape(sum(part.size for part in parts), columns)
             return self._rows(self._name(fused.role, place) + suffix, shape, fused.rows)

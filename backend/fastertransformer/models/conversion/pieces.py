@@ -106,6 +106,6 @@ def _norm(reader: WeightReader, spec: ModelSpec, role: str, place: Place) -> Ite
 def _linear(
     reader: WeightReader, parts: list[Part], columns: int, fused: Fused, place: Place, bias: bool
 ) -> Iterator[Piece]:
-    yield Piece(fused.role, ".weight", place, reader.merged(parts, ".weight", columns, fused, place))
+    yield Piece(fused.role, ".weight", place, reader.rows(parts, ".weight", columns, fused, place))
     if bias:
-        yield Piece(fused.role, ".bias", place, reader.merged(parts, ".bias", 0, fused, place))
+        yield Piece(fused.role, ".bias", place, reader.rows(parts, ".bias", 0, fused, place))
