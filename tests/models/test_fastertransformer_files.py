@@ -208,9 +208,10 @@ def test_a_config_ini_that_is_none_is_named(copy, content, message):
         load_model(copy)
 
 
-def test_adapters_are_refused(tmp_path):
-    place = write(tmp_path, make("gpt2", tmp_path / "hf"), 1, has_adapters=True)
-    with pytest.raises(ModelLoadError, match="has_adapters is True; only False is supported"):
+def test_adapters_are_known_behind_norms_in_front(tmp_path):
+    model = make("gpt2", tmp_path / "hf")
+    place = write(tmp_path, model, 1, has_adapters=True, layernorm_type="post_layernorm")
+    with pytest.raises(ModelLoadError, match="layernorm_type is 'post_layernorm'; only 'pre_layernorm'"):
         load_model(place)
 
 
@@ -243,3 +244,48 @@ def test_left_over_files_are_named(copy):
 def test_another_type_than_the_wanted_is_refused(copy):
     with pytest.raises(ModelLoadError, match="'GPT', but the checkpoint is a 'fastertransformer-llama'"):
         load_model(copy, model_type="GPT")
+
+
+class Adapter(torch.nn.Module):
+    """A sublayer, and a small MLP that adds to its result."""
+
+    def __init__(self, sublayer: torch.nn.Module, size: int) -> None:
+        super().__init__()
+        self.sublayer = sublayer
+        self.dense_h_to_4h, self.dense_4h_to_h = torch.nn.Linear(48, size), torch.nn.Linear(size, 48)
+        for parameter in (*self.dense_h_to_4h.parameters(), *self.dense_4h_to_h.parameters()):
+            torch.nn.init.normal_(parameter, std=0.2)
+
+    def forward(self, *args, **kwargs):
+        found = self.sublayer(*args, **kwargs)
+        output = found[0] if isinstance(found, tuple) else found
+        inner = torch.nn.functional.gelu(self.dense_h_to_4h(output), approximate="tanh")
+        output = output + self.dense_4h_to_h(inner)
+        return (output, *found[1:]) if isinstance(found, tuple) else output
+
+    def files(self) -> dict[str, torch.Tensor]:
+        layers = ("dense_h_to_4h", "dense_4h_to_h")
+        weights = {f"{name}.weight": getattr(self, name).weight.T for name in layers}
+        return weights | {f"{name}.bias": getattr(self, name).bias for name in layers}
+
+
+SPLIT = {"dense_h_to_4h.weight": 1, "dense_h_to_4h.bias": 0, "dense_4h_to_h.weight": 0}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_adapters_add_to_what_is_in_front_of_them(shards, tmp_path):
+    model = make("gpt2", tmp_path / "hf")
+    place = write(tmp_path, model, shards, has_adapters=True, adapter_inter_size=20)
+    for index, layer in enumerate(model.transformer.h):
+        layer.attn, layer.mlp = Adapter(layer.attn, 20), Adapter(layer.mlp, 20)
+        for name, adapter in (("after_attention_adapter", layer.attn), ("after_ffn_adapter", layer.mlp)):
+            for tensor_name, tensor in adapter.files().items():
+                stem, axis = f"model.layers.{index}.{name}.{tensor_name}", SPLIT.get(tensor_name)
+                parts = [tensor] if axis is None else tensor.chunk(shards, axis)
+                for rank, part in enumerate(parts):
+                    suffix = "bin" if axis is None else f"{rank}.bin"
+                    save(place / f"{stem}.{suffix}", part.detach(), torch.float32)
+    expected = expected_logits(model)
+    assert (Driver(load_model(place)).logits(IDS) - expected).abs().max() < TOLERANCE
+    for logits in ShardedDriver(load_stages(place, 2, 2)).logits(IDS):
+        assert (logits - expected).abs().max() < TOLERANCE

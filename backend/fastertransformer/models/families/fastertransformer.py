@@ -36,6 +36,11 @@ _NAMES = {
 }
 _MLP = {"up": _LAYER + "mlp.dense_h_to_4h", "down": _LAYER + "mlp.dense_4h_to_h"}
 _NORM2 = {"norm2": _LAYER + "post_attention_layernorm"}
+_ADAPTERS = {
+    f"adapter{number}_{role}": f"{_LAYER}{place}.{name}"
+    for number, place in ((1, "after_attention_adapter"), (2, "after_ffn_adapter"))
+    for role, name in (("up", "dense_h_to_4h"), ("down", "dense_4h_to_h"))
+}
 _POSITIONS = {"positions": "model.wpe", "embedding_norm": "model.pre_decoder_layernorm"}
 _GATED = {
     "gate": _LAYER + "mlp.gate_proj",
@@ -45,9 +50,11 @@ _GATED = {
 
 
 def gpt(config: HFConfig) -> ModelSpec:
-    config.only("has_adapters", False)
     has_positions = config.flag("has_positional_encoding", True)
     heads = config.integer("head_num")
+    has_adapters = config.flag("has_adapters", False)
+    if has_adapters:
+        config.only("layernorm_type", "pre_layernorm")
     after = config.choice("layernorm_type", {"pre_layernorm": "", "post_layernorm": "post"}, "pre_layernorm")
     return ModelSpec(
         **_sizes(config, REQUIRED if has_positions else LONGEST),
@@ -57,7 +64,10 @@ def gpt(config: HFConfig) -> ModelSpec:
         positions=Positions.LEARNED if has_positions else Positions.NONE,
         alibi_slopes=alibi_slopes(heads) if config.flag("use_attention_linear_bias", False) else (),
         embedding_norm=config.flag("has_pre_decoder_layernorm", False),
-        residual=Residual.POST if after else Residual.PRE,
+        residual=Residual.POST if after else Residual.ADAPTED if has_adapters else Residual.PRE,
+        adapter_size=config.integer("adapter_inter_size", config.integer("inter_size"))
+        if has_adapters
+        else 0,
         final_norm=config.flag("has_post_decoder_layernorm", True),
         qkv_bias=True,
         output_bias=True,
@@ -142,7 +152,7 @@ def _family(spec: Any, names: Mapping[str, str]) -> Family:
 
 
 SECTIONS: dict[str, Family] = {
-    "gpt": _family(gpt, {**_MLP, **_NORM2, **_POSITIONS}),
+    "gpt": _family(gpt, {**_MLP, **_NORM2, **_POSITIONS, **_ADAPTERS}),
     "gptj": _family(gptj, _MLP),
     "gptneox": _family(gptneox, {**_MLP, **_NORM2}),
     "llama": _family(llama, {**_GATED, **_NORM2}),
