@@ -90,6 +90,7 @@ def _write_tasks(folder: Path, kind: int) -> list[tuple[int, str]]:
     head = (
         f"[gpt]\nnum_tasks={len(tasks)}\nprompt_learning_type={kind}\nprompt_learning_start_id={VOCAB_SIZE}\n"
     )
+    head += "head_num=4\nsize_per_head=16\nnum_layer=2\n"
     (folder / "config.ini").write_text(head + "".join(sections))
     return tasks
 

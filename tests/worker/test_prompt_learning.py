@@ -52,7 +52,9 @@ def build(family: str) -> torch.nn.Module:
 def write_tasks(folder: Path, kind: PromptKind, tables: list[np.ndarray]) -> None:
     """FasterTransformer's config.ini and the files of its tasks; prefixes for two ranks."""
     tasks = "".join(f"[task_{i}]\ntask_name=t{i}\nprompt_length={LENGTHS[i]}\n" for i in range(len(tables)))
-    head = f"[gpt]\nnum_tasks={len(tables)}\nprompt_learning_type={kind.value}\n"
+    head = f"[gpt]\nnum_tasks={len(tables)}\nprompt_learning_type={kind.value}\nnum_layer={LAYERS}\n"
+    heads = tables[0].shape[2] if kind is PromptKind.PREFIX else 4
+    head += f"head_num=4\nkv_head_num={heads}\nsize_per_head={HEAD_DIM}\n"
     (folder / "config.ini").write_text(head + f"prompt_learning_start_id={VOCAB_SIZE - 30}\n" + tasks)
     for i, table in enumerate(tables):
         if kind is PromptKind.VIRTUAL:

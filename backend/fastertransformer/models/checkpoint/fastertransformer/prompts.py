@@ -27,6 +27,18 @@ class PromptTask(NamedTuple):
     [layers, 2 (keys, values), heads, prompt_length, head_dim]; in the data type of the files."""
 
 
+def prompt_start_id(path: str) -> int | None:
+    """The first virtual id: what config.ini says, else the one behind its end_id; None without config.ini."""
+    folder = find_folder(Path(path))
+    if folder is None or not (folder / FILE).exists():
+        return None
+    parser = read_ini(folder)
+    config = section_values(parser, section_of(parser, folder / FILE), folder / FILE)
+    end_id = int(config.number("end_id", -1))
+    start_id = int(config.number("prompt_learning_start_id", end_id + 1))
+    return start_id or None
+
+
 def prompt_tasks(path: str) -> dict[str, PromptTask]:
     """The tasks of a checkpoint by name; none where the checkpoint is not FasterTransformer's, or has none.
 
