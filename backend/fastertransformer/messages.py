@@ -51,16 +51,23 @@ class Session(Struct, frozen=True):
     """Nothing is kept after this request."""
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
     prompt: tuple[int, ...]
-    """All tokens before the new ones; in a session with all of its requests and answers so far."""
+    """All tokens before the new ones, in a session with all of its requests and answers so far; -1 - r stands
+    for row r of `embeddings`, or of the table of task `prompt_task`."""
     sampling: SamplingParams
     session: Session | None = None
     memory_len: int = 0
     """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
+    embeddings: bytes = b""
+    """Rows of float32 that replace rows of the word table."""
+    prompt_task: int = -1
+    """Number of the checkpoint's prompt-learning task; -1 for none."""
+    wants_context: bool = False
+    """Whether to return the sum of the prompt's hidden states."""
 
 
 class FinishReason(Enum):
@@ -82,8 +89,33 @@ class Output(Struct, frozen=True, omit_defaults=True):
     logprobs: tuple[float, ...] = ()
     """Natural log-probability of each of `tokens`; empty unless the request asked."""
     finish_reason: FinishReason | None = None
+    context: bytes = b""
+    """Sum of the prompt's hidden states, [hidden_size] float32; beside the first token, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
+
+
+class PromptKind(Enum):
+    """What a prompt-learning table holds, under FasterTransformer's numbers."""
+
+    NONE = 0
+    SOFT = 1
+    """Embeddings in front of the prompt."""
+    PREFIX = 2
+    """Keys and values in front of the prompt."""
+    VIRTUAL = 3
+    """Embeddings of ids behind the vocabulary's (p-tuning, prompt tuning)."""
+
+
+class PromptLearning(Struct, frozen=True):
+    """The prompt-learning tables of a checkpoint."""
+
+    start_id: int
+    """The id from which on ids are rows of a table."""
+    kind: PromptKind = PromptKind.NONE
+    task_names: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+    """Rows of each task."""
 
 
 class EngineInfo(Struct, frozen=True, kw_only=True):
@@ -99,6 +131,9 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """The printed memory plan."""
     step_bytes: int = 0
     """Weights that a decode step reads, over all ranks."""
+    embedding_size: int = 0
+    """Width of a row of `Request.embeddings`."""
+    prompt_learning: PromptLearning | None = None
     kv_token_bytes: int = 0
     """Keys and values of one token, over all ranks."""
 

@@ -35,6 +35,27 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What replaces the word table's rows for some tokens of the step."""
+
+    tokens: Int32Array
+    """[N] indices into the step's tokens."""
+    rows: FloatArray
+    """[N, E]"""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLoad:
+    """Keys and values of a prefix prompt that a sequence gets before its first step."""
+
+    task: int
+    begin: int
+    """The first of them that is not in the cache yet."""
+    blocks: Int32Array
+    """Of the sequence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """B sequences, S of which sample a token. Immutable after broadcast.
 
@@ -56,6 +77,10 @@ class Batch:
     """[B] how many blocks a token sees, its own included; 0, or None for all sequences: all of them."""
     admissions: tuple[Admission, ...] = ()
     feed: Feed | None = None
+    embeddings: Embeddings | None = None
+    prefixes: tuple[PrefixLoad, ...] = ()
+    contexts: tuple[tuple[int, int], ...] = ()
+    """[begin, end) of the step's tokens whose hidden states are wanted as a sum."""
 
     @property
     def num_tokens(self) -> int:
@@ -70,3 +95,5 @@ class StepResult:
     """[S]"""
     logprobs: FloatArray
     """[S] 0 where the request did not ask."""
+    contexts: npt.NDArray[np.float64] | None = None
+    """[C, H] sums for `Batch.contexts`; None where there are none."""

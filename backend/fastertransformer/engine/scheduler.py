@@ -10,13 +10,17 @@ computed again later.
 import heapq
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as List
+
+import numpy as np
 
 from ..config import EngineConfig
 from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
-from .batch import Batch, StepResult
+from .batch import Batch, FloatArray, StepResult
 from .block_pool import GONE, BlockPool
 from .planner import Entry, build_batch, entry_for
 from .prefixes import Prefixes
+from .prompts import PromptTables
 from .sequence import Sequence, SequenceKey, State
 from .sessions import Sessions
 
@@ -25,14 +29,21 @@ ClientOutput = tuple[int, Output]
 
 
 class Scheduler:
-    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone."""
+    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
 
-    def __init__(self, config: EngineConfig, info: EngineInfo, num_blocks: int) -> None:
+    Args:
+        prompt_tables: embeddings of the checkpoint's prompt-learning tasks.
+    """
+
+    def __init__(
+        self, config: EngineConfig, info: EngineInfo, num_blocks: int, prompt_tables: List[FloatArray] = ()
+    ) -> None:
         self.pool = BlockPool(num_blocks, config.cache.block_size, config.cache.enable_reuse)
         self.sessions = Sessions(self.pool, config.cache.session_idle_s)
         self._prefixes = Prefixes(self.pool, self.sessions)
         self._config = config
         self._info = info
+        self._prompts = PromptTables(info, prompt_tables)
         self._num_stages = config.parallel.pipeline_para_size
         self._sequences: dict[SequenceKey, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
@@ -69,6 +80,8 @@ class Scheduler:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, list(request.prompt))
+            sequence.wants_context = request.wants_context
+            self._prompts.give_meaning(sequence)
             if request.memory_len:
                 sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
             sequence.keeps = request.session is not None and not request.session.is_last
@@ -119,8 +132,11 @@ class Scheduler:
     def update(self, result: StepResult) -> None:
         """Takes in what the oldest batch in flight sampled."""
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
+        contexts = iter(() if result.contexts is None else result.contexts)
         for entry in self._in_flight.popleft():
             entry.sequence.num_in_flight -= 1
+            if entry.num_context:
+                entry.sequence.context = entry.sequence.context + next(contexts)
             if entry.samples:
                 self._append(entry.sequence, *next(samples))
             self._settle(entry.sequence)
@@ -204,8 +220,9 @@ class Scheduler:
             self.sessions.forget([key])
         sequence.blocks = computed + self.pool.allocate(needed)
         sequence.num_published = num_computed // self.pool.block_size
-        sequence.num_computed = num_computed
-        self._num_prefix_hit_tokens += sequence.num_computed
+        sequence.num_shared = num_computed
+        sequence.num_computed = max(num_computed, sequence.prefix_len)
+        self._num_prefix_hit_tokens += num_computed
         return True
 
     def _fail_head_if_stuck(self) -> None:
@@ -244,7 +261,9 @@ class Scheduler:
         sequence.tokens.append(token)
         reason = sequence.reason_to_stop()
         logprobs = (logprob,) if sequence.sampling.logprobs else ()
-        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason))
+        context = np.asarray(sequence.context, np.float32).tobytes() if sequence.wants_context else b""
+        sequence.wants_context = False
+        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason, context))
         if reason is None:
             self._prefixes.publish(sequence)
         else:
@@ -272,6 +291,7 @@ class Scheduler:
             self.pool.release(sequence.blocks)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
+        sequence.context = 0.0
         if sequence.state is State.PREEMPTED:
             sequence.state = State.WAITING
             self._waiting.appendleft(sequence)

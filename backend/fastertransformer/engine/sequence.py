@@ -4,6 +4,9 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+import numpy.typing as npt
+
 from ..messages import FinishReason, Request, SamplingParams
 from .sessions import SessionKey
 
@@ -42,6 +45,18 @@ class Sequence:
     """Of the full blocks of `tokens`, as far as somebody asked."""
     num_published: int = 0
     """Leading blocks that others may share."""
+    num_shared: int = 0
+    """Tokens that were in the cache when it took its blocks."""
+    prefix_len: int = 0
+    """First tokens whose keys and values are loaded instead of computed."""
+    embeddings: npt.NDArray[np.float32] | None = None
+    """[rows, E] what the negative tokens of the prompt stand for, where they are computed."""
+    salt: bytes = b""
+    """Digest of what the prompt's negative tokens stand for: equal ids may mean something else."""
+    wants_context: bool = False
+    """The sum of the prompt's hidden states is asked for and not yet told."""
+    context: npt.NDArray[np.float64] | float = 0.0
+    """[H] that sum, as far as steps have added to it."""
     memory_blocks: int = 0
     """How many blocks a token sees, its own included; 0 sees all."""
     keeps: bool = False

@@ -3,6 +3,7 @@
 
 from ..layers.attention import StepMetadata
 from .loader import load
+from .prompts import Prompts, load_prompts
 from .transformer import Model
 
-__all__ = ["Model", "StepMetadata", "load"]
+__all__ = ["Model", "Prompts", "StepMetadata", "load", "load_prompts"]

@@ -6,7 +6,7 @@ to be added itself: so a norm and the sum before it are one pass. Sublayers retu
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -28,6 +28,8 @@ class Block:
     attention: Attention
     mlp: Mlp | MoeMlp
     group: Communicator
+    adapters: Mapping[str, Mlp] = field(default_factory=dict)
+    """By role, those that the topology names."""
 
     def __call__(
         self, x: Tensor | None, residual: Tensor, metadata: StepMetadata, kv_cache: Tensor
@@ -50,6 +52,7 @@ class Topology:
 
     forward: Callable[[Block, Tensor | None, Tensor, Attend], Tensor]
     norms: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
 
 
 def _pre(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
@@ -87,10 +90,19 @@ def _sandwich(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) 
     return block.norms["post_norm2"](block.group.all_reduce(block.mlp(normed)))
 
 
+def _adapted(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
+    """y = attention(norm1(r)); r += y + adapter1(y); z = mlp(norm2(r)); r += z + adapter2(z)"""
+    attended = block.group.all_reduce(attend(block.normed("norm1", x, residual)))
+    attended = block.group.all_reduce(block.adapters["adapter1"](attended)).add_(attended)
+    output = block.group.all_reduce(block.mlp(block.normed("norm2", attended, residual)))
+    return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output)
+
+
 TOPOLOGIES = {
     Residual.PRE: Topology(_pre, ("norm1", "norm2")),
     Residual.POST: Topology(_post, ("norm1", "norm2")),
     Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2")),
     Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",)),
     Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
+    Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), ("adapter1", "adapter2")),
 }

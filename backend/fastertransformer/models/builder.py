@@ -149,6 +149,7 @@ class Builder:
             attention=self._attention(place, rope_tables[self.spec.rope_of(layer)]),
             mlp=self._mlp(place) if moe is None else self._moe(place, moe),
             group=self.group,
+            adapters={role: self._adapter(role, place) for role in topology.adapters},
         )
 
     def _layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:
@@ -218,6 +219,9 @@ class Builder:
 
     def _mlp(self, place: Place) -> Mlp:
         return self._feed_forward("", self.spec.intermediate_size, place)
+
+    def _adapter(self, role: str, place: Place) -> Mlp:
+        return self._feed_forward(role + "_", self.spec.adapter_size, place)
 
     def _moe(self, place: Place, moe: MoeSpec) -> MoeMlp:
         weight = self.reader.table("router", moe.num_experts, self.spec.hidden_size, place=place)

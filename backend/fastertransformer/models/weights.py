@@ -122,6 +122,10 @@ class WeightReader:
 
         return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
 
+    def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
+        """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""
+        return self._merge(parts, suffix, columns, fused, place)
+
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
         if role in self._family.names:

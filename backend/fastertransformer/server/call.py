@@ -34,6 +34,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    context: bytes = b""
+    """Sum of the prompt's hidden states, float32, once it has come."""
     since: float = field(default_factory=time.monotonic)
     """Time of the last tokens, at first of the arrival."""
 
@@ -42,6 +44,7 @@ class Row:
         self.tokens += output.tokens
         self.logprobs += output.logprobs
         self.finish_reason = output.finish_reason
+        self.context = self.context or output.context
 
 
 class Call(Protocol):

@@ -4,6 +4,7 @@
 from .base import Family
 from .bloom import BLOOM
 from .falcon import FALCON
+from .fastertransformer import PREFIX, SECTIONS
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .gpt_bigcode import GPT_BIGCODE
@@ -48,13 +49,14 @@ FAMILIES: dict[str, Family] = {
     "stablelm": STABLELM,
     "starcoder2": STARCODER2,
     "xglm": XGLM,
+    **{PREFIX + section: family for section, family in SECTIONS.items()},
 }
-"""By the `model_type` of a Hugging Face config.json."""
+"""By the `model_type` of a Hugging Face config.json; FasterTransformer's own have a prefix."""
 
 SERVICE_NAMES: dict[str, frozenset[str]] = {
-    "gpt": frozenset({"gpt2", "opt", "bloom", "xglm"}),
-    "gpt-j": frozenset({"gptj"}),
-    "gpt-neox": frozenset({"gpt_neox"}),
-    "llama": frozenset({"llama", "mistral"}),
+    "gpt": frozenset({"gpt2", "opt", "bloom", "xglm", PREFIX + "gpt"}),
+    "gpt-j": frozenset({"gptj", PREFIX + "gptj"}),
+    "gpt-neox": frozenset({"gpt_neox", PREFIX + "gptneox"}),
+    "llama": frozenset({"llama", "mistral", PREFIX + "llama"}),
 }
 """The parameter model_type of the old service, in lower case, and the checkpoints that it stands for."""
