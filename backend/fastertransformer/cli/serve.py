@@ -3,8 +3,9 @@
 
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,20 @@ from .tritonserver import Ports, ServerError, TritonServer
 READY_TIMEOUT_S = 900.0
 
 
+class Contract(str, Enum):
+    """Whose clients are served."""
+
+    FASTERTRANSFORMER = "fastertransformer"
+    TENSORRT_LLM = "tensorrt_llm"
+
+
+_FOLDERS = {
+    Contract.FASTERTRANSFORMER: ("decoder", {}),
+    Contract.TENSORRT_LLM: ("tensorrt_llm", {"ensemble": "tensorrt_llm_bls"}),
+}
+"""Folder of model_repository/ for each contract, and further names of its models."""
+
+
 def serve(
     path: Annotated[
         Path | None, typer.Argument(help="Hugging Face folder or GGUF file.", show_default=False)
@@ -39,6 +54,9 @@ def serve(
     decoupled: Annotated[
         bool, typer.Option(help="Stream from the token model, a response per step.")
     ] = False,
+    contract: Annotated[
+        Contract, typer.Option(help="Names and types of the tensors: those of this server's clients.")
+    ] = Contract.FASTERTRANSFORMER,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     parameter: Annotated[
         list[str] | None,
@@ -52,22 +70,28 @@ def serve(
     """Serve a checkpoint with Triton until Ctrl-C.
 
     Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
-    [bold]ensemble[/] with its pre- and postprocessing.
+    [bold]ensemble[/] with its pre- and postprocessing; with --contract tensorrt_llm the models
+    [bold]tensorrt_llm[/] (token ids), and [bold]tensorrt_llm_bls[/] and [bold]ensemble[/] (text).
     """
     ports = Ports(http_port, grpc_port, metrics_port)
     if (path is None) == (model_repository is None):
         raise typer.BadParameter("give either PATH or --model-repository")
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
         if path is not None:
-            slots = {
-                "TENSOR_PARA_SIZE": str(tensor_para_size),
-                "PIPELINE_PARA_SIZE": str(pipeline_para_size),
-                "INSTANCES": str(instances),
-                "DATA_TYPE": resolve_data_type(data_type, device),
-                "DECOUPLED": str(decoupled).lower(),
+            parameters = {
+                "tensor_para_size": str(tensor_para_size),
+                "pipeline_para_size": str(pipeline_para_size),
+                "data_type": resolve_data_type(data_type, device),
+                "device": device,
+                **parse_parameters(parameter or []),
             }
             write_repository(
-                path, Path(folder), slots, {"device": device, **parse_parameters(parameter or [])}
+                path,
+                Path(folder),
+                parameters,
+                contract,
+                instances=instances,
+                decoupled={"fastertransformer": decoupled},
             )
         with running(model_repository or Path(folder), ports, host) as server:
             _print_addresses(server)
@@ -77,31 +101,38 @@ def serve(
 def write_repository(
     path: Path,
     target: Path,
-    slots: dict[str, str],
     parameters: dict[str, str],
-    models: list[str] | None = None,
+    contract: Contract = Contract.FASTERTRANSFORMER,
+    models: Mapping[str, str] | None = None,
+    instances: int = 1,
+    decoupled: Mapping[str, bool] | None = None,
 ) -> None:
-    """Fills the templates for one checkpoint; without a tokenizer only the token model is served.
+    """A model repository for one checkpoint; without a tokenizer only token models are served.
 
     Args:
-        models: which of the templates; default all that can be served.
+        parameters: of config.pbtxt, beside those that name the checkpoint.
+        models: names and what they are in the contract's folder; default all that can be served.
+        decoupled: which models may stream, where it is not as in the template.
 
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
-    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
-    model_type = checkpoint.config.model_type
+    open_checkpoint(str(path), parameters.get("load_format", "auto"))
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
         errors.print(
             f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
         )
-    checkpoint_slots = {
-        "CHECKPOINT": str(path.resolve()),
-        "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
-        "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
+    folder, twins = _FOLDERS[contract]
+    own = repository.models_of(templates() / folder, tokenizer is not None)
+    all_models = own | {name: source for name, source in twins.items() if source in own}
+    named = {
+        "model_checkpoint_path": str(path.resolve()),
+        "tokenizer_dir": str((tokenizer or path).resolve()),
     }
-    repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
+    repository.write(
+        templates() / folder, target, models or all_models, named | parameters, instances, decoupled
+    )
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

@@ -17,7 +17,7 @@ from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
 from .metrics import Metrics
 from .monitor import Monitor
 from .placement import Placement
-from .responder import Exchange, Refused, Responder
+from .responder import Exchange, Refused, Responder, Stopping
 from .supervisor import Supervisor
 from .triton import TritonReply, log_error, log_info, read_tensors
 
@@ -60,13 +60,16 @@ class Service:
         reply = TritonReply(request)
         try:
             tensors = read_tensors(request, self._contract.input_types, self._batched)
+            if "stop" in tensors and tensors["stop"].any():
+                self._responder.post(Stopping(reply, request.request_id()))
+                return
             call = self._contract.open(tensors, self._supervisor.info)
         except Exception as error:
             if not isinstance(error, FasterTransformerError):
                 log_error(traceback.format_exc())
             self._responder.post(Refused(reply, error))
         else:
-            self._responder.post(Exchange(call, reply))
+            self._responder.post(Exchange(call, reply, request.request_id()))
 
     def stop(self) -> None:
         self._monitor.stop()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """FasterTransformer's decoder-only contract: token ids in, token ids out.
 
-Which outputs config.pbtxt declares decides what `sequence_length` counts: the GPT class counts
-the padded prompt in, the llama class (it declares `input_sequence_lengths`) does not.
+The GPT class counts the padded prompt into `sequence_length`, the llama class does not.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ... import validation
@@ -16,6 +16,7 @@ from ..call import Row
 from ..protocol import (
     Array,
     Input,
+    Output,
     declared,
     first_row,
     only,
@@ -26,10 +27,12 @@ from ..protocol import (
     token_rows,
     word_lists,
 )
-from .core_call import GPT_OUTPUTS, LLAMA_OUTPUTS, CoreCall
+from .core_call import OUTPUTS, CoreCall, Shape
 
 _NO_PROMPT_LEARNING = refused("prompt learning is not served yet")
 _NO_DECAY = "top_p decay is not served yet"
+_LLAMA_CLASS = ("llama", "mistral")
+"""Checkpoints of the old service's model_type llama."""
 
 
 def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
@@ -71,40 +74,88 @@ INPUTS = (
     Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("request_prompt_type", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
 )
-NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field}
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 
 
-class CoreContract:
-    """Reads requests by INPUTS. Raises ModelLoadError when config.pbtxt declares other tensors."""
+@dataclass(frozen=True, slots=True)
+class TokenTensors:
+    """One set of names and types for token ids in and out."""
 
-    def __init__(self, model_config: Mapping[str, Any]) -> None:
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output[CoreCall], ...]
+
+    def unknown(self, names: Iterable[str]) -> set[str]:
+        """Those of `names` that are no inputs of this set."""
+        return set(names) - {tensor.name for tensor in self.inputs}
+
+
+FASTERTRANSFORMER = TokenTensors(INPUTS, OUTPUTS)
+
+
+class CoreContract:
+    """Reads requests by a set of tensors. Raises ModelLoadError when config.pbtxt declares others.
+
+    Args:
+        exclude_input: what an absent `exclude_input_in_output` means.
+    """
+
+    def __init__(
+        self,
+        model_config: Mapping[str, Any],
+        tensors: TokenTensors = FASTERTRANSFORMER,
+        exclude_input: bool = False,
+    ) -> None:
         inputs, outputs = model_config["input"], model_config["output"]
-        is_llama = any(entry["name"] == "input_sequence_lengths" for entry in outputs)
-        self.input_types = declared(inputs, INPUTS)
-        require(inputs, INPUTS)
-        self._outputs = LLAMA_OUTPUTS if is_llama else GPT_OUTPUTS
-        self._output_types = declared(outputs, self._outputs)
-        self._streams = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self.input_types = declared(inputs, tensors.inputs)
+        require(inputs, tensors.inputs)
+        self._tensors = tensors
+        self._names = {tensor.field: tensor.name for tensor in tensors.inputs if tensor.field}
+        self._output_types = declared(outputs, tensors.outputs)
+        self._decoupled = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self._exclude_input = exclude_input
         self._ids: Iterator[int] = itertools.count()
 
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
+        if "input_ids" not in tensors:
+            raise InvalidRequest("input_ids was not sent; it is needed")
         ids = tensors["input_ids"]
-        values = read_rows(INPUTS, tensors, len(ids))
+        values = read_rows(self._tensors.inputs, tensors, len(ids))
         prompts = [_prompt(row) for row in values]
         rows = [Row(self._request(*pair, info)) for pair in zip(values, prompts, strict=True)]
-        end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
-        call = CoreCall(rows, prompts, ids.shape[1], [ends[0] for ends in end_ids])
-        call.streams, call.output_table, call.output_types = self._streams, self._outputs, self._output_types
-        return call
+        fill_ids = [_fill_id(*pair, info) for pair in zip(values, rows, strict=True)]
+        return CoreCall(rows, prompts, ids.shape[1], fill_ids, self._shape(values[0], info))
 
     def _request(self, values: Mapping[str, Any], prompt: tuple[int, ...], info: EngineInfo) -> Request:
-        start_id = info.start_id if values["start_id"] is None else values["start_id"]
+        start_id = info.start_id if values.get("start_id") is None else values["start_id"]
         sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
         request = Request(next(self._ids), prompt or (start_id,), sampling)
-        validation.check(request, info, NAMES)
+        validation.check(request, info, self._names)
         return request
+
+    def _shape(self, values: Mapping[str, Any], info: EngineInfo) -> Shape:
+        excludes = values.get("exclude_input")
+        return Shape(
+            self._tensors.outputs,
+            self._output_types,
+            streams=self._decoupled and values.get("streaming", True),
+            counts_prompt=self._counts_prompt(info),
+            includes_prompt=not (self._exclude_input if excludes is None else excludes),
+            wants=frozenset(key for key, value in values.items() if key.startswith("return_") and value),
+        )
+
+    def _counts_prompt(self, info: EngineInfo) -> bool:
+        """Of FasterTransformer's classes: what config.pbtxt declares decides, else the checkpoint."""
+        if "input_sequence_lengths" not in self._output_types:
+            return True
+        return "response_input_lengths" in self._output_types and info.model_type not in _LLAMA_CLASS
+
+
+def _fill_id(values: Mapping[str, Any], row: Row, info: EngineInfo) -> int:
+    """What follows the last token of a row."""
+    pad_id = values.get("pad_id")
+    end_ids = row.request.sampling.end_ids or info.end_ids or (0,)
+    return int(end_ids[0] if pad_id is None else pad_id)
 
 
 def _prompt(values: Mapping[str, Any]) -> tuple[int, ...]:

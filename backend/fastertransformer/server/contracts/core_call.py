@@ -2,11 +2,29 @@
 """State and output tensors of one request in FasterTransformer's decoder-only contract."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..call import Row
 from ..protocol import Array, Output, compute_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the tensors of the responses to one request look like."""
+
+    table: "Sequence[Output[CoreCall]]"
+    types: Mapping[str, type]
+    """Numpy types of the declared outputs."""
+    streams: bool
+    """A response after every step."""
+    counts_prompt: bool = True
+    """Whether `sequence_length` counts the prompt, padding included."""
+    includes_prompt: bool = True
+    """Whether `output_ids` of TensorRT-LLM's contract begin with the prompt."""
+    wants: frozenset[str] = frozenset()
+    """Names of the outputs that are given only where the request asks for them, and does."""
 
 
 class CoreCall:
@@ -19,21 +37,30 @@ class CoreCall:
     """
 
     def __init__(
-        self, rows: Sequence[Row], prompts: Sequence[Sequence[int]], padded_len: int, fill_ids: Sequence[int]
+        self,
+        rows: Sequence[Row],
+        prompts: Sequence[Sequence[int]],
+        padded_len: int,
+        fill_ids: Sequence[int],
+        shape: Shape,
     ) -> None:
         longest = max(row.request.sampling.max_tokens for row in rows)
         self.rows = rows
-        self.streams = False
-        self.output_table: Sequence[Output[CoreCall]] = GPT_OUTPUTS
-        self.output_types: Mapping[str, type] = {}
+        self.shape = shape
         self.padded_len = padded_len
         self.prompt_lens = np.array([len(prompt) for prompt in prompts])
         self.generated = np.zeros(len(rows), np.int64)
+        self.sent = np.zeros(len(rows), np.int64)
+        """New tokens that responses have covered."""
         self.logprobs = np.zeros((len(rows), 1, longest), np.float32)
         self.output_ids = np.empty((len(rows), 1, padded_len + longest), np.int64)
         for line, prompt, fill_id in zip(self.output_ids[:, 0], prompts, fill_ids, strict=True):
             line[:] = fill_id
             line[: len(prompt)] = prompt
+
+    @property
+    def streams(self) -> bool:
+        return self.shape.streams
 
     @property
     def wants_logprobs(self) -> bool:
@@ -52,39 +79,38 @@ class CoreCall:
         return True
 
     def take_outputs(self) -> dict[str, Array]:
-        return compute_outputs(self.output_table, self.output_types, self)
+        outputs = compute_outputs(self.shape.table, self.shape.types, self)
+        self.sent = self.generated.copy()
+        return outputs
 
     def is_finished(self) -> Array:
         return np.array([row.finish_reason is not None for row in self.rows])
 
+    def sequence_lengths(self) -> Array:
+        return self.generated + self.padded_len * self.shape.counts_prompt
 
-def _per_row(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
+
+def per_row(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
     """[B] -> [B, beam = 1]"""
     return lambda call: compute(call)[:, None]
 
 
-def _if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
+def if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
     return lambda call: compute(call) if call.wants_logprobs else None
 
 
-def _never(_call: CoreCall) -> None:
+def never(_call: object) -> None:
     return None
 
 
-_COMMON: tuple[Output[CoreCall], ...] = (
+OUTPUTS: tuple[Output[CoreCall], ...] = (
     Output("output_ids", "TYPE_UINT32", (-1, -1), lambda call: call.output_ids),
-    Output("cum_log_probs", "TYPE_FP32", (-1,), _if_asked(lambda call: call.logprobs.sum(-1))),
-    Output("output_log_probs", "TYPE_FP32", (-1, -1), _if_asked(lambda call: call.logprobs)),
-    Output("is_finished", "TYPE_BOOL", (-1,), _per_row(CoreCall.is_finished)),
-)
-GPT_OUTPUTS: tuple[Output[CoreCall], ...] = (
-    *_COMMON,
-    Output("sequence_length", "TYPE_UINT32", (-1,), _per_row(lambda call: call.padded_len + call.generated)),
-    Output("response_input_lengths", "TYPE_INT32", (-1,), _per_row(lambda call: call.prompt_lens)),
-    Output("context_embeddings", "TYPE_FP32", (-1, -1), _never),  # the input that asks for it is refused
-)
-LLAMA_OUTPUTS: tuple[Output[CoreCall], ...] = (
-    *_COMMON,
-    Output("sequence_length", "TYPE_UINT32", (-1,), _per_row(lambda call: call.generated)),
-    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), _per_row(lambda call: call.prompt_lens)),
+    Output("sequence_length", "TYPE_UINT32", (-1,), per_row(CoreCall.sequence_lengths)),
+    Output("response_input_lengths", "TYPE_INT32", (-1,), per_row(lambda call: call.prompt_lens)),
+    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), per_row(lambda call: call.prompt_lens)),
+    Output("output_lengths", "TYPE_UINT32", (-1,), per_row(lambda call: call.prompt_lens + call.generated)),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
+    Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(lambda call: call.logprobs)),
+    Output("is_finished", "TYPE_BOOL", (-1,), per_row(CoreCall.is_finished)),
+    Output("context_embeddings", "TYPE_FP32", (-1, -1), never),  # the input that asks for it is refused
 )

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""TensorRT-LLM's `tensorrt_llm` model: token ids in and out, over the same engine.
+
+An input that FasterTransformer has too is its row under another name, so that both do the same. A
+streamed response holds the new tokens only; any other holds the prompt too, unless it is excluded.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..protocol import Array, Input, Output, first_row, only, per_row
+from . import unserved
+from .core import INPUTS as FASTERTRANSFORMER_INPUTS
+from .core import TokenTensors
+from .core_call import CoreCall, if_asked, never
+from .core_call import per_row as per_beam
+
+_SAME = (
+    "input_ids input_lengths request_output_len end_id stop_words_list bad_words_list beam_width temperature"
+    " runtime_top_k runtime_top_p min_p len_penalty repetition_penalty beam_search_diversity_rate"
+    " presence_penalty frequency_penalty"
+)
+_RENAMED = {
+    "min_tokens": "min_length",
+    "seed": "random_seed",
+    "return_log_probs": "is_return_log_probs",
+    "runtime_top_p_min": "top_p_min",
+    "runtime_top_p_decay": "top_p_decay",
+    "runtime_top_p_reset_ids": "top_p_reset_ids",
+}
+
+
+def _shared() -> tuple[Input, ...]:
+    """FasterTransformer's rows; here ids and lengths are signed."""
+    rows = {row.name: row for row in FASTERTRANSFORMER_INPUTS}
+    names = {name: name for name in _SAME.split()} | _RENAMED
+    return tuple(
+        replace(
+            rows[old],
+            name=new,
+            data_type=rows[old].data_type.replace("UINT32", "INT32"),
+            optional=rows[old].optional or new == "input_ids",  # a request to stop another one needs none
+        )
+        for new, old in names.items()
+    )
+
+
+INPUTS = (
+    *_shared(),
+    Input("pad_id", "TYPE_INT32", (1,), per_row, "pad_id"),
+    Input("streaming", "TYPE_BOOL", (1,), first_row, "streaming", False),
+    Input("stop", "TYPE_BOOL", (1,), per_row),  # a request with it never gets here: it ends another one
+    Input("exclude_input_in_output", "TYPE_BOOL", (1,), first_row, "exclude_input"),
+    Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
+    Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
+    Input("num_return_sequences", "TYPE_INT32", (1,), only(1, "one sequence per request is served")),
+    *unserved.not_served("a bias of the logits is not served yet", "embedding_bias", "TYPE_FP32", -1),
+    *unserved.ignored("early_stopping", "TYPE_BOOL", 1),  # means something for beams only
+    *unserved.TOKENS,
+)
+
+
+def _counts(call: CoreCall) -> Array:
+    """[B] tokens of the response in each row."""
+    if call.shape.streams:
+        return call.generated - call.sent
+    return call.generated + call.prompt_lens * call.shape.includes_prompt
+
+
+def _starts(call: CoreCall) -> Array:
+    """[B] where in a row they begin."""
+    if call.shape.streams:
+        return call.prompt_lens + call.sent
+    return call.prompt_lens * (not call.shape.includes_prompt)
+
+
+def _window(rows: Array, starts: Array, counts: Array) -> Array:
+    """[B, beam, L] -> [B, beam, largest count]; what lies behind a row's own count stays what it is."""
+    places = starts[:, None] + np.arange(counts.max(initial=0))
+    inside = np.minimum(places, rows.shape[-1] - 1)[:, None]
+    return np.take_along_axis(rows, np.broadcast_to(inside, (*rows.shape[:2], inside.shape[-1])), -1)
+
+
+def _output_ids(call: CoreCall) -> Array:
+    return _window(call.output_ids, _starts(call), _counts(call))
+
+
+def _output_log_probs(call: CoreCall) -> Array:
+    sent = call.sent * call.shape.streams
+    return _window(call.logprobs, sent, call.generated - sent)
+
+
+def _if_wanted(wish: str, compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
+    return lambda call: compute(call)[:, None] if wish in call.shape.wants else None
+
+
+def _not_sent(names: str, data_type: str, *dims: int) -> tuple[Output[Any], ...]:
+    return tuple(Output(name, data_type, dims, never) for name in names.split())
+
+
+NOT_SENT = (
+    *_not_sent("context_logits", "TYPE_FP32", -1, -1),
+    *_not_sent("generation_logits", "TYPE_FP32", -1, -1, -1),
+    *_not_sent("context_phase_params", "TYPE_UINT8", -1),
+    *_not_sent(
+        "kv_cache_alloc_new_blocks kv_cache_reused_blocks kv_cache_alloc_total_blocks", "TYPE_INT32", 1
+    ),
+    *_not_sent("arrival_time_ns first_scheduled_time_ns", "TYPE_INT64", 1),
+    *_not_sent("first_token_time_ns last_token_time_ns", "TYPE_INT64", 1),
+    *_not_sent("acceptance_rate", "TYPE_FP32", 1),
+    *_not_sent("total_accepted_draft_tokens total_draft_tokens", "TYPE_INT32", 1),
+)
+"""May be declared; the inputs that ask for them are refused."""
+
+OUTPUTS: tuple[Output[CoreCall], ...] = (
+    Output("output_ids", "TYPE_INT32", (-1, -1), _output_ids),
+    Output("sequence_length", "TYPE_INT32", (-1,), per_beam(_counts)),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
+    Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(_output_log_probs)),
+    Output("batch_index", "TYPE_INT32", (1,), per_beam(lambda call: np.arange(len(call.rows)))),
+    Output("sequence_index", "TYPE_INT32", (1,), per_beam(lambda call: np.zeros(len(call.rows)))),
+    Output(
+        "num_input_tokens",
+        "TYPE_INT32",
+        (1,),
+        _if_wanted("return_num_input_tokens", lambda call: call.prompt_lens),
+    ),
+    Output(
+        "num_output_tokens",
+        "TYPE_INT32",
+        (1,),
+        _if_wanted("return_num_output_tokens", lambda call: call.generated - call.sent),
+    ),
+    *NOT_SENT,
+)
+TENSORRT_LLM = TokenTensors(INPUTS, OUTPUTS)
