@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""model_repository/decoder copied by hand for each family of the old service, with its own kind of tokenizer."""
+"""model_repository/decoder copied by hand for each family of the old service, with its kind of tokenizer."""
 
 import shutil
 from collections.abc import Callable, Iterator

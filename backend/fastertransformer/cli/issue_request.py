@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`fastertransformer issue-request`: any request, from a JSON file.
 
-`{"config": {...}, "request": [{"name": ..., "data": [...], "dtype": "uint32"}, ...]}`, as in the old service's
-samples; `object` is the dtype of text.
+`{"config": {...}, "request": [{"name": ..., "data": [...], "dtype": "uint32"}, ...]}`, as in the old
+service's samples; `object` is the dtype of text.
 """
 
 import json

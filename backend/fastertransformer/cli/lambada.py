@@ -32,7 +32,7 @@ def lambada(
     limit: Annotated[int, typer.Option(min=0, help="Use so many texts; 0 is all.")] = 0,
     accuracy_threshold: Annotated[float, typer.Option(help="An error below this percentage.")] = 0.0,
 ) -> None:
-    """Cut the last word off every text, let a text model go on greedily, and count how often it comes back."""
+    """Cut the last word off every text, let a text model go on, and count how often it comes back."""
     pairs = read(file)[: limit or None]
     batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
     found = 0
