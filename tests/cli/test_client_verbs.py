@@ -86,7 +86,7 @@ def test_request_from_a_file(server: Serving, tmp_path: Path) -> None:
     address = json.dumps({"config": {"url": server.http}})
     done = run("issue-request", sample(tmp_path), "--params", address)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"output_ids:\n\[\[\[11 12 13 ", done.stdout)
+    assert re.search(r"output_ids:\n\[\[\[ *11 +12 +13 ", done.stdout)
     assert re.search(r"sequence_length:\n\[\[8\]\n \[8\]\]", done.stdout)
     assert "output_log_probs:" in done.stdout
 
