@@ -15,7 +15,7 @@ def write_model(
     checkpoint: Path,
     source: str,
     name: str = "",
-    folder: str = "decoder",
+    template: str = "decoder",
     instances: int = 1,
     decoupled: bool | None = None,
     **parameters: str,
@@ -24,7 +24,7 @@ def write_model(
     paths = {"model_checkpoint_path": str(checkpoint), "tokenizer_dir": str(checkpoint), "data_type": "fp32"}
     streams = {} if decoupled is None else {name or source: decoupled}
     values = paths | SMALL_CACHE | parameters
-    repository.write(TEMPLATES / folder, target, {name or source: source}, values, instances, streams)
+    repository.write(TEMPLATES / template, target, {name or source: source}, values, instances, streams)
 
 
 def write_repository(target: Path, llama: Path, gpt2: Path) -> Path:
@@ -37,7 +37,7 @@ def write_repository(target: Path, llama: Path, gpt2: Path) -> Path:
     for model in ("preprocessing", "postprocessing", "ensemble"):
         write_model(target, llama, model)
     for model in ("tensorrt_llm", "tensorrt_llm_bls"):
-        write_model(target, llama, model, folder="tensorrt_llm")
+        write_model(target, llama, model, template="tensorrt_llm")
     _write_short_model(target / "short", {"model_checkpoint_path": str(llama), **SMALL_CACHE})
     return target
 
