@@ -11,6 +11,7 @@ from fastertransformer.engine.scheduler import Scheduler
 from fastertransformer.messages import EngineInfo, FinishReason, Output, Request, SamplingParams
 
 VOCAB_SIZE = 97
+BLOCK_SIZE = 4
 INFO = EngineInfo(
     model_type="toy", vocab_size=VOCAB_SIZE, max_model_len=64, start_id=1, end_ids=(0,), plan=""
 )
@@ -24,11 +25,19 @@ def next_token(tokens: list[int]) -> int:
     return value % VOCAB_SIZE
 
 
+def remembered(tokens: list[int], memory_blocks: int, block_size: int) -> list[int]:
+    """What the last of `tokens` sees."""
+    if not memory_blocks:
+        return tokens
+    return tokens[max(0, (len(tokens) - 1) // block_size - memory_blocks + 1) * block_size :]
+
+
 def expected(request: Request) -> list[int]:
     """What a request generates when it is alone."""
     tokens = list(request.prompt)
+    memory_blocks = max(1, request.memory_len // BLOCK_SIZE) if request.memory_len else 0
     for _ in range(request.sampling.max_tokens):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(remembered(tokens, memory_blocks, BLOCK_SIZE)))
         if tokens[-1] in INFO.end_ids:
             break
     return tokens[len(request.prompt) :]
@@ -61,7 +70,9 @@ class ToyRunner:
 
     def _sample(self, batch: Batch, row: int, length: int) -> int:
         blocks = batch.block_tables[row][: -(-length // self.block_size)]
-        seen = self.cache[blocks].reshape(-1)[:length].tolist()
+        memory_blocks = 0 if batch.memory_blocks is None else int(batch.memory_blocks[row])
+        cached = self.cache[blocks].reshape(-1)[:length].tolist()
+        seen = remembered(cached, memory_blocks, self.block_size)
         assert -1 not in seen, "a token was read before it was computed"
         token = next_token(seen)
         self.pool[batch.slots[row], length] = token
@@ -75,7 +86,7 @@ def engine_config(**changes: int) -> EngineConfig:
     return EngineConfig(
         model_checkpoint_path="toy",
         parallel=ParallelConfig(pipeline_para_size=stages),
-        cache=CacheConfig(block_size=4, enable_reuse=reuse),
+        cache=CacheConfig(block_size=BLOCK_SIZE, enable_reuse=reuse),
         max_num_seqs=changes.pop("max_num_seqs", 4),
         max_num_batched_tokens=changes.pop("max_num_batched_tokens", 8),
         **changes,

@@ -90,6 +90,21 @@ def test_streamed_responses_hold_the_new_tokens(server: TritonServer) -> None:
     np.testing.assert_allclose(pieces[-1]["cum_log_probs"], whole["cum_log_probs"], rtol=1e-4)
 
 
+def test_samples_and_biases(server: TritonServer) -> None:
+    """Samples of a row take the place of beams; the dense bias is that of FasterTransformer's pairs."""
+    bias = np.zeros((1, 300), np.float32)
+    bias[0, 77] = 100
+    more = {"return_num_input_tokens": True, "return_num_output_tokens": True}
+    response = final_state(
+        server, inputs([PROMPTS[0]], 4, num_return_sequences=2, embedding_bias=bias, **more)
+    )
+    assert response["output_ids"].tolist() == [[[*PROMPTS[0], 77, 77, 77, 77]] * 2]
+    assert response["sequence_length"].tolist() == [[7, 7]]
+    assert response["num_input_tokens"].tolist() == [[3]]
+    assert response["num_output_tokens"].tolist() == [[8]]
+    assert response["batch_index"].tolist() == [[0]]
+
+
 def stop_request() -> ct.Arrays:
     """As TensorRT-LLM's client makes it: its other tensors mean nothing."""
     empty = {

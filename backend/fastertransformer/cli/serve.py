@@ -31,11 +31,10 @@ class Contract(str, Enum):
     TENSORRT_LLM = "tensorrt_llm"
 
 
-_FOLDERS = {
-    Contract.FASTERTRANSFORMER: ("decoder", {}),
-    Contract.TENSORRT_LLM: ("tensorrt_llm", {"ensemble": "tensorrt_llm_bls"}),
-}
-"""Folder of model_repository/ for each contract, and further names of its models."""
+_TEMPLATES = {Contract.FASTERTRANSFORMER: "decoder", Contract.TENSORRT_LLM: "tensorrt_llm"}
+"""Folders of model_repository/."""
+_TWINS = {"tensorrt_llm": {"ensemble": "tensorrt_llm_bls"}}
+"""Further names of models in them."""
 
 
 def serve(
@@ -57,6 +56,9 @@ def serve(
     contract: Annotated[
         Contract, typer.Option(help="Names and types of the tensors: those of this server's clients.")
     ] = Contract.FASTERTRANSFORMER,
+    interactive: Annotated[
+        bool, typer.Option(help="Conversations in token ids (Triton sequences) instead of single requests.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     parameter: Annotated[
         list[str] | None,
@@ -89,7 +91,7 @@ def serve(
                 path,
                 Path(folder),
                 parameters,
-                contract,
+                "interactive" if interactive else _TEMPLATES[contract],
                 instances=instances,
                 decoupled={"fastertransformer": decoupled},
             )
@@ -102,7 +104,7 @@ def write_repository(
     path: Path,
     target: Path,
     parameters: dict[str, str],
-    contract: Contract = Contract.FASTERTRANSFORMER,
+    template: str = "decoder",
     models: Mapping[str, str] | None = None,
     instances: int = 1,
     decoupled: Mapping[str, bool] | None = None,
@@ -111,7 +113,8 @@ def write_repository(
 
     Args:
         parameters: of config.pbtxt, beside those that name the checkpoint.
-        models: names and what they are in the contract's folder; default all that can be served.
+        template: the folder of model_repository/.
+        models: names and what they are in the template; default all that can be served.
         decoupled: which models may stream, where it is not as in the template.
 
     Raises:
@@ -123,15 +126,15 @@ def write_repository(
         errors.print(
             f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
         )
-    folder, twins = _FOLDERS[contract]
-    own = repository.models_of(templates() / folder, tokenizer is not None)
+    own = repository.models_of(templates() / template, tokenizer is not None)
+    twins = _TWINS.get(template, {})
     all_models = own | {name: source for name, source in twins.items() if source in own}
     named = {
         "model_checkpoint_path": str(path.resolve()),
         "tokenizer_dir": str((tokenizer or path).resolve()),
     }
     repository.write(
-        templates() / folder, target, models or all_models, named | parameters, instances, decoupled
+        templates() / template, target, models or all_models, named | parameters, instances, decoupled
     )
 
 

@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from ..config import EngineConfig
 from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, StepResult
-from .block_pool import BlockPool, prefix_digests
+from .block_pool import GONE, BlockPool
 from .planner import Entry, build_batch, entry_for
+from .prefixes import Prefixes
 from .sequence import Sequence, SequenceKey, State
+from .sessions import Sessions
 
 ClientOutput = tuple[int, Output]
 """(client, output)"""
@@ -27,6 +29,8 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig, info: EngineInfo, num_blocks: int) -> None:
         self.pool = BlockPool(num_blocks, config.cache.block_size, config.cache.enable_reuse)
+        self.sessions = Sessions(self.pool, config.cache.session_idle_s)
+        self._prefixes = Prefixes(self.pool, self.sessions)
         self._config = config
         self._info = info
         self._num_stages = config.parallel.pipeline_para_size
@@ -65,6 +69,9 @@ class Scheduler:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, list(request.prompt))
+            if request.memory_len:
+                sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
+            sequence.keeps = request.session is not None and not request.session.is_last
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
 
@@ -80,15 +87,26 @@ class Scheduler:
                 self._finish(sequence)
                 self._tell(client, Output(request_id, finish_reason=FinishReason.ABORTED))
 
+    def end_sessions(self, client: int, session_ids: Iterable[int]) -> None:
+        """Keeps nothing for them any more; unknown ids have nothing."""
+        keys = [(client, session_id) for session_id in session_ids]
+        for sequence in self._sequences.values():
+            sequence.keeps = sequence.keeps and sequence.session_key not in keys
+        self.sessions.forget(keys)
+
     def drop_client(self, client: int) -> None:
-        """Ends all requests of a client that is gone."""
+        """Ends all requests and sessions of a client that is gone."""
         for sequence in [s for s in self._sequences.values() if s.client == client]:
+            sequence.keeps = False
             self._finish(sequence)
+        self.sessions.forget_client(client)
 
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
         planned = self._continue_running(self._config.max_num_batched_tokens, room)
+        for entry in planned:
+            self._prefixes.publish(entry.sequence, entry.num_tokens)
         budget = self._config.max_num_batched_tokens - sum(entry.num_tokens for entry in planned)
         admitted = self._admit(budget, room - len(planned))
         if not planned and not admitted:
@@ -139,6 +157,8 @@ class Scheduler:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
         while needed > self.pool.num_free:
+            if self.sessions.give_way():
+                continue
             if any(s.state is State.PREEMPTED for s in self._sequences.values()):
                 return False  # its blocks come back when the batches in flight are done
             victim = self._running[-1]
@@ -167,19 +187,24 @@ class Scheduler:
             self._running.append(sequence)
             count = min(sequence.num_to_compute, budget)
             admitted.append(entry_for(sequence, count))
+            self._prefixes.publish(sequence, count)
             budget -= count
         return admitted
 
     def _take_blocks(self, sequence: Sequence) -> bool:
-        """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
-        shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
-        needed = self.pool.blocks_for(len(sequence.tokens)) - len(shared)
-        if needed > self.pool.num_free_without(shared):
-            return False
-        self.pool.share(shared)
-        sequence.blocks = shared + self.pool.allocate(needed)
-        sequence.num_published = len(shared)
-        sequence.num_computed = len(shared) * self.pool.block_size
+        """Blocks for all known tokens, computed ones first; at least one token is left to compute."""
+        key = sequence.session_key
+        computed, num_computed = self._prefixes.find(sequence)
+        needed = self.pool.blocks_for(len(sequence.tokens)) - len(computed)
+        while needed > self.pool.num_free_without(computed):
+            if not self.sessions.give_way(unless=key):
+                return False
+        self.pool.share(computed)
+        if key is not None:
+            self.sessions.forget([key])
+        sequence.blocks = computed + self.pool.allocate(needed)
+        sequence.num_published = num_computed // self.pool.block_size
+        sequence.num_computed = num_computed
         self._num_prefix_hit_tokens += sequence.num_computed
         return True
 
@@ -203,7 +228,14 @@ class Scheduler:
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
             sequence.num_pending += entry.samples
-            self._publish(sequence)
+            self._forget_oldest(sequence)
+
+    def _forget_oldest(self, sequence: Sequence) -> None:
+        """Gives back what no token sees any more: batches run in order, so those in flight read it first."""
+        next_token = min(sequence.num_computed, len(sequence.tokens))
+        oldest = sequence.oldest_block(next_token, self.pool.block_size)
+        self.pool.release(sequence.blocks[:oldest])
+        sequence.blocks[:oldest] = [GONE] * oldest
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
         sequence.num_pending -= 1
@@ -214,29 +246,9 @@ class Scheduler:
         logprobs = (logprob,) if sequence.sampling.logprobs else ()
         self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason))
         if reason is None:
-            self._publish(sequence)
+            self._prefixes.publish(sequence)
         else:
             self._finish(sequence)
-
-    def _publish(self, sequence: Sequence) -> None:
-        """Batches run in order, so a block may be shared as soon as a batch that fills it is scheduled."""
-        full = min(sequence.num_computed, len(sequence.tokens)) // self.pool.block_size
-        if not self.pool.enable_reuse or full <= sequence.num_published:
-            return
-        digests = self._digests(sequence, full)
-        for index in range(sequence.num_published, full):
-            self.pool.publish(sequence.blocks[index], digests[index])
-        sequence.num_published = full
-
-    def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
-        """Digests of the first `count` blocks; none when nothing is shared."""
-        if not self.pool.enable_reuse:
-            return []
-        known = sequence.digests
-        if len(known) < count:
-            tokens = sequence.tokens[len(known) * self.pool.block_size : count * self.pool.block_size]
-            known += prefix_digests(tokens, self.pool.block_size, parent=known[-1] if known else b"")
-        return known[:count]
 
     def _finish(self, sequence: Sequence) -> None:
         if sequence.state is State.WAITING:
@@ -245,13 +257,19 @@ class Scheduler:
             self._running.remove(sequence)
         sequence.state = State.FINISHED
         del self._sequences[sequence.key]
+        if sequence.session_key is not None and not sequence.keeps:
+            self.sessions.forget([sequence.session_key])
         self._settle(sequence)
 
     def _settle(self, sequence: Sequence) -> None:
         """Takes back slot and blocks of a sequence that lost them, once no batch in flight names it."""
         if sequence.state is State.RUNNING or sequence.num_in_flight or sequence.slot < 0:
             return
-        self.pool.release(sequence.blocks)
+        if sequence.keeps and sequence.session_key is not None and sequence.state is State.FINISHED:
+            computed = sequence.tokens[: sequence.num_computed]
+            self.sessions.keep(sequence.session_key, computed, sequence.blocks)
+        else:
+            self.pool.release(sequence.blocks)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
         if sequence.state is State.PREEMPTED:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..messages import FinishReason, Request, SamplingParams
+from .sessions import SessionKey
 
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
@@ -41,14 +42,27 @@ class Sequence:
     """Of the full blocks of `tokens`, as far as somebody asked."""
     num_published: int = 0
     """Leading blocks that others may share."""
+    memory_blocks: int = 0
+    """How many blocks a token sees, its own included; 0 sees all."""
+    keeps: bool = False
+    """Its session goes on from its keys and values."""
 
     @property
     def key(self) -> SequenceKey:
         return self.client, self.request.id
 
     @property
+    def session_key(self) -> SessionKey | None:
+        session = self.request.session
+        return None if session is None else (self.client, session.id)
+
+    @property
     def sampling(self) -> SamplingParams:
         return self.request.sampling
+
+    def oldest_block(self, position: int, block_size: int) -> int:
+        """The first block that the token at `position` sees."""
+        return max(0, position // block_size - self.memory_blocks + 1) if self.memory_blocks else 0
 
     @property
     def prompt_len(self) -> int:

@@ -6,6 +6,8 @@ from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, pag
 from .embedding import add_positions, embedding
 from .kv_cache import kv_write
 from .linear import (
+    skinny_gated_linear,
+    skinny_gated_linear_int8,
     skinny_int8_rows,
     skinny_linear,
     skinny_linear_int8,
@@ -54,6 +56,8 @@ __all__ = [
     "sample",
     "set_device",
     "set_num_threads",
+    "skinny_gated_linear",
+    "skinny_gated_linear_int8",
     "skinny_int8_rows",
     "skinny_linear",
     "skinny_linear_int8",

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,11 +27,14 @@ class SampledHere:
     """A step whose tokens this rank drew."""
 
     tokens: HostCopy
-    logprobs: HostCopy
+    logprobs: HostCopy | None
+    """None where no request asked."""
     world: World
 
     def result(self) -> StepResult:
-        result = StepResult(self.tokens.wait().numpy(), self.logprobs.wait().numpy())
+        tokens = self.tokens.wait().numpy()
+        zeros = np.zeros(len(tokens), np.float32)
+        result = StepResult(tokens, zeros if self.logprobs is None else self.logprobs.wait().numpy())
         self.world.check()
         return result
 
@@ -94,7 +98,7 @@ class ModelRunner:
         self._install(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._sampled(self._graphs.replay(batch, needs))
+            return self._sampled(self._graphs.replay(batch, needs), needs)
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
@@ -104,11 +108,11 @@ class ModelRunner:
         sampled = self._compute(step, needs)
         if len(batch.sample_rows):
             self._pipeline.return_samples(*sampled)
-        return self._sampled(sampled)
+        return self._sampled(sampled, needs)
 
-    def _sampled(self, sampled: Sampled) -> SampledHere:
+    def _sampled(self, sampled: Sampled, needs: Needs) -> SampledHere:
         tokens, logprobs = sampled
-        return SampledHere(HostCopy(tokens), HostCopy(logprobs), self._world)
+        return SampledHere(HostCopy(tokens), HostCopy(logprobs) if needs.logprobs else None, self._world)
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table."""

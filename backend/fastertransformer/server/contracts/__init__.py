@@ -8,10 +8,11 @@ from ...errors import ModelLoadError
 from ..call import Contract
 from ..parameters import flag
 from .core import FASTERTRANSFORMER, CoreContract
+from .interactive import InteractiveContract
 from .tensorrt_llm import TENSORRT_LLM
 
 
-def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
+def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract | InteractiveContract:
     """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
     names = {entry["name"] for entry in model_config["input"]}
     if "text_input" in names:
@@ -19,6 +20,8 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
         from .text import TextContract
 
         return TextContract.from_parameters(model_config, parameters)
+    if "input_ids" in names and "sequence_batching" in model_config:
+        return InteractiveContract(model_config)
     if "input_ids" in names:
         sets = (FASTERTRANSFORMER, TENSORRT_LLM)
         closest = min(sets, key=lambda tensors: len(tensors.unknown(names)))

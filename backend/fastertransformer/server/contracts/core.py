@@ -17,6 +17,7 @@ from ..protocol import (
     Array,
     Input,
     Output,
+    bias_lists,
     declared,
     first_row,
     only,
@@ -30,7 +31,7 @@ from ..protocol import (
 from .core_call import OUTPUTS, CoreCall, Shape
 
 _NO_PROMPT_LEARNING = refused("prompt learning is not served yet")
-_NO_DECAY = "top_p decay is not served yet"
+MAX_RETURN_SEQUENCES = 256
 _LLAMA_CLASS = ("llama", "mistral")
 """Checkpoints of the old service's model_type llama."""
 
@@ -45,12 +46,18 @@ INPUTS = (
     Input("request_output_len", "TYPE_UINT32", (-1,), per_row, "max_tokens", optional=False),
     Input("runtime_top_k", "TYPE_UINT32", (1,), per_row, "top_k", 0),
     Input("runtime_top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
+    Input("top_p_decay", "TYPE_FP32", (1,), per_row, "top_p_decay", 1.0),
+    Input("top_p_min", "TYPE_FP32", (1,), per_row, "top_p_min", 1e-6),
+    Input("top_p_reset_ids", "TYPE_UINT32", (1,), per_row, "top_p_reset_id", -1),
     Input("min_p", "TYPE_FP32", (1,), per_row, "min_p", 0.0),
     Input("temperature", "TYPE_FP32", (1,), per_row, "temperature", 1.0),
     Input("repetition_penalty", "TYPE_FP32", (1,), per_row, "repetition_penalty", 1.0),
     Input("presence_penalty", "TYPE_FP32", (1,), per_row, "presence_penalty", 0.0),
     Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
     Input("min_length", "TYPE_INT32", (1,), per_row, "min_length", 0),
+    Input("no_repeat_ngram_size", "TYPE_INT32", (1,), per_row, "no_repeat_ngram_size", 0),
+    Input("logit_bias", "TYPE_FP32", (-1, 2), bias_lists, "logit_bias", ()),
+    Input("num_return_sequences", "TYPE_INT32", (1,), first_row, "num_return_sequences", 1),
     Input("random_seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
     Input("is_return_log_probs", "TYPE_BOOL", (1,), first_row, "logprobs", False),
     Input("start_id", "TYPE_UINT32", (1,), per_row, "start_id"),
@@ -60,15 +67,14 @@ INPUTS = (
     Input("beam_width", "TYPE_UINT32", (1,), only(1, "beam search is not served yet")),
     Input("len_penalty", "TYPE_FP32", (1,), per_row),  # these two mean something for beams only
     Input("beam_search_diversity_rate", "TYPE_FP32", (1,), per_row),
-    Input("top_p_decay", "TYPE_FP32", (1,), only(1.0, _NO_DECAY)),
-    Input("top_p_min", "TYPE_FP32", (1,), per_row),  # these two mean something with a decay only
-    Input("top_p_reset_ids", "TYPE_UINT32", (1,), per_row),
+    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
     Input(
         "is_return_context_embeddings",
         "TYPE_BOOL",
         (1,),
         only(False, "context embeddings are not served yet"),
     ),
+    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
     Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
     Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
@@ -121,15 +127,18 @@ class CoreContract:
             raise InvalidRequest("input_ids was not sent; it is needed")
         ids = tensors["input_ids"]
         values = read_rows(self._tensors.inputs, tensors, len(ids))
-        prompts = [_prompt(row) for row in values]
-        rows = [Row(self._request(*pair, info)) for pair in zip(values, prompts, strict=True)]
-        fill_ids = [_fill_id(*pair, info) for pair in zip(values, rows, strict=True)]
-        return CoreCall(rows, prompts, ids.shape[1], fill_ids, self._shape(values[0], info))
+        samples = _num_samples(values[0])
+        prompts = [prompt for row in values for prompt in [_prompt(row)] * samples]
+        own = [row | {"seed": _seed(row["seed"], sample)} for row in values for sample in range(samples)]
+        rows = [Row(self._request(*pair, info)) for pair in zip(own, prompts, strict=True)]
+        fill_ids = [_fill_id(*pair, info) for pair in zip(own, rows, strict=True)]
+        return CoreCall(rows, prompts, ids.shape[1], fill_ids, self._shape(values[0], info), samples)
 
     def _request(self, values: Mapping[str, Any], prompt: tuple[int, ...], info: EngineInfo) -> Request:
         start_id = info.start_id if values.get("start_id") is None else values["start_id"]
         sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
-        request = Request(next(self._ids), prompt or (start_id,), sampling)
+        prompt = prompt or (start_id,)
+        request = Request(next(self._ids), prompt, sampling, memory_len=values.get("memory_len", 0))
         validation.check(request, info, self._names)
         return request
 
@@ -158,8 +167,24 @@ def _fill_id(values: Mapping[str, Any], row: Row, info: EngineInfo) -> int:
     return int(end_ids[0] if pad_id is None else pad_id)
 
 
+def _num_samples(values: Mapping[str, Any]) -> int:
+    """Of every row: each is a request of the engine, which computes their common prompt once."""
+    samples: int = values["num_return_sequences"]
+    if not 1 <= samples <= MAX_RETURN_SEQUENCES:
+        raise InvalidRequest(f"num_return_sequences is {samples}; allowed is [1, {MAX_RETURN_SEQUENCES}]")
+    return samples
+
+
+def _seed(seed: int, sample: int) -> int:
+    """Samples of a row draw from neighbouring seeds; the first one is what the row is alone."""
+    return (seed + sample) % (validation.MAX_SEED + 1) if sample else seed
+
+
 def _prompt(values: Mapping[str, Any]) -> tuple[int, ...]:
     ids, length = values["prompt"], values["prompt_len"]
     if not 0 <= length <= len(ids):
         raise InvalidRequest(f"input_lengths is {length}; allowed is [0, {len(ids)}], the width of input_ids")
+    memory_len = values.get("memory_len", 0)
+    if 0 < memory_len < length:
+        raise InvalidRequest(f"memory_len is {memory_len}; the prompt alone has {length} tokens")
     return tuple(ids[:length].tolist())

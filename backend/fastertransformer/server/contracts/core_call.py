@@ -28,12 +28,14 @@ class Shape:
 
 
 class CoreCall:
-    """B rows in arrays that grow token by token, so that any response is a copy of them.
+    """B * N sequences in arrays that grow token by token, so that any response is a copy of them.
 
     Args:
+        rows: N samples of the client's first row, N of its second, ...
         prompts: what the client sent, without the start id that an empty prompt is given.
         padded_len: width of the client's input_ids.
-        fill_ids: [B] what follows the last token of a row.
+        fill_ids: what follows the last token of each of `rows`.
+        num_samples: N, which takes the place of FasterTransformer's beams in the outputs.
     """
 
     def __init__(
@@ -43,18 +45,20 @@ class CoreCall:
         padded_len: int,
         fill_ids: Sequence[int],
         shape: Shape,
+        num_samples: int = 1,
     ) -> None:
         longest = max(row.request.sampling.max_tokens for row in rows)
         self.rows = rows
         self.shape = shape
         self.padded_len = padded_len
+        self.num_samples = num_samples
         self.prompt_lens = np.array([len(prompt) for prompt in prompts])
         self.generated = np.zeros(len(rows), np.int64)
         self.sent = np.zeros(len(rows), np.int64)
         """New tokens that responses have covered."""
-        self.logprobs = np.zeros((len(rows), 1, longest), np.float32)
-        self.output_ids = np.empty((len(rows), 1, padded_len + longest), np.int64)
-        for line, prompt, fill_id in zip(self.output_ids[:, 0], prompts, fill_ids, strict=True):
+        self.logprobs = np.zeros((len(rows), longest), np.float32)
+        self.output_ids = np.empty((len(rows), padded_len + longest), np.int64)
+        for line, prompt, fill_id in zip(self.output_ids, prompts, fill_ids, strict=True):
             line[:] = fill_id
             line[: len(prompt)] = prompt
 
@@ -69,8 +73,8 @@ class CoreCall:
     def advance(self) -> Sequence[int]:
         for index, row in enumerate(self.rows):
             begin, known, now = self.prompt_lens[index], self.generated[index], len(row.tokens)
-            self.output_ids[index, 0, begin + known : begin + now] = row.tokens[known:]
-            self.logprobs[index, 0, known : len(row.logprobs)] = row.logprobs[known:]
+            self.output_ids[index, begin + known : begin + now] = row.tokens[known:]
+            self.logprobs[index, known : len(row.logprobs)] = row.logprobs[known:]
             self.generated[index] = now
         return ()
 
@@ -90,13 +94,19 @@ class CoreCall:
         return self.generated + self.padded_len * self.shape.counts_prompt
 
 
-def per_row(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
-    """[B] -> [B, beam = 1]"""
-    return lambda call: compute(call)[:, None]
+def samples(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
+    """[B * N, ...] -> [B, N, ...]"""
+
+    def apart(call: CoreCall) -> Array:
+        together = compute(call)
+        batch = len(call.rows) // call.num_samples
+        return together.reshape(batch, call.num_samples, *together.shape[1:])
+
+    return apart
 
 
 def if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
-    return lambda call: compute(call) if call.wants_logprobs else None
+    return lambda call: samples(compute)(call) if call.wants_logprobs else None
 
 
 def never(_call: object) -> None:
@@ -104,13 +114,13 @@ def never(_call: object) -> None:
 
 
 OUTPUTS: tuple[Output[CoreCall], ...] = (
-    Output("output_ids", "TYPE_UINT32", (-1, -1), lambda call: call.output_ids),
-    Output("sequence_length", "TYPE_UINT32", (-1,), per_row(CoreCall.sequence_lengths)),
-    Output("response_input_lengths", "TYPE_INT32", (-1,), per_row(lambda call: call.prompt_lens)),
-    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), per_row(lambda call: call.prompt_lens)),
-    Output("output_lengths", "TYPE_UINT32", (-1,), per_row(lambda call: call.prompt_lens + call.generated)),
+    Output("output_ids", "TYPE_UINT32", (-1, -1), samples(lambda call: call.output_ids)),
+    Output("sequence_length", "TYPE_UINT32", (-1,), samples(CoreCall.sequence_lengths)),
+    Output("response_input_lengths", "TYPE_INT32", (-1,), samples(lambda call: call.prompt_lens)),
+    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), samples(lambda call: call.prompt_lens)),
+    Output("output_lengths", "TYPE_UINT32", (-1,), samples(lambda call: call.prompt_lens + call.generated)),
     Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(lambda call: call.logprobs)),
-    Output("is_finished", "TYPE_BOOL", (-1,), per_row(CoreCall.is_finished)),
+    Output("is_finished", "TYPE_BOOL", (-1,), samples(CoreCall.is_finished)),
     Output("context_embeddings", "TYPE_FP32", (-1, -1), never),  # the input that asks for it is refused
 )

@@ -5,23 +5,23 @@ An input that FasterTransformer has too is its row under another name, so that b
 streamed response holds the new tokens only; any other holds the prompt too, unless it is excluded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..protocol import Array, Input, Output, first_row, only, per_row
+from ...errors import InvalidRequest
+from ..protocol import Array, Input, Output, first_row, per_row
 from . import unserved
 from .core import INPUTS as FASTERTRANSFORMER_INPUTS
 from .core import TokenTensors
-from .core_call import CoreCall, if_asked, never
-from .core_call import per_row as per_beam
+from .core_call import CoreCall, if_asked, never, samples
 
 _SAME = (
     "input_ids input_lengths request_output_len end_id stop_words_list bad_words_list beam_width temperature"
     " runtime_top_k runtime_top_p min_p len_penalty repetition_penalty beam_search_diversity_rate"
-    " presence_penalty frequency_penalty"
+    " presence_penalty frequency_penalty num_return_sequences no_repeat_ngram_size"
 )
 _RENAMED = {
     "min_tokens": "min_length",
@@ -48,6 +48,14 @@ def _shared() -> tuple[Input, ...]:
     )
 
 
+def _dense_bias(name: str, array: Array, batch: int) -> Sequence[Any]:
+    """[batch, vocabulary]: what is added to every logit."""
+    if array.ndim != 2 or len(array) not in (1, batch):
+        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, vocabulary]")
+    biases = [tuple((int(token), float(row[token])) for token in np.flatnonzero(row)) for row in array]
+    return biases if len(biases) == batch else biases * batch
+
+
 INPUTS = (
     *_shared(),
     Input("pad_id", "TYPE_INT32", (1,), per_row, "pad_id"),
@@ -56,32 +64,30 @@ INPUTS = (
     Input("exclude_input_in_output", "TYPE_BOOL", (1,), first_row, "exclude_input"),
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
-    Input("num_return_sequences", "TYPE_INT32", (1,), only(1, "one sequence per request is served")),
-    *unserved.not_served("a bias of the logits is not served yet", "embedding_bias", "TYPE_FP32", -1),
+    Input("embedding_bias", "TYPE_FP32", (-1,), _dense_bias, "logit_bias", ()),
     *unserved.ignored("early_stopping", "TYPE_BOOL", 1),  # means something for beams only
     *unserved.TOKENS,
 )
 
 
 def _counts(call: CoreCall) -> Array:
-    """[B] tokens of the response in each row."""
+    """[sequences] tokens that the response has of each."""
     if call.shape.streams:
         return call.generated - call.sent
     return call.generated + call.prompt_lens * call.shape.includes_prompt
 
 
 def _starts(call: CoreCall) -> Array:
-    """[B] where in a row they begin."""
+    """[sequences] where they begin."""
     if call.shape.streams:
         return call.prompt_lens + call.sent
     return call.prompt_lens * (not call.shape.includes_prompt)
 
 
-def _window(rows: Array, starts: Array, counts: Array) -> Array:
-    """[B, beam, L] -> [B, beam, largest count]; what lies behind a row's own count stays what it is."""
+def _window(lines: Array, starts: Array, counts: Array) -> Array:
+    """[sequences, L] -> [sequences, largest count]; what lies behind a count stays what it is."""
     places = starts[:, None] + np.arange(counts.max(initial=0))
-    inside = np.minimum(places, rows.shape[-1] - 1)[:, None]
-    return np.take_along_axis(rows, np.broadcast_to(inside, (*rows.shape[:2], inside.shape[-1])), -1)
+    return np.take_along_axis(lines, np.minimum(places, lines.shape[-1] - 1), -1)
 
 
 def _output_ids(call: CoreCall) -> Array:
@@ -94,7 +100,17 @@ def _output_log_probs(call: CoreCall) -> Array:
 
 
 def _if_wanted(wish: str, compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
-    return lambda call: compute(call)[:, None] if wish in call.shape.wants else None
+    return lambda call: compute(call) if wish in call.shape.wants else None
+
+
+def _num_new(call: CoreCall) -> Array:
+    """[batch, 1]: of all sequences that a row returns."""
+    total: Array = samples(lambda call: call.generated - call.sent)(call).sum(1, keepdims=True)
+    return total
+
+
+def _batch_index(call: CoreCall) -> Array:
+    return np.arange(len(call.rows) // call.num_samples)[:, None]
 
 
 def _not_sent(names: str, data_type: str, *dims: int) -> tuple[Output[Any], ...]:
@@ -116,23 +132,23 @@ NOT_SENT = (
 """May be declared; the inputs that ask for them are refused."""
 
 OUTPUTS: tuple[Output[CoreCall], ...] = (
-    Output("output_ids", "TYPE_INT32", (-1, -1), _output_ids),
-    Output("sequence_length", "TYPE_INT32", (-1,), per_beam(_counts)),
+    Output("output_ids", "TYPE_INT32", (-1, -1), samples(_output_ids)),
+    Output("sequence_length", "TYPE_INT32", (-1,), samples(_counts)),
     Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(_output_log_probs)),
-    Output("batch_index", "TYPE_INT32", (1,), per_beam(lambda call: np.arange(len(call.rows)))),
-    Output("sequence_index", "TYPE_INT32", (1,), per_beam(lambda call: np.zeros(len(call.rows)))),
+    Output("batch_index", "TYPE_INT32", (1,), _batch_index),
+    Output("sequence_index", "TYPE_INT32", (1,), lambda call: 0 * _batch_index(call)),
     Output(
         "num_input_tokens",
         "TYPE_INT32",
         (1,),
-        _if_wanted("return_num_input_tokens", lambda call: call.prompt_lens),
+        _if_wanted("return_num_input_tokens", lambda call: call.prompt_lens[:: call.num_samples, None]),
     ),
     Output(
         "num_output_tokens",
         "TYPE_INT32",
         (1,),
-        _if_wanted("return_num_output_tokens", lambda call: call.generated - call.sent),
+        _if_wanted("return_num_output_tokens", _num_new),
     ),
     *NOT_SENT,
 )

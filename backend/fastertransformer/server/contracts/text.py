@@ -15,7 +15,7 @@ from ...messages import EngineInfo, Request, SamplingParams
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
-from ..protocol import Array, Input, declared, first_row, only, per_row, read_rows, require
+from ..protocol import Array, Input, bias_lists, declared, first_row, only, per_row, read_rows, require
 from ..stop_words import StopWords
 from ..tokenizer import TextTokenizer
 from . import unserved
@@ -46,6 +46,7 @@ def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
     return [(token,) for token in per_row(name, array, batch)]
 
 
+_BIAS = "biases of words are not served; logit_bias has those of tokens"
 INPUTS = (
     Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),
     Input("max_tokens", "TYPE_INT32", (1,), per_row, "max_tokens", 16),
@@ -56,11 +57,16 @@ INPUTS = (
     Input("pad_id", "TYPE_INT32", (1,), per_row),  # text is not padded
     Input("top_k", "TYPE_INT32", (1,), per_row, "top_k", 0),
     Input("top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
+    Input("top_p_decay", "TYPE_FP32", (1,), per_row, "top_p_decay", 1.0),
+    Input("top_p_min", "TYPE_FP32", (1,), per_row, "top_p_min", 1e-6),
+    Input("top_p_reset_ids", "TYPE_INT32", (1,), per_row, "top_p_reset_id", -1),
     Input("min_p", "TYPE_FP32", (1,), per_row, "min_p", 0.0),
     Input("temperature", "TYPE_FP32", (1,), per_row, "temperature", 1.0),
     Input("repetition_penalty", "TYPE_FP32", (1,), per_row, "repetition_penalty", 1.0),
     Input("presence_penalty", "TYPE_FP32", (1,), per_row, "presence_penalty", 0.0),
     Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
+    Input("no_repeat_ngram_size", "TYPE_INT32", (1,), per_row, "no_repeat_ngram_size", 0),
+    Input("logit_bias", "TYPE_FP32", (-1, 2), bias_lists, "logit_bias", ()),
     Input("length_penalty", "TYPE_FP32", (1,), per_row),  # means something for beams only
     Input("min_tokens", "TYPE_INT32", (1,), per_row, "min_length", 0),
     Input("seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
@@ -70,8 +76,8 @@ INPUTS = (
     Input("return_log_probs", "TYPE_BOOL", (1,), first_row, "return_log_probs", False),
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
-    *unserved.not_served("a bias of the logits is not served yet", "embedding_bias_words", "TYPE_STRING", -1),
-    *unserved.not_served("a bias of the logits is not served yet", "embedding_bias_weights", "TYPE_FP32", -1),
+    *unserved.not_served(_BIAS, "embedding_bias_words", "TYPE_STRING", -1),
+    *unserved.not_served(_BIAS, "embedding_bias_weights", "TYPE_FP32", -1),
     *unserved.TEXT,
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {"prompt": "text_input"}
