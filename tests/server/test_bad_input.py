@@ -39,7 +39,6 @@ CASES = [
     ("logit_bias", F32([[[5, 1], [5, 2]], [[5, 1], [-1, 0]]]), ": token id 5 comes 2 times; allowed is once"),
     ("logit_bias", F32([[[5, 1, 2]]] * 2), r".*\[-1,-1,2\], got \[2,1,3\]"),
     ("num_return_sequences", I32([[0], [0]]), r" is 0; allowed is \[1, 256\]"),
-    ("memory_len", U32([[2], [2]]), " is 2; the prompt alone has 3 tokens"),
     ("is_return_context_embeddings", np.array([[True]] * 2), f" is True; .*{NOT_SERVED}"),
     ("request_prompt_type", U32([[1], [1]]), f" .*{NOT_SERVED}"),
     ("request_prompt_embedding", np.zeros((2, 1, 64), np.float16), f" .*{NOT_SERVED}"),

@@ -9,6 +9,7 @@ from pathlib import Path
 _ENGINE = 'backend: "fastertransformer"'
 _TOKENIZER = "tokenizer_dir"
 _COUNT = re.compile(r"(?<= count: )\d+")
+_PARAMETER = re.compile(r"^parameters .*\n", re.MULTILINE)
 _DECOUPLED = re.compile(r"(?<=decoupled: )\w+")
 
 
@@ -65,7 +66,10 @@ def _with_parameter(config: str, key: str, value: str) -> str:
     pattern = re.compile(rf'^parameters {{ key: "{re.escape(key)}" .*$', re.MULTILINE)
     if pattern.search(config):
         return pattern.sub(lambda _: line, config)
-    return f"{config}{line}\n" if _ENGINE in config and key != _TOKENIZER else config
+    if _ENGINE not in config or key == _TOKENIZER:
+        return config
+    end = max((found.end() for found in _PARAMETER.finditer(config)), default=len(config))
+    return f"{config[:end]}{line}\n{config[end:]}"
 
 
 def _quote(text: str) -> str:

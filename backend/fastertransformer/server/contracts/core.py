@@ -74,7 +74,6 @@ INPUTS = (
         (1,),
         only(False, "context embeddings are not served yet"),
     ),
-    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
     Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
     Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
@@ -184,7 +183,4 @@ def _prompt(values: Mapping[str, Any]) -> tuple[int, ...]:
     ids, length = values["prompt"], values["prompt_len"]
     if not 0 <= length <= len(ids):
         raise InvalidRequest(f"input_lengths is {length}; allowed is [0, {len(ids)}], the width of input_ids")
-    memory_len = values.get("memory_len", 0)
-    if 0 < memory_len < length:
-        raise InvalidRequest(f"memory_len is {memory_len}; the prompt alone has {length} tokens")
     return tuple(ids[:length].tolist())
