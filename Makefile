@@ -34,6 +34,8 @@ lint: $(VENV)/.lint  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck docker/*.sh .ci/run
+	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cc' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'csrc/*.inc' 'tests/*.cc')
 
 cuda-check:  ## compile every .cu for sm_80 and sm_90a; needs nvcc, no GPU

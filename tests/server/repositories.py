@@ -11,26 +11,33 @@ SMALL_CACHE = {"max_tokens_in_paged_kv_cache": "40960", "num_threads": "1"}
 
 
 def write_model(
-    target: Path, checkpoint: Path, source: str, name: str = "", template: str = "decoder", **slots: str
+    target: Path,
+    checkpoint: Path,
+    source: str,
+    name: str = "",
+    template: str = "decoder",
+    instances: int = 1,
+    decoupled: bool | None = None,
+    **parameters: str,
 ) -> None:
-    """One model of the template, under another name if `name` is given."""
-    values = {"CHECKPOINT": str(checkpoint), "TOKENIZER": str(checkpoint), "CONTRACT": "llama", **slots}
-    repository.write(TEMPLATES / template, target, values, SMALL_CACHE, [source])
-    if name:
-        (target / source).rename(target / name)
-        config = target / name / "config.pbtxt"
-        config.write_text(config.read_text().replace(f'name: "{source}"', f'name: "{name}"', 1))
+    """One model of a template, under another name if `name` is given."""
+    paths = {"model_checkpoint_path": str(checkpoint), "tokenizer_dir": str(checkpoint), "data_type": "fp32"}
+    streams = {} if decoupled is None else {name or source: decoupled}
+    values = paths | SMALL_CACHE | parameters
+    repository.write(TEMPLATES / template, target, {name or source: source}, values, instances, streams)
 
 
 def write_repository(target: Path, llama: Path, gpt2: Path) -> Path:
     """Everything that the shared server serves: two engines."""
-    write_model(target, gpt2, "fastertransformer", "gpt", CONTRACT="gpt")
-    write_model(target, llama, "fastertransformer", "streaming", DECOUPLED="true")
-    write_model(target, llama, "text", "text_once", TEXT_DECOUPLED="false")
+    write_model(target, gpt2, "fastertransformer", "gpt")
+    write_model(target, llama, "fastertransformer", "streaming", decoupled=True)
+    write_model(target, llama, "text", "text_once", decoupled=False)
     write_model(target, llama, "text")
-    write_model(target, llama, "fastertransformer", INSTANCES="2")
+    write_model(target, llama, "fastertransformer", instances=2)
     for model in ("preprocessing", "postprocessing", "ensemble"):
         write_model(target, llama, model)
+    for model in ("tensorrt_llm", "tensorrt_llm_bls"):
+        write_model(target, llama, model, template="tensorrt_llm")
     _write_short_model(target / "short", {"model_checkpoint_path": str(llama), **SMALL_CACHE})
     return target
 

@@ -43,11 +43,13 @@ def test_llama_contract_shapes_and_types(server: TritonServer) -> None:
     outputs = ct.grpc_infer(
         server.grpc, "fastertransformer", ct.core_inputs(PROMPTS, [3, 5, 4, 2], min_length=9)
     )
-    assert set(outputs) == {"output_ids", "sequence_length", "input_sequence_lengths"}
+    lengths = {"sequence_length", "input_sequence_lengths", "response_input_lengths", "output_lengths"}
+    assert set(outputs) == {"output_ids", *lengths}
     assert outputs["output_ids"].shape == (4, 1, 7 + 5)
     assert outputs["output_ids"].dtype == outputs["sequence_length"].dtype == np.uint32
     assert outputs["sequence_length"].tolist() == [[3], [5], [4], [2]]
     assert outputs["input_sequence_lengths"].tolist() == [[3], [7], [1], [4]]
+    assert outputs["output_lengths"].tolist() == [[3 + 3], [7 + 5], [1 + 4], [4 + 2]]
     for row, prompt, new in zip(outputs["output_ids"][:, 0].tolist(), PROMPTS, [3, 5, 4, 2], strict=True):
         assert row[: len(prompt)] == prompt
         assert row[len(prompt) + new :] == [EOS_ID] * (12 - len(prompt) - new)

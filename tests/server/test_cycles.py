@@ -97,7 +97,7 @@ def test_ten_cycles_under_traffic(tmp_path: Path, llama: Path) -> None:
         models = tmp_path / "models"
         write_model(models, llama, "fastertransformer", "steady", MODEL_TYPE="llama")
         write_model(models, llama, "fastertransformer", "single")
-        write_model(models, llama, "fastertransformer", "pair", TENSOR_PARA_SIZE="2", INSTANCES="2")
+        write_model(models, llama, "fastertransformer", "pair", tensor_para_size="2", instances=2)
         control.load_model("steady")
         steady = Client(server, "steady", is_steady=True)
         guests = [Client(server, name, is_steady=False) for name in ("single", "pair")]

@@ -27,15 +27,15 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
-def start(folder: Path, llama: Path, *launcher: str, **slots: str) -> TritonServer:
-    write_model(folder / "models", llama, "fastertransformer", "streaming", DECOUPLED="true", **slots)
-    write_model(folder / "models", llama, "fastertransformer", **slots)
+def start(folder: Path, llama: Path, *launcher: str, **parameters: str) -> TritonServer:
+    write_model(folder / "models", llama, "fastertransformer", "streaming", decoupled=True, **parameters)
+    write_model(folder / "models", llama, "fastertransformer", **parameters)
     return TritonServer(folder, folder / "models", launcher=launcher)
 
 
 @pytest.fixture
 def server_of_two_ranks(tmp_path: Path, llama: Path) -> Iterator[TritonServer]:
-    running = start(tmp_path, llama, TENSOR_PARA_SIZE="2")
+    running = start(tmp_path, llama, tensor_para_size="2")
     yield running
     running.stop()
 
@@ -70,7 +70,7 @@ def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
 
 
 def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> None:
-    server = start(tmp_path, llama, PIPELINE_PARA_SIZE="2")
+    server = start(tmp_path, llama, pipeline_para_size="2")
     stubs = processes.children(server.process.pid)
     with ct.open_stream(server.grpc) as stream:
         stream.send("streaming", ct.core_inputs([[3]], LONG, min_length=LONG))
@@ -106,7 +106,7 @@ def test_server_under_mpirun(tmp_path: Path, llama: Path) -> None:
     allow = [
         f"{kind}_ALLOW_RUN_AS_ROOT{confirm}=1" for kind in ("OMPI", "PRTE") for confirm in ("", "_CONFIRM")
     ]
-    server = start(tmp_path, llama, "env", *allow, mpirun, "-n", "1", TENSOR_PARA_SIZE="2")
+    server = start(tmp_path, llama, "env", *allow, mpirun, "-n", "1", tensor_para_size="2")
     try:
         outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
         assert outputs["sequence_length"][0, 0] > 0

@@ -45,7 +45,7 @@ def test_instances_of_a_group_add_no_engine_and_no_weights(
 ) -> None:
     engines = []
     for count in (1, 2, 4):
-        write_model(server.folder / "models", llama, "fastertransformer", INSTANCES=str(count))
+        write_model(server.folder / "models", llama, "fastertransformer", instances=count)
         client.load_model("fastertransformer")
         answer(server, "fastertransformer")
         assert len(stubs(server)) == count
@@ -62,7 +62,7 @@ def test_models_of_different_meshes_come_and_go_in_any_order(
     server: TritonServer, client: grpcclient.InferenceServerClient, llama: Path
 ) -> None:
     for name, (tp, pp) in MESHES.items():
-        sizes = {"TENSOR_PARA_SIZE": str(tp), "PIPELINE_PARA_SIZE": str(pp)}
+        sizes = {"tensor_para_size": str(tp), "pipeline_para_size": str(pp)}
         write_model(server.folder / "models", llama, "fastertransformer", name, **sizes)
     loaded: list[str] = []
     expected: list[int] = []
@@ -86,7 +86,7 @@ def test_instance_i_computes_on_group_i_modulo_the_number_of_groups(tmp_path: Pa
     """The rule needs no GPU: where CUDA knows none of these devices, their engines compute on the CPU."""
     devices = "77,78"
     with explicit_server(tmp_path, "env", f"CUDA_VISIBLE_DEVICES={devices}") as server:
-        write_model(tmp_path / "models", llama, "fastertransformer", INSTANCES="3")
+        write_model(tmp_path / "models", llama, "fastertransformer", instances=3)
         with grpcclient.InferenceServerClient(server.grpc) as client:
             client.load_model("fastertransformer")
         of_ranks = [environment_of(rank)["CUDA_VISIBLE_DEVICES"] for rank in server.ranks()]

@@ -29,9 +29,9 @@ def talking(tmp_path_factory: pytest.TempPathFactory, gpt2: Path) -> Iterator[Tr
     """Models of one engine: conversations in both modes and in the old config.pbtxt, and single requests."""
     folder = tmp_path_factory.mktemp("interactive")
     models = folder / "models"
-    write_model(models, gpt2, "fastertransformer", "single", CONTRACT="gpt")
+    write_model(models, gpt2, "fastertransformer", "single")
     write_model(models, gpt2, "fastertransformer", "talk", "interactive")
-    write_model(models, gpt2, "fastertransformer", "stream", "interactive", DECOUPLED="true")
+    write_model(models, gpt2, "fastertransformer", "stream", "interactive", decoupled=True)
     write_model(models, gpt2, "fastertransformer", "old", "interactive")
     config = models / "old" / "config.pbtxt"
     old_ways = {

@@ -35,7 +35,7 @@ def models(explicit_server: TritonServer) -> Path:
 def test_instances_and_models_share_an_engine_that_the_last_one_ends(
     explicit_server: TritonServer, client: grpcclient.InferenceServerClient, models: Path, llama: Path
 ) -> None:
-    write_model(models, llama, "fastertransformer", INSTANCES="2")
+    write_model(models, llama, "fastertransformer", instances=2)
     write_model(models, llama, "text")
     client.load_model("fastertransformer")
     client.load_model("text")
@@ -151,7 +151,7 @@ def test_broken_model_leaves_others_alone(
 ) -> None:
     write_model(models, llama, "text")
     client.load_model("text")
-    write_model(models, llama, "fastertransformer", TENSOR_PARA_SIZE="3")
+    write_model(models, llama, "fastertransformer", tensor_para_size="3")
     load_error(client)
     status, _ = ct.post(f"{explicit_server.http}/v2/models/text/generate", {"text_input": "a"})
     assert status == 200

@@ -24,7 +24,7 @@ def demo() -> None:
     tokenizer = find_tokenizer(path)
     assert tokenizer is not None
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
-        write_repository(path, Path(folder), {"DATA_TYPE": resolve_data_type("auto", "auto")}, {})
+        write_repository(path, Path(folder), {"data_type": resolve_data_type("auto", "auto")})
         with running(Path(folder), Ports(*free_ports(3))) as server:
             output.rule("gRPC, streamed")
             output.print(f"[bold]{STREAMED}[/]")

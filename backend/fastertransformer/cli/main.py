@@ -5,7 +5,18 @@ import typer
 from rich.markup import escape
 
 from ..errors import FasterTransformerError
-from . import bench, check, convert, demo, request, serve
+from . import (
+    bench,
+    check,
+    convert,
+    demo,
+    end_to_end_test,
+    identity_test,
+    issue_request,
+    lambada,
+    request,
+    serve,
+)
 from .console import errors
 
 app = typer.Typer(
@@ -16,6 +27,10 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("request")(request.request)
+app.command("issue-request")(issue_request.issue_request)
+app.command("identity-test")(identity_test.identity_test)
+app.command("end-to-end-test")(end_to_end_test.end_to_end_test)
+app.command("lambada")(lambada.lambada)
 app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)

@@ -3,8 +3,9 @@
 
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,18 @@ from .tritonserver import Ports, ServerError, TritonServer
 
 READY_TIMEOUT_S = 900.0
 
-GPT_FAMILIES = ("gpt2", "fastertransformer-gpt", "fastertransformer-gptj", "fastertransformer-gptneox")
-"""Their clients expect the old GPT classes' lengths."""
+
+class Contract(str, Enum):
+    """Whose clients are served."""
+
+    FASTERTRANSFORMER = "fastertransformer"
+    TENSORRT_LLM = "tensorrt_llm"
+
+
+_TEMPLATES = {Contract.FASTERTRANSFORMER: "decoder", Contract.TENSORRT_LLM: "tensorrt_llm"}
+"""Folders of model_repository/."""
+_TWINS = {"tensorrt_llm": {"ensemble": "tensorrt_llm_bls"}}
+"""Further names of models in them."""
 
 
 def serve(
@@ -43,6 +54,9 @@ def serve(
     decoupled: Annotated[
         bool, typer.Option(help="Stream from the token model, a response per step.")
     ] = False,
+    contract: Annotated[
+        Contract, typer.Option(help="Names and types of the tensors: those of this server's clients.")
+    ] = Contract.FASTERTRANSFORMER,
     interactive: Annotated[
         bool, typer.Option(help="Conversations in token ids (Triton sequences) instead of single requests.")
     ] = False,
@@ -59,23 +73,29 @@ def serve(
     """Serve a checkpoint with Triton until Ctrl-C.
 
     Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
-    [bold]ensemble[/] with its pre- and postprocessing.
+    [bold]ensemble[/] with its pre- and postprocessing; with --contract tensorrt_llm the models
+    [bold]tensorrt_llm[/] (token ids), and [bold]tensorrt_llm_bls[/] and [bold]ensemble[/] (text).
     """
     ports = Ports(http_port, grpc_port, metrics_port)
     if (path is None) == (model_repository is None):
         raise typer.BadParameter("give either PATH or --model-repository")
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
         if path is not None:
-            slots = {
-                "TENSOR_PARA_SIZE": str(tensor_para_size),
-                "PIPELINE_PARA_SIZE": str(pipeline_para_size),
-                "INSTANCES": str(instances),
-                "DATA_TYPE": resolve_data_type(data_type, device),
-                "DECOUPLED": str(decoupled).lower(),
+            parameters = {
+                "tensor_para_size": str(tensor_para_size),
+                "pipeline_para_size": str(pipeline_para_size),
+                "data_type": resolve_data_type(data_type, device),
+                "device": device,
+                **parse_parameters(parameter or []),
             }
-            parameters = {"device": device, **parse_parameters(parameter or [])}
-            template = "interactive" if interactive else "decoder"
-            write_repository(path, Path(folder), slots, parameters, template=template)
+            write_repository(
+                path,
+                Path(folder),
+                parameters,
+                "interactive" if interactive else _TEMPLATES[contract],
+                instances=instances,
+                decoupled={"fastertransformer": decoupled},
+            )
         with running(model_repository or Path(folder), ports, host) as server:
             _print_addresses(server)
             _wait_for_end(server)
@@ -84,33 +104,39 @@ def serve(
 def write_repository(
     path: Path,
     target: Path,
-    slots: dict[str, str],
     parameters: dict[str, str],
-    models: list[str] | None = None,
     template: str = "decoder",
+    models: Mapping[str, str] | None = None,
+    instances: int = 1,
+    decoupled: Mapping[str, bool] | None = None,
 ) -> None:
-    """Fills the templates for one checkpoint; without a tokenizer only the token model is served.
+    """A model repository for one checkpoint; without a tokenizer only token models are served.
 
     Args:
-        models: which of the templates; default all that can be served.
-        template: the folder of the templates.
+        parameters: of config.pbtxt, beside those that name the checkpoint.
+        template: the folder of model_repository/.
+        models: names and what they are in the template; default all that can be served.
+        decoupled: which models may stream, where it is not as in the template.
 
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
-    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
-    model_type = checkpoint.config.model_type
+    open_checkpoint(str(path), parameters.get("load_format", "auto"))
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
         errors.print(
             f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
         )
-    checkpoint_slots = {
-        "CHECKPOINT": str(path.resolve()),
-        "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
-        "CONTRACT": "gpt" if model_type in GPT_FAMILIES else "llama",
+    own = repository.models_of(templates() / template, tokenizer is not None)
+    twins = _TWINS.get(template, {})
+    all_models = own | {name: source for name, source in twins.items() if source in own}
+    named = {
+        "model_checkpoint_path": str(path.resolve()),
+        "tokenizer_dir": str((tokenizer or path).resolve()),
     }
-    repository.write(templates() / template, target, {**checkpoint_slots, **slots}, parameters, models)
+    repository.write(
+        templates() / template, target, models or all_models, named | parameters, instances, decoupled
+    )
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

@@ -2,11 +2,9 @@
 """A client of the text model: gRPC streaming and HTTP generate."""
 
 import json
-import queue
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +13,10 @@ import numpy as np
 from tritonclient import grpc
 
 from ..errors import FasterTransformerError
+from . import tensor_client
+from .tensor_client import ANSWER_TIMEOUT_S, RequestFailed
 
-ANSWER_TIMEOUT_S = 600.0
-
-_TRITON_TYPES = {
-    bool: ("BOOL", np.bool_),
-    int: ("INT32", np.int32),
-    float: ("FP32", np.float32),
-    str: ("BYTES", np.object_),
-}
-
-
-class RequestFailed(FasterTransformerError):
-    """The server answered with an error; the text is the server's."""
+_NUMPY_TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: np.object_}
 
 
 def stream(address: str, model: str, fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -36,27 +25,9 @@ def stream(address: str, model: str, fields: Mapping[str, Any]) -> Iterator[dict
     Raises:
         RequestFailed: the server's error, or no response in time.
     """
-    responses: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    client = grpc.InferenceServerClient(address)
-    client.start_stream(lambda result, error: responses.put((result, error)))
-    try:
-        inputs = [_tensor(name, value) for name, value in fields.items()]
-        with suppress(grpc.InferenceServerException):  # the stream is broken, and told `responses` why
-            client.async_stream_infer(model, inputs, enable_empty_final_response=True)
-        while True:
-            result, error = responses.get(timeout=ANSWER_TIMEOUT_S)
-            if error is not None:
-                raise RequestFailed(str(error.message()))
-            response = result.get_response()
-            if response.outputs:
-                yield {tensor.name: _value(result.as_numpy(tensor.name)) for tensor in response.outputs}
-            if response.parameters["triton_final_response"].bool_param:
-                return
-    except queue.Empty:
-        raise RequestFailed(f"no response within {ANSWER_TIMEOUT_S:g} s") from None
-    finally:
-        client.stop_stream(cancel_requests=True)
-        client.close()
+    arrays = {name: _array(value) for name, value in fields.items()}
+    for response in tensor_client.stream(address, model, arrays):
+        yield {name: _value(array) for name, array in response.items()}
 
 
 def generate(address: str, model: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,12 +79,10 @@ def chat_prompt(tokenizer: Path, question: str) -> str:
     return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **names)
 
 
-def _tensor(name: str, value: Any) -> grpc.InferInput:
-    triton_type, numpy_type = _TRITON_TYPES[type(value)]
+def _array(value: Any) -> Any:
+    """[batch = 1, 1]"""
     data = value.encode() if isinstance(value, str) else value
-    tensor = grpc.InferInput(name, [1, 1], triton_type)
-    tensor.set_data_from_numpy(np.array([[data]], numpy_type))
-    return tensor
+    return np.array([[data]], _NUMPY_TYPES[type(value)])
 
 
 def _value(array: Any) -> Any:

@@ -26,9 +26,9 @@ def complete(model_config: Any) -> Any:
 
 def _tables(is_text: bool, is_interactive: bool) -> tuple[Sequence[Input], Sequence[Output[Any]]]:
     if is_interactive:
-        return (*core.INPUTS, *interactive.SESSION_INPUTS), core_call.GPT_OUTPUTS
+        return (*core.INPUTS, *interactive.SESSION_INPUTS), core_call.OUTPUTS
     if not is_text:
-        return core.INPUTS, core_call.GPT_OUTPUTS
+        return core.INPUTS, core_call.OUTPUTS
     # Not above: they need the tokenizers library, which token ids do not.
     from .contracts import text, text_call
 

@@ -121,6 +121,15 @@ def only(allowed: Any, reason: str) -> Reader:
     return read
 
 
+def refused(reason: str) -> Reader:
+    """A reader for a tensor that may be declared but not sent."""
+
+    def read(name: str, array: Array, _batch: int) -> Sequence[Any]:
+        raise InvalidRequest(f"{name} was sent with shape {list(array.shape)}, but {reason}")
+
+    return read
+
+
 def read_rows(table: Iterable[Input], tensors: Mapping[str, Array], batch: int) -> list[dict[str, Any]]:
     """The values of every row by `Input.field`, absent tensors as their defaults.
 

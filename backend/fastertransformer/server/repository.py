@@ -1,94 +1,75 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Fills the templates of model_repository/; model_repository/README.md explains the slots."""
+"""Copies models of model_repository/ and sets in their config.pbtxt what a user would set by hand."""
 
+import re
 import shutil
-import string
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import ModelLoadError
+_ENGINE = 'backend: "fastertransformer"'
+_TOKENIZER = "tokenizer_dir"
+_COUNT = re.compile(r"(?<= count: )\d+")
+_PARAMETER = re.compile(r"^parameters .*\n", re.MULTILINE)
+_DECOUPLED = re.compile(r"(?<=decoupled: )\w+")
 
-DEFAULTS = {
-    "MODEL_TYPE": "",
-    "TENSOR_PARA_SIZE": "1",
-    "PIPELINE_PARA_SIZE": "1",
-    "DATA_TYPE": "fp32",
-    "INSTANCES": "1",
-    "MAX_BATCH_SIZE": "1024",
-    "DECOUPLED": "false",
-    "TEXT_DECOUPLED": "true",
-    "CONTRACT": "gpt",
-    "TOKENIZER": "",
-}
-REQUIRED = ("CHECKPOINT",)
-_CONTRACTS = {
-    "gpt": {
-        "INPUT_LENGTHS": "response_input_lengths",
-        "POST_INPUT_LENGTHS": "RESPONSE_INPUT_LENGTHS",
-        "INPUT_LENGTHS_TYPE": "TYPE_INT32",
-    },
-    "llama": {
-        "INPUT_LENGTHS": "input_sequence_lengths",
-        "POST_INPUT_LENGTHS": "INPUT_SEQUENCE_LENGTHS",
-        "INPUT_LENGTHS_TYPE": "TYPE_UINT32",
-    },
-}
-_NEED_TOKENIZER = ("text", "preprocessing", "postprocessing", "ensemble")
+
+def models_of(template: Path, has_tokenizer: bool = True) -> dict[str, str]:
+    """The models in a folder of model_repository/, under their own names.
+
+    Args:
+        has_tokenizer: without, only models are named that need none.
+    """
+    texts = {path.parent.name: path.read_text() for path in sorted(template.glob("*/config.pbtxt"))}
+    return {name: name for name, text in texts.items() if has_tokenizer or not _is_text(text)}
 
 
 def write(
     template: Path,
     target: Path,
-    slots: Mapping[str, str],
-    parameters: Mapping[str, str] | None = None,
-    models: Collection[str] | None = None,
+    models: Mapping[str, str],
+    parameters: Mapping[str, str],
+    instances: int = 1,
+    decoupled: Mapping[str, bool] | None = None,
 ) -> None:
     """Writes a model repository that tritonserver can serve.
 
     Args:
         template: a folder of model_repository/.
         target: the new repository; models of the same name in it are replaced.
-        slots: values of the slots; DEFAULTS has those that may be left out.
-        parameters: further parameters of the engine, such as max_num_seqs.
-        models: names of the models to write; default all, without a TOKENIZER those that need none.
-
-    Raises:
-        ModelLoadError: a slot is unknown, missing or has a value that is not allowed.
+        models: names in the new repository, and which models of the template they are.
+        parameters: of config.pbtxt. A model of the backend gets all of them; `tokenizer_dir` and what else
+            belongs to other models is set where the template has it.
+        instances: of every model of the backend.
+        decoupled: whether a model may stream, by its name; what is not named stays as it is in the template.
     """
-    values = _values(slots, parameters or {})
-    wanted = _with_tokenizer(template, values) if models is None else set(models)
-    for name in sorted(wanted):
+    for name, source in models.items():
         folder = target / name
-        shutil.copytree(
-            template / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "__pycache__")
-        )
+        ignored = shutil.ignore_patterns(".*", "__pycache__")
+        shutil.copytree(template / source, folder, dirs_exist_ok=True, ignore=ignored)
         config = folder / "config.pbtxt"
-        config.write_text(string.Template(config.read_text()).substitute(values))
+        text = config.read_text()
+        for key, value in parameters.items():
+            text = _with_parameter(text, key, value)
+        if _ENGINE in text:
+            text = _COUNT.sub(str(instances), text)
+        if decoupled and name in decoupled:
+            text = _DECOUPLED.sub(str(decoupled[name]).lower(), text)
+        config.write_text(text)
 
 
-def _with_tokenizer(template: Path, values: Mapping[str, str]) -> set[str]:
-    names = {path.name for path in template.iterdir() if path.is_dir()}
-    return names if values["TOKENIZER"] else names - set(_NEED_TOKENIZER)
+def _is_text(config: str) -> bool:
+    return _TOKENIZER in config or 'platform: "ensemble"' in config
 
 
-def _values(slots: Mapping[str, str], parameters: Mapping[str, str]) -> dict[str, str]:
-    unknown = sorted(set(slots) - set(DEFAULTS) - set(REQUIRED))
-    missing = sorted(set(REQUIRED) - set(slots))
-    if unknown or missing:
-        raise ModelLoadError(
-            f"template slots: unknown are {unknown}, missing are {missing};"
-            f" allowed are {sorted((*DEFAULTS, *REQUIRED))}"
-        )
-    values = {**DEFAULTS, **slots}
-    if values["CONTRACT"] not in _CONTRACTS:
-        raise ModelLoadError(f"slot CONTRACT is {values['CONTRACT']!r}; allowed are {', '.join(_CONTRACTS)}")
-    lines = [_parameter(key, value) for key, value in parameters.items()]
-    quoted = {key: _quote(value) for key, value in values.items()}
-    return {**quoted, **_CONTRACTS[values["CONTRACT"]], "PARAMETERS": "\n".join(lines)}
-
-
-def _parameter(key: str, value: str) -> str:
-    return f'parameters {{ key: "{_quote(key)}" value: {{ string_value: "{_quote(value)}" }} }}'
+def _with_parameter(config: str, key: str, value: str) -> str:
+    line = f'parameters {{ key: "{_quote(key)}" value: {{ string_value: "{_quote(value)}" }} }}'
+    pattern = re.compile(rf'^parameters {{ key: "{re.escape(key)}" .*$', re.MULTILINE)
+    if pattern.search(config):
+        return pattern.sub(lambda _: line, config)
+    if _ENGINE not in config or key == _TOKENIZER:
+        return config
+    end = max((found.end() for found in _PARAMETER.finditer(config)), default=len(config))
+    return f"{config[:end]}{line}\n{config[end:]}"
 
 
 def _quote(text: str) -> str:

@@ -35,6 +35,8 @@ class Exchange:
 
     call: Call
     reply: Reply
+    id: str = ""
+    """The client's own name for the request; empty when it gave none."""
     since: float = field(default_factory=time.monotonic)
     """Arrival, on the monotonic clock."""
     is_closed: bool = False
@@ -59,6 +61,14 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """A request whose only purpose is to end those with the same id, with what they have so far."""
+
+    reply: Reply
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Attached:
     """There is an engine (again)."""
 
@@ -70,7 +80,7 @@ class Stop:
     """No event follows."""
 
 
-Event = Turn | Exchange | Refused | Cancelled | Attached | EngineDead | Outputs | Stop
+Event = Turn | Exchange | Refused | Cancelled | Stopping | Attached | EngineDead | Outputs | Stop
 
 
 class Responder:
@@ -143,6 +153,8 @@ class Responder:
                 self._send_error(event.reply, event.error)
             case Cancelled():
                 self._fail_all([event.exchange], CancelledError("the request was cancelled by its client"))
+            case Stopping():
+                return self._stop(event)
             case Attached():
                 self._client = event.client
                 waiting, self._waiting = self._waiting, []
@@ -153,6 +165,16 @@ class Responder:
                 self._metrics.stats = EngineStats()
                 self._fail_all([exchange for exchange in self.live() if exchange not in self._waiting], event)
         return []
+
+    def _stop(self, event: Stopping) -> list[Exchange]:
+        """Ends the rows of the named exchanges where they are."""
+        named = [exchange for exchange in self.live() if event.id and exchange.id == event.id]
+        unfinished = [row for exchange in named for row in exchange.call.rows if row.finish_reason is None]
+        for row in unfinished:
+            row.finish_reason = FinishReason.ABORTED
+        self._forget([row.request.id for row in unfinished])
+        self._acknowledge(event.reply)
+        return named
 
     def _update(self, output: Output) -> list[Exchange]:
         if output.id not in self._lines:  # the answer to an abort
@@ -188,9 +210,12 @@ class Responder:
         call = exchange.call
         try:
             self._forget(call.advance())
-            exchange.is_closed = is_finished(call)
-            if exchange.is_closed or (call.streams and call.has_news):
-                exchange.reply.send(call.take_outputs(), final=exchange.is_closed)
+            is_last = is_finished(call)
+            outputs = call.take_outputs() if is_last or (call.streams and call.has_news) else None
+            # Only from here on: outputs that cannot be computed are an error that the client must get.
+            exchange.is_closed = is_last
+            if outputs is not None:
+                exchange.reply.send(outputs, final=is_last)
         except Exception as error:
             self._log(traceback.format_exc())
             self._fail_all([exchange], error)
@@ -224,6 +249,12 @@ class Responder:
     def _send_error(self, reply: Reply, error: Exception) -> None:
         try:
             reply.fail(error)
+        except Exception:
+            self._log(traceback.format_exc())
+
+    def _acknowledge(self, reply: Reply) -> None:
+        try:
+            reply.send({}, final=True)
         except Exception:
             self._log(traceback.format_exc())
 

@@ -19,7 +19,7 @@ from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
 from .metrics import Metrics
 from .monitor import Monitor
 from .placement import Placement
-from .responder import Event, Exchange, Refused, Responder
+from .responder import Event, Exchange, Refused, Responder, Stopping
 from .supervisor import Supervisor
 from .triton import TritonReply, log_error, log_info, read_sequence, read_tensors
 
@@ -74,9 +74,11 @@ class Service:
     def _read(self, request: Any, reply: TritonReply) -> Event:
         tensors = read_tensors(request, self._contract.input_types, self._batched)
         info = self._supervisor.info
+        if "stop" in tensors and tensors["stop"].any():
+            return Stopping(reply, request.request_id())
         if isinstance(self._contract, InteractiveContract):
             return Turn(*read_sequence(request), tensors, info, reply)
-        return Exchange(self._contract.open(tensors, info), reply)
+        return Exchange(self._contract.open(tensors, info), reply, request.request_id())
 
     def _conversations(self, model_config: Mapping[str, Any]) -> Conversations | None:
         if not isinstance(self._contract, InteractiveContract):

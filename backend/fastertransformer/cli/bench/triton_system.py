@@ -20,10 +20,6 @@ from .workload import Measurement, Workload, measure
 
 RUN_TIMEOUT_S = 1800.0
 
-_CHECKPOINT = "model_checkpoint_path"
-_SLOTS = ("MODEL_TYPE", "DATA_TYPE", "TENSOR_PARA_SIZE", "PIPELINE_PARA_SIZE")
-"""Parameters that the template has already."""
-
 
 class TritonSystem:
     """The token model of a tritonserver on this machine, one gRPC stream for each request."""
@@ -87,8 +83,8 @@ class _Stream:
             return
         response = result.get_response()
         if response.outputs:
-            length = int(result.as_numpy("sequence_length").reshape(-1)[0])
-            generated = result.as_numpy("output_ids").reshape(-1)[self._input_len :][:length].tolist()
+            end = int(result.as_numpy("output_lengths").reshape(-1)[0])
+            generated = result.as_numpy("output_ids").reshape(-1)[self._input_len : end].tolist()
             self.arrivals += [now] * (len(generated) - len(self.tokens))
             self.tokens = generated
         if response.parameters["triton_final_response"].bool_param:
@@ -99,9 +95,7 @@ class _Stream:
 def triton(path: Path, parameters: dict[str, str]) -> Iterator[TritonSystem]:
     """A tritonserver with the token model alone, streaming."""
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
-        slots = {"DECOUPLED": "true", "CONTRACT": "llama"}
-        slots |= {slot: parameters[slot.lower()] for slot in _SLOTS if slot.lower() in parameters}
-        others = {k: v for k, v in parameters.items() if k.upper() not in _SLOTS and k != _CHECKPOINT}
-        write_repository(path, Path(folder), slots, others, ["fastertransformer"])
+        model = "fastertransformer"
+        write_repository(path, Path(folder), parameters, models={model: model}, decoupled={model: True})
         with running(Path(folder), Ports(*free_ports(3))) as server:
             yield TritonSystem(f"{server.host}:{server.ports.grpc}")

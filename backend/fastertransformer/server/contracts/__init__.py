@@ -6,8 +6,10 @@ from typing import Any
 
 from ...errors import ModelLoadError
 from ..call import Contract
-from .core import CoreContract
+from ..parameters import flag
+from .core import FASTERTRANSFORMER, CoreContract
 from .interactive import InteractiveContract
+from .tensorrt_llm import TENSORRT_LLM
 
 
 def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract | InteractiveContract:
@@ -21,7 +23,9 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
     if "input_ids" in names and "sequence_batching" in model_config:
         return InteractiveContract(model_config)
     if "input_ids" in names:
-        return CoreContract(model_config)
+        sets = (FASTERTRANSFORMER, TENSORRT_LLM)
+        closest = min(sets, key=lambda tensors: len(tensors.unknown(names)))
+        return CoreContract(model_config, closest, flag(parameters, "exclude_input_in_output", False))
     raise ModelLoadError(
         f"config.pbtxt declares the inputs {sorted(names)}; allowed are those with input_ids (token ids)"
         " or with text_input (text)"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """FasterTransformer's decoder-only contract: token ids in, token ids out.
 
-Which outputs config.pbtxt declares decides what `sequence_length` counts: the GPT class counts
-the padded prompt in, the llama class (it declares `input_sequence_lengths`) does not.
+The GPT class counts the padded prompt into `sequence_length`, the llama class does not.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ... import validation
@@ -16,6 +16,7 @@ from ..call import Row
 from ..protocol import (
     Array,
     Input,
+    Output,
     bias_lists,
     declared,
     first_row,
@@ -26,10 +27,12 @@ from ..protocol import (
     token_rows,
     word_lists,
 )
-from .core_call import GPT_OUTPUTS, LLAMA_OUTPUTS, CoreCall
+from .core_call import OUTPUTS, CoreCall, Shape
 from .prompts import Prompt, matrix_rows, read_prompt
 
 MAX_RETURN_SEQUENCES = 256
+_LLAMA_CLASS = ("llama", "mistral", "fastertransformer-llama")
+"""Checkpoints of the old service's model_type llama."""
 
 
 def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
@@ -70,27 +73,53 @@ INPUTS = (
     Input("request_prompt_lengths", "TYPE_UINT32", (1,), per_row, "prompt_rows"),
     Input("request_prompt_type", "TYPE_UINT32", (1,), per_row, "prompt_type"),
 )
-NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field}
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 
 
-class CoreContract:
-    """Reads requests by INPUTS. Raises ModelLoadError when config.pbtxt declares other tensors."""
+@dataclass(frozen=True, slots=True)
+class TokenTensors:
+    """One set of names and types for token ids in and out."""
 
-    def __init__(self, model_config: Mapping[str, Any]) -> None:
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output[CoreCall], ...]
+
+    def unknown(self, names: Iterable[str]) -> set[str]:
+        """Those of `names` that are no inputs of this set."""
+        return set(names) - {tensor.name for tensor in self.inputs}
+
+
+FASTERTRANSFORMER = TokenTensors(INPUTS, OUTPUTS)
+
+
+class CoreContract:
+    """Reads requests by a set of tensors. Raises ModelLoadError when config.pbtxt declares others.
+
+    Args:
+        exclude_input: what an absent `exclude_input_in_output` means.
+    """
+
+    def __init__(
+        self,
+        model_config: Mapping[str, Any],
+        tensors: TokenTensors = FASTERTRANSFORMER,
+        exclude_input: bool = False,
+    ) -> None:
         inputs, outputs = model_config["input"], model_config["output"]
-        is_llama = any(entry["name"] == "input_sequence_lengths" for entry in outputs)
-        self.input_types = declared(inputs, INPUTS)
-        require(inputs, INPUTS)
-        self._outputs = LLAMA_OUTPUTS if is_llama else GPT_OUTPUTS
-        self._output_types = declared(outputs, self._outputs)
-        self._streams = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self.input_types = declared(inputs, tensors.inputs)
+        require(inputs, tensors.inputs)
+        self._tensors = tensors
+        self._names = {tensor.field: tensor.name for tensor in tensors.inputs if tensor.field}
+        self._output_types = declared(outputs, tensors.outputs)
+        self._decoupled = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self._exclude_input = exclude_input
         self._ids: Iterator[int] = itertools.count()
 
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
+        if "input_ids" not in tensors:
+            raise InvalidRequest("input_ids was not sent; it is needed")
         ids = tensors["input_ids"]
-        values = read_rows(INPUTS, tensors, len(ids))
+        values = read_rows(self._tensors.inputs, tensors, len(ids))
         samples = _num_samples(values[0])
         rows: list[Row] = []
         visible: list[tuple[int, ...]] = []
@@ -99,10 +128,9 @@ class CoreContract:
             prompt = read_prompt(row, ids_of_row or (_start_id(row, info),), info)
             rows += [Row(self._request(row, prompt, sample, info)) for sample in range(samples)]
             visible += [prompt.visible if ids_of_row else ()] * samples
-        end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
-        call = CoreCall(rows, visible, ids.shape[1], [ends[0] for ends in end_ids], samples)
-        call.streams, call.output_table, call.output_types = self._streams, self._outputs, self._output_types
-        return call
+        pad_ids = [row.get("pad_id") for row in values for _ in range(samples)]
+        fill_ids = [_fill_id(*pair, info) for pair in zip(pad_ids, rows, strict=True)]
+        return CoreCall(rows, visible, ids.shape[1], fill_ids, self._shape(values[0], info), samples)
 
     def _request(self, values: Mapping[str, Any], prompt: Prompt, sample: int, info: EngineInfo) -> Request:
         """Samples of a row draw from neighbouring seeds; the first one is what the row is alone."""
@@ -113,13 +141,36 @@ class CoreContract:
             next(self._ids),
             prompt.tokens,
             SamplingParams(**own),
-            memory_len=values["memory_len"],
+            memory_len=values.get("memory_len", 0),
             embeddings=prompt.embeddings,
             prompt_task=prompt.task,
-            wants_context=values["wants_context"] and sample == 0,
+            wants_context=values.get("wants_context", False) and sample == 0,
         )
-        validation.check(request, info, NAMES)
+        validation.check(request, info, self._names)
         return request
+
+    def _shape(self, values: Mapping[str, Any], info: EngineInfo) -> Shape:
+        excludes = values.get("exclude_input")
+        return Shape(
+            self._tensors.outputs,
+            self._output_types,
+            streams=self._decoupled and values.get("streaming", True),
+            counts_prompt=self._counts_prompt(info),
+            includes_prompt=not (self._exclude_input if excludes is None else excludes),
+            wants=frozenset(key for key, value in values.items() if key.startswith("return_") and value),
+        )
+
+    def _counts_prompt(self, info: EngineInfo) -> bool:
+        """Of FasterTransformer's classes: what config.pbtxt declares decides, else the checkpoint."""
+        if "input_sequence_lengths" not in self._output_types:
+            return True
+        return "response_input_lengths" in self._output_types and info.model_type not in _LLAMA_CLASS
+
+
+def _fill_id(pad_id: int | None, row: Row, info: EngineInfo) -> int:
+    """What follows the last token of a row."""
+    end_ids = row.request.sampling.end_ids or info.end_ids or (0,)
+    return int(end_ids[0] if pad_id is None else pad_id)
 
 
 def _num_samples(values: Mapping[str, Any]) -> int:
@@ -132,7 +183,8 @@ def _num_samples(values: Mapping[str, Any]) -> int:
 
 def _start_id(values: Mapping[str, Any], info: EngineInfo) -> int:
     """What an empty prompt starts from."""
-    return info.start_id if values["start_id"] is None else int(values["start_id"])
+    start_id = values.get("start_id")
+    return info.start_id if start_id is None else int(start_id)
 
 
 def _ids(values: Mapping[str, Any]) -> tuple[int, ...]:

@@ -2,11 +2,29 @@
 """State and output tensors of one request in FasterTransformer's decoder-only contract."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..call import Row
 from ..protocol import Array, Output, compute_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the tensors of the responses to one request look like."""
+
+    table: "Sequence[Output[CoreCall]]"
+    types: Mapping[str, type]
+    """Numpy types of the declared outputs."""
+    streams: bool
+    """A response after every step."""
+    counts_prompt: bool = True
+    """Whether `sequence_length` counts the prompt, padding included."""
+    includes_prompt: bool = True
+    """Whether `output_ids` of TensorRT-LLM's contract begin with the prompt."""
+    wants: frozenset[str] = frozenset()
+    """Names of the outputs that are given only where the request asks for them, and does."""
 
 
 class CoreCall:
@@ -26,22 +44,27 @@ class CoreCall:
         prompts: Sequence[Sequence[int]],
         padded_len: int,
         fill_ids: Sequence[int],
+        shape: Shape,
         num_samples: int = 1,
     ) -> None:
         longest = max(row.request.sampling.max_tokens for row in rows)
         self.rows = rows
-        self.streams = False
-        self.output_table: Sequence[Output[CoreCall]] = GPT_OUTPUTS
-        self.output_types: Mapping[str, type] = {}
+        self.shape = shape
         self.padded_len = padded_len
         self.num_samples = num_samples
         self.prompt_lens = np.array([len(prompt) for prompt in prompts])
         self.generated = np.zeros(len(rows), np.int64)
+        self.sent = np.zeros(len(rows), np.int64)
+        """New tokens that responses have covered."""
         self.logprobs = np.zeros((len(rows), longest), np.float32)
         self.output_ids = np.empty((len(rows), padded_len + longest), np.int64)
         for line, prompt, fill_id in zip(self.output_ids, prompts, fill_ids, strict=True):
             line[:] = fill_id
             line[: len(prompt)] = prompt
+
+    @property
+    def streams(self) -> bool:
+        return self.shape.streams
 
     @property
     def wants_logprobs(self) -> bool:
@@ -60,24 +83,30 @@ class CoreCall:
         return True
 
     def take_outputs(self) -> dict[str, Array]:
-        return compute_outputs(self.output_table, self.output_types, self)
+        outputs = compute_outputs(self.shape.table, self.shape.types, self)
+        self.sent = self.generated.copy()
+        return outputs
 
     def is_finished(self) -> Array:
         return np.array([row.finish_reason is not None for row in self.rows])
 
+    def sequence_lengths(self) -> Array:
+        return self.generated + self.padded_len * self.shape.counts_prompt
 
-def _samples(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
+
+def samples(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
     """[B * N, ...] -> [B, N, ...]"""
 
     def apart(call: CoreCall) -> Array:
         together = compute(call)
-        return together.reshape(-1, call.num_samples, *together.shape[1:])
+        batch = len(call.rows) // call.num_samples
+        return together.reshape(batch, call.num_samples, *together.shape[1:])
 
     return apart
 
 
-def _if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
-    return lambda call: _samples(compute)(call) if call.wants_logprobs else None
+def if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
+    return lambda call: samples(compute)(call) if call.wants_logprobs else None
 
 
 def _contexts(call: CoreCall) -> Array | None:
@@ -89,20 +118,18 @@ def _contexts(call: CoreCall) -> Array | None:
     return sums[:, None].repeat(call.num_samples, 1)
 
 
-_COMMON: tuple[Output[CoreCall], ...] = (
-    Output("output_ids", "TYPE_UINT32", (-1, -1), _samples(lambda call: call.output_ids)),
-    Output("cum_log_probs", "TYPE_FP32", (-1,), _if_asked(lambda call: call.logprobs.sum(-1))),
-    Output("output_log_probs", "TYPE_FP32", (-1, -1), _if_asked(lambda call: call.logprobs)),
+def never(_call: object) -> None:
+    return None
+
+
+OUTPUTS: tuple[Output[CoreCall], ...] = (
+    Output("output_ids", "TYPE_UINT32", (-1, -1), samples(lambda call: call.output_ids)),
+    Output("sequence_length", "TYPE_UINT32", (-1,), samples(CoreCall.sequence_lengths)),
+    Output("response_input_lengths", "TYPE_INT32", (-1,), samples(lambda call: call.prompt_lens)),
+    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), samples(lambda call: call.prompt_lens)),
+    Output("output_lengths", "TYPE_UINT32", (-1,), samples(lambda call: call.prompt_lens + call.generated)),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
+    Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(lambda call: call.logprobs)),
+    Output("is_finished", "TYPE_BOOL", (-1,), samples(CoreCall.is_finished)),
     Output("context_embeddings", "TYPE_FP32", (-1, -1), _contexts),
-    Output("is_finished", "TYPE_BOOL", (-1,), _samples(CoreCall.is_finished)),
-)
-GPT_OUTPUTS: tuple[Output[CoreCall], ...] = (
-    *_COMMON,
-    Output("sequence_length", "TYPE_UINT32", (-1,), _samples(lambda call: call.padded_len + call.generated)),
-    Output("response_input_lengths", "TYPE_INT32", (-1,), _samples(lambda call: call.prompt_lens)),
-)
-LLAMA_OUTPUTS: tuple[Output[CoreCall], ...] = (
-    *_COMMON,
-    Output("sequence_length", "TYPE_UINT32", (-1,), _samples(lambda call: call.generated)),
-    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), _samples(lambda call: call.prompt_lens)),
 )

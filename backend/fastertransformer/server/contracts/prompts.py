@@ -50,20 +50,21 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
     (contract: docs/compatibility.md)
 
     Args:
-        values: `prompt_embedding`, `prompt_rows`, `prompt_type` and `prompt_task`, None where absent.
+        values: `prompt_embedding`, `prompt_rows`, `prompt_type` and `prompt_task`, where they were sent.
         ids: the client's, of which there is at least one.
 
     Raises:
         InvalidRequest: names the tensor, what came and what is allowed.
     """
-    sent = [name for field, name in _REQUEST_TENSORS.items() if values[field] is not None]
+    sent = [name for field, name in _REQUEST_TENSORS.items() if values.get(field) is not None]
     if sent:
         missing = [name for name in _REQUEST_TENSORS.values() if name not in sent]
         if missing:
             raise InvalidRequest(f"{sent[0]} was sent without {' and '.join(missing)}; all three are needed")
         return _of_request(values, ids, info)
-    if values["prompt_task"] is not None:
-        return _of_task(values["prompt_task"], ids, info)
+    task = values.get("prompt_task")
+    if task is not None:
+        return _of_task(task, ids, info)
     return Prompt(ids, ids)
 
 

@@ -18,6 +18,7 @@ from ..parameters import flag
 from ..protocol import Array, Input, bias_lists, declared, first_row, only, per_row, read_rows, require
 from ..stop_words import StopWords
 from ..tokenizer import TextTokenizer
+from . import unserved
 from .text_call import OUTPUTS, TextCall, TextRow
 
 
@@ -45,7 +46,7 @@ def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
     return [(token,) for token in per_row(name, array, batch)]
 
 
-_NOT_SERVED = "the model does not return this"
+_BIAS = "biases of words are not served; logit_bias has those of tokens"
 INPUTS = (
     Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),
     Input("max_tokens", "TYPE_INT32", (1,), per_row, "max_tokens", 16),
@@ -75,8 +76,9 @@ INPUTS = (
     Input("return_log_probs", "TYPE_BOOL", (1,), first_row, "return_log_probs", False),
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
-    Input("return_context_logits", "TYPE_BOOL", (1,), only(False, _NOT_SERVED)),
-    Input("return_generation_logits", "TYPE_BOOL", (1,), only(False, _NOT_SERVED)),
+    *unserved.not_served(_BIAS, "embedding_bias_words", "TYPE_STRING", -1),
+    *unserved.not_served(_BIAS, "embedding_bias_weights", "TYPE_FP32", -1),
+    *unserved.TEXT,
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {"prompt": "text_input"}
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)

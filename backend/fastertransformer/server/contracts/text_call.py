@@ -12,6 +12,7 @@ from ..call import Row
 from ..detokenizer import Detokenizer
 from ..protocol import Array, Output, compute_outputs
 from ..stop_words import StopWords
+from .tensorrt_llm import NOT_SENT
 
 
 @dataclass(slots=True)
@@ -99,8 +100,14 @@ def _cum_logprob(text: TextRow) -> float:
     return sum(text.row.logprobs[: text.read])
 
 
+def _text_output(call: TextCall) -> Array:
+    """[B, 1]; [B] for clients of TensorRT-LLM, which has no batch dimension there, as they read [0]."""
+    array = _strings(lambda text: text.text)(call)
+    return array.reshape(-1) if "batch_index" in call.output_types else array
+
+
 OUTPUTS: tuple[Output[TextCall], ...] = (
-    Output("text_output", "TYPE_STRING", (-1,), _strings(lambda text: text.text)),
+    Output("text_output", "TYPE_STRING", (-1,), _text_output),
     Output("cum_log_probs", "TYPE_FP32", (-1,), _if("return_log_probs", _per_row(_cum_logprob))),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), _if("return_log_probs", TextCall.new_logprobs)),
     Output(
@@ -116,4 +123,7 @@ OUTPUTS: tuple[Output[TextCall], ...] = (
         _if("return_num_output_tokens", _per_row(lambda text: text.read - text.sent)),
     ),
     Output("finish_reason", "TYPE_STRING", (-1,), _strings(_finish_reason)),
+    Output("batch_index", "TYPE_INT32", (1,), lambda call: np.arange(len(call.texts))[:, None]),
+    Output("sequence_index", "TYPE_INT32", (1,), _per_row(lambda _: 0)),
+    *NOT_SENT,
 )

@@ -13,34 +13,40 @@ from tokenizers import Tokenizer
 class TritonPythonModel:
     """Parameters: `tokenizer_dir`, `skip_special_tokens`.
 
-    The declared input decides what `sequence_length` counts: with `RESPONSE_INPUT_LENGTHS` (GPT)
-    the padded prompt and the new tokens, with `INPUT_SEQUENCE_LENGTHS` (llama) the new tokens.
+    Where a row ends is told by `OUTPUT_LENGTHS`; else by `sequence_length`, which counts a padded prompt,
+    together with `RESPONSE_INPUT_LENGTHS`; else by `sequence_length` alone. Where nothing is told, the
+    end tokens that fill a row are left out as special tokens.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        config = json.loads(args["model_config"])
-        path = Path(config["parameters"]["tokenizer_dir"]["string_value"])
+        parameters = json.loads(args["model_config"])["parameters"]
+        path = Path(parameters["tokenizer_dir"]["string_value"])
         self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
-        self._skip_special_tokens = (
-            config["parameters"]["skip_special_tokens"]["string_value"].lower() == "true"
-        )
-        names = {entry["name"] for entry in config["input"]}
-        self._counts_prompt = "RESPONSE_INPUT_LENGTHS" in names
-        self._lengths_name = "RESPONSE_INPUT_LENGTHS" if self._counts_prompt else "INPUT_SEQUENCE_LENGTHS"
+        self._skip_special_tokens = parameters["skip_special_tokens"]["string_value"].lower() == "true"
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [pb_utils.InferenceResponse([self._output(request)]) for request in requests]
 
     def _output(self, request: Any) -> Any:
-        tokens, totals, prompt_lens = (
-            pb_utils.get_input_tensor_by_name(request, name).as_numpy().astype(np.int64)
-            for name in ("TOKENS_BATCH", "sequence_length", self._lengths_name)
-        )
-        # A request is padded to its own longest prompt.
-        generated = totals - prompt_lens.max() if self._counts_prompt else totals
-        ends = (prompt_lens + generated).reshape(-1)
+        tokens = _read(request, "TOKENS_BATCH")
         rows = tokens.reshape(-1, tokens.shape[-1])
-        ids = [row[:end].tolist() for row, end in zip(rows, ends, strict=True)]
+        ids = [row[:end].tolist() for row, end in zip(rows, _ends(request, rows), strict=True)]
         texts = self._tokenizer.decode_batch(ids, skip_special_tokens=self._skip_special_tokens)
         array = np.array([text.encode() for text in texts], dtype=np.object_)
         return pb_utils.Tensor("OUTPUT", array.reshape(tokens.shape[:-1]))
+
+
+def _ends(request: Any, rows: Any) -> list[int]:
+    """[rows] number of tokens that are prompt or output."""
+    ends, totals = _read(request, "OUTPUT_LENGTHS"), _read(request, "sequence_length")
+    prompt_lens = _read(request, "RESPONSE_INPUT_LENGTHS")
+    if ends is None and totals is not None:
+        # A request is padded to its own longest prompt, and the padding was taken out of the rows.
+        ends = totals if prompt_lens is None else totals - prompt_lens.max() + prompt_lens
+    return [rows.shape[-1]] * len(rows) if ends is None else [int(end) for end in ends.reshape(-1)]
+
+
+def _read(request: Any, name: str) -> Any:
+    """int64 values of an input; None when it was not sent."""
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return None if tensor is None else tensor.as_numpy().astype(np.int64)
