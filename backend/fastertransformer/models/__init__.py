@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Models: specs and families as data, checkpoints, and the transformer that they describe."""
 
-from ..layers.attention import StepMetadata
+from ..layers.attention import CrossMetadata, StepMetadata
+from ..layers.encoder_attention import EncoderMetadata
 from .loader import load
 from .transformer import Model
 
-__all__ = ["Model", "StepMetadata", "load"]
+__all__ = ["CrossMetadata", "EncoderMetadata", "Model", "StepMetadata", "load"]

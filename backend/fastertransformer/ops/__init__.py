@@ -4,6 +4,7 @@
 from .activation import activation, gated_activation
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
 from .embedding import add_positions, embedding
+from .encoder_attention import encoder_attention
 from .kv_cache import kv_write
 from .linear import (
     skinny_int8_rows,
@@ -39,6 +40,7 @@ __all__ = [
     "cuda_architectures",
     "disable",
     "embedding",
+    "encoder_attention",
     "gated_activation",
     "greedy",
     "has_kernels",

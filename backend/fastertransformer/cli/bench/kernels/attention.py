@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases: attention over the paged cache, decoding and of whole prompts; the peer is SDPA without pages."""
+"""Cases: attention over the paged cache, decoding and of whole prompts, and of encoders; the peer is SDPA."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -41,6 +41,20 @@ def prefill_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[i
             yield _case(of_model, itemsize, batch, length, length)
 
 
+def encoder_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
+    """`batch` sequences of `length` tokens that all see each other; every head has keys of its own."""
+    for num_heads, _, dim in heads:
+        for batch, length in sizes:
+            yield Case(
+                op="encoder_attention",
+                sizes=f"{num_heads}x{dim} {batch}x{length}",
+                make=partial(_encoder_arguments, num_heads, dim, batch, length),
+                num_bytes=4 * batch * length * num_heads * dim * itemsize,
+                flops=4 * num_heads * dim * batch * length**2,
+                make_peer=partial(_encoder_sdpa, num_heads, dim, batch, length),
+            )
+
+
 def _case(heads: Heads, itemsize: int, batch: int, queries: int, keys: int) -> Case:
     num_heads, kv_heads, dim = heads
     attended = batch * (queries * keys - queries * (queries - 1) // 2)
@@ -79,7 +93,20 @@ def _arguments(heads: Heads, batch: int, queries: int, keys: int, inputs: Inputs
         0,
         0.0,
         None,
+        None,
     )
+
+
+def _encoder_arguments(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Arguments:
+    """Views of one product."""
+    q, k, v = torch.chunk(inputs.normal(batch * length, 3 * num_heads, dim), 3, 1)
+    bounds = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=inputs.device)
+    return q, k, v, bounds, length, dim**-0.5, None
+
+
+def _encoder_sdpa(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Call:
+    q, k, v = (inputs.normal(batch, num_heads, length, dim) for _ in range(3))
+    return partial(scaled_dot_product_attention, q, k, v)
 
 
 def _sdpa(heads: Heads, batch: int, queries: int, keys: int, inputs: Inputs) -> Call:
