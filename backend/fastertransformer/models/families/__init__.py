@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Model families as data: a spec made from a config.json, and where each weight lies in a checkpoint."""
 
+from .bart import BART, M2M_100, MARIAN, MBART, PEGASUS
 from .base import Family
 from .bloom import BLOOM
 from .falcon import FALCON
@@ -19,9 +20,11 @@ from .phi import PHI
 from .phi3 import PHI3
 from .stablelm import STABLELM
 from .starcoder2 import STARCODER2
+from .t5 import MT5, T5, UMT5
 from .xglm import XGLM
 
 FAMILIES: dict[str, Family] = {
+    "bart": BART,
     "bloom": BLOOM,
     "codegen": CODEGEN,
     "falcon": FALCON,
@@ -34,11 +37,16 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": GPT_NEOX,
     "gptj": GPTJ,
     "llama": LLAMA,
+    "m2m_100": M2M_100,
+    "marian": MARIAN,
+    "mbart": MBART,
     "mistral": MISTRAL,
     "mixtral": MIXTRAL,
     "mpt": MPT,
     "olmo": OLMO,
     "opt": OPT,
+    "mt5": MT5,
+    "pegasus": PEGASUS,
     "phi": PHI,
     "phi3": PHI3,
     "qwen2": QWEN2,
@@ -47,6 +55,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": QWEN3_MOE,
     "stablelm": STABLELM,
     "starcoder2": STARCODER2,
+    "t5": T5,
+    "umt5": UMT5,
     "xglm": XGLM,
 }
 """By the `model_type` of a Hugging Face config.json."""
@@ -55,6 +65,9 @@ SERVICE_NAMES: dict[str, frozenset[str]] = {
     "gpt": frozenset({"gpt2", "opt", "bloom", "xglm"}),
     "gpt-j": frozenset({"gptj"}),
     "gpt-neox": frozenset({"gpt_neox"}),
+    "bart": frozenset({"bart", "mbart"}),
+    "m2m": frozenset({"m2m_100"}),
+    "t5": frozenset({"t5", "mt5", "umt5"}),
     "llama": frozenset({"llama", "mistral"}),
 }
 """The parameter model_type of the old service, in lower case, and the checkpoints that it stands for."""
