@@ -106,5 +106,10 @@ def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
         config.token_ids("decoder_start_token_id") or config.token_ids("bos_token_id") or end_ids or (0,)
     )
     return CheckpointInfo(
-        config.model_type, spec.vocab_size, spec.max_position_embeddings, start_ids[0], end_ids
+        config.model_type,
+        spec.vocab_size,
+        spec.max_position_embeddings,
+        start_ids[0],
+        end_ids,
+        generation.token_ids("forced_bos_token_id") or config.token_ids("forced_bos_token_id"),
     )
