@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..errors import ModelLoadError
 from ..models.checkpoint import open_checkpoint
+from ..models.families import FAMILIES
 from ..server import repository
 from .checkpoint import find_tokenizer
 from .console import errors, output
@@ -101,7 +102,9 @@ def write_repository(
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
         "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
     }
-    repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
+    family = FAMILIES.get(model_type)
+    kind = "encoder_decoder" if family is not None and family.encoder_names else "decoder"
+    repository.write(templates() / kind, target, {**checkpoint_slots, **slots}, parameters, models)
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from ...errors import ModelLoadError
 from ..call import Contract
 from .core import CoreContract
+from .encoder_decoder import EncoderDecoderContract
 
 
 def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
@@ -17,6 +18,8 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
         from .text import TextContract
 
         return TextContract.from_parameters(model_config, parameters)
+    if {"input_ids", "max_output_len"} <= names:
+        return EncoderDecoderContract(model_config)
     if "input_ids" in names:
         return CoreContract(model_config)
     raise ModelLoadError(
