@@ -177,11 +177,12 @@ class Scheduler:
 
     def _encoder_takes_the_step(self) -> bool:
         """An encoder's input is computed whole. Where it does not fit beside the running sequences, they wait
-        for one step; never for two in a row."""
+        for one step; never for two in a row, nor where it would take the next block of one of them."""
         if not self._waiting or not self._free_slots or self._was_encoding:
             return False
         head, left = self._waiting[0], self._config.max_num_batched_tokens - len(self._running)
-        return 0 < head.encoder_len >= left and self._blocks_needed(head) <= self.pool.num_free
+        needed = self._blocks_needed(head) + len(self._running)
+        return 0 < head.encoder_len >= left and needed <= self.pool.num_free
 
     def _admit(self, budget: int, room: int, is_empty: bool) -> list[Entry]:
         """`is_empty`: nothing else is in the step, so that the first one may exceed the budget."""
