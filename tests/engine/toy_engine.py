@@ -68,10 +68,9 @@ class ToyRunner:
         return StepResult(np.array(tokens, np.int32), np.zeros(len(tokens), np.float32))
 
     def _encode(self, batch: Batch) -> None:
-        first = len(batch.slots) - len(batch.admissions)
-        for row, admission in enumerate(batch.admissions, first):
+        for admission in batch.admissions:
             for position, token in enumerate(admission.encoder_tokens):
-                block = batch.cross.block_tables[row][position // self.block_size]
+                block = admission.cross_blocks[position // self.block_size]
                 self.cache[block, position % self.block_size] = token
 
     def _encoded(self, batch: Batch, row: int) -> list[int]:

@@ -24,7 +24,9 @@ class Admission:
     """What ends this sequence: the request's own choice or the checkpoint's."""
     sampling: SamplingParams
     encoder_tokens: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
-    """What is encoded before the sequence's first token; empty in a model without an encoder."""
+    """What is encoded in this step; empty where there is no encoder or somebody has done it."""
+    cross_blocks: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """KV block of every block_size of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,6 @@ class Batch:
     sample_rows: Int32Array
     """[S] indices into B, ascending."""
     admissions: tuple[Admission, ...] = ()
-    """Of the last sequences of the batch, in their order."""
     feed: Feed | None = None
     cross: Cross | None = None
     """In a model with an encoder."""

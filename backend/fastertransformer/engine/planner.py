@@ -71,6 +71,7 @@ def _admission(sequence: Sequence) -> Admission:
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
         encoder_tokens=_array(sequence.request.encoder_tokens),
+        cross_blocks=_array(sequence.cross_blocks),
     )
 
 
