@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan of one step: what rank 0 decides and every rank executes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,20 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
+class BeamStep:
+    """What beams add to a step: copies that come before everything else, and rows that get candidates."""
+
+    rows: Int32Array
+    """[R] indices into S, ascending."""
+    num_candidates: int
+    """K, the same for all rows."""
+    slot_copies: Int32Array
+    """[2, D] rows of the token pool, from and to; none is both."""
+    block_copies: Int32Array
+    """[2, C] KV blocks, from and to; none is both."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """B sequences, S of which sample a token. Immutable after broadcast.
 
@@ -54,6 +68,7 @@ class Batch:
     """[S] indices into B, ascending."""
     admissions: tuple[Admission, ...] = ()
     feed: Feed | None = None
+    beams: BeamStep | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -68,3 +83,7 @@ class StepResult:
     """[S]"""
     logprobs: FloatArray
     """[S] 0 where the request did not ask."""
+    candidate_tokens: Int32Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """[R, K] the most probable next tokens of the rows of beams, best first."""
+    candidate_logprobs: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[R, K]"""

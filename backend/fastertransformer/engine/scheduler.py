@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from ..config import EngineConfig
 from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, StepResult
+from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool, prefix_digests
 from .planner import Entry, build_batch, entry_for
 from .sequence import Sequence, SequenceKey, State
@@ -65,6 +66,8 @@ class Scheduler:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, list(request.prompt))
+            if request.sampling.beam_width > 1:
+                start_search(sequence, self._config.beam_search_rule, self._info.vocab_size)
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
 
@@ -94,18 +97,24 @@ class Scheduler:
         if not planned and not admitted:
             self._fail_head_if_stuck()
             return None
-        batch = build_batch(planned + admitted, admitted, feed=self._num_stages > 1)
+        batch = build_batch(planned + admitted, feed=self._num_stages > 1)
         self._commit(planned + admitted)
         return batch
 
     def update(self, result: StepResult) -> None:
         """Takes in what the oldest batch in flight sampled."""
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
+        candidates = zip(result.candidate_tokens, result.candidate_logprobs, strict=True)
         for entry in self._in_flight.popleft():
-            entry.sequence.num_in_flight -= 1
+            sequence = entry.sequence
+            sequence.num_in_flight -= 1
             if entry.samples:
-                self._append(entry.sequence, *next(samples))
-            self._settle(entry.sequence)
+                sample = next(samples)
+                if sequence.group is None:
+                    self._append(sequence, *sample)
+                else:
+                    self._search(sequence.group, sequence, next(candidates))
+            self._settle(sequence)
 
     def take_outputs(self) -> list[ClientOutput]:
         """What happened since the last call, in order."""
@@ -137,34 +146,36 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence, count: int) -> bool:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
+        copies = tail_to_copy(self.pool, sequence)
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
-        while needed > self.pool.num_free:
+        while needed + copies > self.pool.num_free:
             if any(s.state is State.PREEMPTED for s in self._sequences.values()):
                 return False  # its blocks come back when the batches in flight are done
-            victim = self._running[-1]
-            self._preempt(victim)
-            if victim is sequence:
+            self._preempt(self._running[-1])
+            if sequence.state is not State.RUNNING:
                 return False
+        if copies:
+            copy_tail(self.pool, sequence)
         if needed > 0:
             sequence.blocks += self.pool.allocate(needed)
         return True
 
     def _preempt(self, victim: Sequence) -> None:
         self._num_preemptions += 1
-        self._running.remove(victim)
-        victim.state = State.PREEMPTED
+        self._leave(victim, State.PREEMPTED)
         self._settle(victim)
 
     def _admit(self, budget: int, room: int) -> list[Entry]:
         admitted: list[Entry] = []
         while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
             sequence = self._waiting[0]
-            if not self._take_blocks(sequence):
+            if len(sequence.members) > len(self._free_slots) or not self._take_blocks(sequence):
                 break
             self._waiting.popleft()
-            sequence.slot = heapq.heappop(self._free_slots)
-            sequence.state = State.RUNNING
-            self._running.append(sequence)
+            for member in sequence.members:
+                member.slot = heapq.heappop(self._free_slots)
+                member.state = State.RUNNING
+                self._running.append(member)
             count = min(sequence.num_to_compute, budget)
             admitted.append(entry_for(sequence, count))
             budget -= count
@@ -174,7 +185,8 @@ class Scheduler:
         """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
         shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
         needed = self.pool.blocks_for(len(sequence.tokens)) - len(shared)
-        if needed > self.pool.num_free_without(shared):
+        later = 0 if sequence.group is None else sequence.group.blocks_to_fork(self.pool)
+        if needed + later > self.pool.num_free_without(shared):
             return False
         self.pool.share(shared)
         sequence.blocks = shared + self.pool.allocate(needed)
@@ -202,7 +214,8 @@ class Scheduler:
             sequence = entry.sequence
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
-            sequence.num_pending += entry.samples
+            sequence.num_pending += entry.samples and sequence.group is None
+            sequence.is_placed, sequence.copies_slot, sequence.copies_block = True, -1, None
             self._publish(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
@@ -217,6 +230,16 @@ class Scheduler:
             self._publish(sequence)
         else:
             self._finish(sequence)
+
+    def _search(self, group: BeamGroup, sequence: Sequence, candidates: Candidates) -> None:
+        """Takes in what one beam got; the last one of a step makes the search go on."""
+        if sequence.state is not State.RUNNING or not group.collect(sequence, candidates):
+            return
+        output = group.advance(self.pool)
+        if output is not None:
+            self._tell(sequence.client, output)
+            if output.finish_reason is not None:
+                self._finish(group.head)
 
     def _publish(self, sequence: Sequence) -> None:
         """Batches run in order, so a block may be shared as soon as a batch that fills it is scheduled."""
@@ -241,22 +264,35 @@ class Scheduler:
     def _finish(self, sequence: Sequence) -> None:
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
-        elif sequence.state is State.RUNNING:
-            self._running.remove(sequence)
-        sequence.state = State.FINISHED
+        self._leave(sequence, State.FINISHED)
         del self._sequences[sequence.key]
         self._settle(sequence)
 
+    def _leave(self, sequence: Sequence, state: State) -> None:
+        for member in sequence.members:
+            if member.state is State.RUNNING:
+                self._running.remove(member)
+            member.state = state
+
     def _settle(self, sequence: Sequence) -> None:
-        """Takes back slot and blocks of a sequence that lost them, once no batch in flight names it."""
-        if sequence.state is State.RUNNING or sequence.num_in_flight or sequence.slot < 0:
+        """Takes back slots and blocks of a request that lost them, once no batch in flight names it."""
+        members = sequence.members
+        if sequence.state is State.RUNNING or sequence.slot < 0 or any(s.num_in_flight for s in members):
             return
-        self.pool.release(sequence.blocks)
-        heapq.heappush(self._free_slots, sequence.slot)
-        sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
+        for member in members:
+            self.pool.release(member.blocks)
+            heapq.heappush(self._free_slots, member.slot)
+            member.vacate()
         if sequence.state is State.PREEMPTED:
-            sequence.state = State.WAITING
-            self._waiting.appendleft(sequence)
+            self._wait_again(members)
+
+    def _wait_again(self, members: list[Sequence]) -> None:
+        head = members[0]
+        if head.group is not None:
+            head.group.rewind()
+        for member in members:
+            member.state = State.WAITING
+        self._waiting.appendleft(head)
 
     def _tell(self, client: int, output: Output) -> None:
         self._outbox.append((client, output))

@@ -3,8 +3,12 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from ..messages import FinishReason, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from .beams import BeamGroup
 
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
@@ -41,10 +45,23 @@ class Sequence:
     """Of the full blocks of `tokens`, as far as somebody asked."""
     num_published: int = 0
     """Leading blocks that others may share."""
+    is_placed: bool = False
+    """Its tokens and parameters lie in its slot on every rank."""
+    group: "BeamGroup | None" = None
+    """Where it is one of several beams."""
+    copies_slot: int = -1
+    """Slot whose tokens it takes over in its next step."""
+    copies_block: tuple[int, int] | None = None
+    """(from, to): what its next step copies before it writes."""
 
     @property
     def key(self) -> SequenceKey:
         return self.client, self.request.id
+
+    @property
+    def members(self) -> "list[Sequence]":
+        """All sequences of its request: those that get and lose slots and blocks together."""
+        return [self] if self.group is None else self.group.members
 
     @property
     def sampling(self) -> SamplingParams:
@@ -74,11 +91,23 @@ class Sequence:
 
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
-        if self.tokens[-1] in self.end_ids or self._ends_with_stop_word():
+        if self.tokens[-1] in self.end_ids or self._is_stop_word(self.tokens):
             return FinishReason.STOP
         if len(self.tokens) - self.prompt_len >= self.sampling.max_tokens:
             return FinishReason.LENGTH
         return None
 
-    def _ends_with_stop_word(self) -> bool:
-        return any(tuple(self.tokens[-len(word) :]) == word for word in self.sampling.stop_words)
+    def would_stop(self, token: int) -> bool:
+        """Whether `token` would end the sequence by an end id or a stop word."""
+        if token in self.end_ids:
+            return True
+        longest = max(map(len, self.sampling.stop_words), default=0)
+        return longest > 0 and self._is_stop_word([*self.tokens[-longest:], token])
+
+    def vacate(self) -> None:
+        """Forgets slot and blocks, which somebody has taken back."""
+        self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
+        self.is_placed, self.copies_slot, self.copies_block = False, -1, None
+
+    def _is_stop_word(self, tokens: list[int]) -> bool:
+        return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)
