@@ -49,6 +49,20 @@ class Cross:
 
 
 @dataclass(frozen=True, slots=True)
+class BeamStep:
+    """What beams add to a step: copies that come before everything else, and rows that get candidates."""
+
+    rows: Int32Array
+    """[R] indices into S, ascending."""
+    num_candidates: int
+    """K, the same for all rows."""
+    slot_copies: Int32Array
+    """[2, D] rows of the token pool, from and to; none is both."""
+    block_copies: Int32Array
+    """[2, C] KV blocks, from and to; none is both."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """B sequences, S of which sample a token. Immutable after broadcast.
 
@@ -70,6 +84,7 @@ class Batch:
     feed: Feed | None = None
     cross: Cross | None = None
     """In a model with an encoder."""
+    beams: BeamStep | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -84,3 +99,7 @@ class StepResult:
     """[S]"""
     logprobs: FloatArray
     """[S] 0 where the request did not ask."""
+    candidate_tokens: Int32Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """[R, K] the most probable next tokens of the rows of beams, best first."""
+    candidate_logprobs: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[R, K]"""

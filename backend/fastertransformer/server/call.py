@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..messages import EngineInfo, FinishReason, Output, Request
+from ..messages import Beam, EngineInfo, FinishReason, Output, Request
 from .protocol import Array
 
 
@@ -33,6 +33,8 @@ class Row:
     request: Request
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    beams: tuple[Beam, ...] = ()
+    """Of a beam search, best first, instead of `tokens` and `logprobs`."""
     finish_reason: FinishReason | None = None
     since: float = field(default_factory=time.monotonic)
     """Time of the last tokens, at first of the arrival."""
@@ -41,6 +43,7 @@ class Row:
         self.since = now
         self.tokens += output.tokens
         self.logprobs += output.logprobs
+        self.beams = output.beams
         self.finish_reason = output.finish_reason
 
 
