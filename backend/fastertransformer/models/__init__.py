@@ -2,7 +2,9 @@
 """Models: specs and families as data, checkpoints, and the transformer that they describe."""
 
 from ..layers.attention import StepMetadata
+from ..layers.encoder_attention import EncoderMetadata
+from .encoding.model import EncoderModel
 from .loader import load
 from .transformer import Model
 
-__all__ = ["Model", "StepMetadata", "load"]
+__all__ = ["EncoderMetadata", "EncoderModel", "Model", "StepMetadata", "load"]

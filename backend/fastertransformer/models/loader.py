@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Loads a model: family by config, sizes against the mesh, then every weight of this rank."""
 
+from pathlib import Path
+
 import torch
 
 from ..config import EngineConfig
@@ -10,6 +12,9 @@ from ..parallel.mesh import Mesh
 from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
+from .encoding.builder import EncoderBuilder
+from .encoding.model import EncoderModel
+from .encoding.sentence import read_sentence
 from .families import FAMILIES, SERVICE_NAMES
 from .families.base import Family
 from .spec import ModelSpec
@@ -21,7 +26,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def load(
     config: EngineConfig, mesh: Mesh, group: Communicator, device: torch.device, progress: Progress
-) -> Model:
+) -> Model | EncoderModel:
     """This rank's part of the checkpoint.
 
     Args:
@@ -40,8 +45,15 @@ def load(
     held = FORMATS[config.int8_mode]
     reader = WeightReader(checkpoint, family, mesh, dtype, device, progress, held)
     positions = config.max_model_len or spec.max_position_embeddings
-    builder = Builder(reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
-    model = builder.model(checkpoint_info(checkpoint, spec))
+    common = (reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
+    info = checkpoint_info(checkpoint, spec)
+    model: Model | EncoderModel
+    if family.encoding is None:
+        model = Builder(*common).model(info)
+    else:
+        sentence = read_sentence(Path(config.model_checkpoint_path), spec.hidden_size, device)
+        encoding = family.encoding(checkpoint.config.renamed(family.config_names))
+        model = EncoderBuilder(*common, encoding, *sentence).encoder_model(info)
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
     return model

@@ -3,7 +3,9 @@
 
 from .activation import activation, gated_activation
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
+from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
+from .encoder_attention import encoder_attention
 from .kv_cache import kv_write
 from .linear import (
     skinny_int8_rows,
@@ -38,7 +40,9 @@ __all__ = [
     "attention_workspace_size",
     "cuda_architectures",
     "disable",
+    "disentangled_attention",
     "embedding",
+    "encoder_attention",
     "gated_activation",
     "greedy",
     "has_kernels",

@@ -9,7 +9,7 @@ import torch
 from .. import ops
 from ..config import EngineConfig
 from ..errors import ModelLoadError
-from ..models import Model
+from ..models import EncoderModel, Model
 
 # A CPU machine is shared with the rest of the system, and pages of a large cache come in as they are used.
 _CPU_SHARE = 0.5
@@ -115,7 +115,7 @@ def workspace_size(config: EngineConfig, model: Model, num_blocks: int) -> int:
     return ops.attention_workspace_size(num_chunks, model.num_heads, model.spec.head_dim)
 
 
-def longest_sequence(config: EngineConfig, model: Model) -> int:
+def longest_sequence(config: EngineConfig, model: Model | EncoderModel) -> int:
     """Tokens of the longest sequence by model and configuration.
 
     Raises:

@@ -2,7 +2,9 @@
 """Model families as data: a spec made from a config.json, and where each weight lies in a checkpoint."""
 
 from .base import Family
+from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
+from .deberta import DEBERTA
 from .falcon import FALCON
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
@@ -22,8 +24,12 @@ from .starcoder2 import STARCODER2
 from .xglm import XGLM
 
 FAMILIES: dict[str, Family] = {
+    "bert": BERT,
     "bloom": BLOOM,
+    "camembert": ROBERTA,
     "codegen": CODEGEN,
+    "deberta-v2": DEBERTA,
+    "distilbert": DISTILBERT,
     "falcon": FALCON,
     "gemma": GEMMA,
     "gemma2": GEMMA2,
@@ -45,13 +51,17 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": QWEN2_MOE,
     "qwen3": QWEN3,
     "qwen3_moe": QWEN3_MOE,
+    "roberta": ROBERTA,
     "stablelm": STABLELM,
     "starcoder2": STARCODER2,
     "xglm": XGLM,
+    "xlm-roberta": ROBERTA,
 }
 """By the `model_type` of a Hugging Face config.json."""
 
 SERVICE_NAMES: dict[str, frozenset[str]] = {
+    "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}),
+    "deberta": frozenset({"deberta-v2"}),
     "gpt": frozenset({"gpt2", "opt", "bloom", "xglm"}),
     "gpt-j": frozenset({"gptj"}),
     "gpt-neox": frozenset({"gpt_neox"}),
