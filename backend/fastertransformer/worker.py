@@ -114,9 +114,9 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
         step_bytes=world.sum(model.step_bytes),
         encoder=EncoderInfo(
             hidden_size=model.spec.hidden_size,
-            num_token_types=model.encoder.num_token_types,
+            num_token_types=model.encoding.num_token_types,
             outputs=model.outputs,
-            labels=model.encoder.labels,
+            labels=model.encoding.labels,
         ),
     )
     return Rank(info, EncodeRunner(world, model), 0, _depth(config, model.device))

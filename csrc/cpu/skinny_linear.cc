@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kColumns = 4;
 constexpr int kRows = 4;
-constexpr int64_t kPrefetchElements = 512;
+constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kGrainElements = 1 << 15;  // of the weight: some microseconds
 
 // acc[r][c] = sum_k x[r][k] w[c][k]
@@ -33,9 +33,6 @@ void multiply_tile(float (&acc)[kRows][kColumns], const float* x, int64_t x_stri
   };
   const int64_t whole = size / kLanes * kLanes;
   for (int64_t k = 0; k < whole; k += kLanes) {
-    for (int c = 0; c < C; ++c) {
-      __builtin_prefetch(weight + c * weight_stride + k + kPrefetchElements);
-    }
     step(k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
   }
   if (const int64_t rest = size - whole) {
@@ -100,16 +97,24 @@ void multiply_columns(const Tensor& out, const float* x, const Matrix<T, W>& mat
   }
 }
 
+// The processor prefetches what is read in order, but only within a page: weight rows shorter than
+// that stream better one after the other than side by side, where one row of x gains nothing from
+// several. Prefetching here as well was slower in every size.
+int tile_width(int64_t rows, int64_t weight_row_bytes) {
+  return rows == 1 && weight_row_bytes < kPageBytes ? 1 : kColumns;
+}
+
 template <typename Out, typename T, typename W>
 void multiply(const Tensor& out, const float* x, const Matrix<T, W>& matrix) {
-  const int64_t tiles = matrix.columns / kColumns;
-  const int64_t smallest = 1 + kGrainElements / (kColumns * matrix.size);
+  const int width = tile_width(out.shape[0], matrix.size * sizeof(W));
+  const int64_t tiles = matrix.columns / width;
+  const int64_t smallest = 1 + kGrainElements / (width * matrix.size);
   parallel_for(tiles, balanced_grain(tiles, smallest), [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      multiply_columns<Out>(out, x, matrix, tile * kColumns, kColumns);
+      multiply_columns<Out>(out, x, matrix, tile * width, width);
     }
   });
-  for (int64_t n = tiles * kColumns; n < matrix.columns; ++n) {
+  for (int64_t n = tiles * width; n < matrix.columns; ++n) {
     multiply_columns<Out>(out, x, matrix, n, 1);
   }
 }

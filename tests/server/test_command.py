@@ -22,4 +22,4 @@ def test_variables_travel_to_other_hosts():
     parallel = ParallelConfig(tensor_para_size=4, hostfile="/etc/hosts.mpi")
     command = engine_command(EngineConfig(model_checkpoint_path="", parallel=parallel), GPUS, Path("socket"))
     carried = {command[i + 1] for i, word in enumerate(command) if word == "-x"}
-    assert carried == {"PYTHONPATH", "NCCL_NVLS_ENABLE", "CUDA_VISIBLE_DEVICES"}
+    assert carried == {"PYTHONPATH", "NCCL_NVLS_ENABLE", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES"}

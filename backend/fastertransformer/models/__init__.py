@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Models: specs and families as data, checkpoints, and the transformer that they describe."""
 
-from ..layers.attention import StepMetadata
+from ..layers.attention import CrossMetadata, StepMetadata
 from ..layers.encoder_attention import EncoderMetadata
 from .encoding.model import EncoderModel
 from .loader import load
 from .transformer import Model
 
-__all__ = ["EncoderMetadata", "EncoderModel", "Model", "StepMetadata", "load"]
+__all__ = ["CrossMetadata", "EncoderMetadata", "EncoderModel", "Model", "StepMetadata", "load"]

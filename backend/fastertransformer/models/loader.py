@@ -105,6 +105,8 @@ def _split_sizes(spec: ModelSpec) -> dict[str, int]:
     if spec.moe is not None:
         sizes["intermediate size of an expert"] = spec.moe.intermediate_size
         sizes["intermediate size of the shared expert"] = spec.moe.shared_intermediate_size
+    if spec.encoder is not None:
+        sizes |= {f"{name} of the encoder": size for name, size in _split_sizes(spec.encoder).items()}
     return sizes
 
 
@@ -112,7 +114,9 @@ def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
     """Token ids come from generation_config.json where it has them."""
     config, generation = checkpoint.config, checkpoint.generation
     end_ids = generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
-    start_ids = config.token_ids("bos_token_id") or end_ids or (0,)
+    start_ids = (
+        config.token_ids("decoder_start_token_id") or config.token_ids("bos_token_id") or end_ids or (0,)
+    )
     return CheckpointInfo(
         config.model_type, spec.vocab_size, spec.max_position_embeddings, start_ids[0], end_ids
     )

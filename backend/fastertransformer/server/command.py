@@ -15,8 +15,9 @@ from .placement import Placement
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds this package: the engine must import the same one."""
 
-# NVLink multicast needs rights that containers and virtual machines often lack.
-_NCCL = {"NCCL_NVLS_ENABLE": "0"}
+# NVLink multicast needs rights that containers and virtual machines often lack. torch's threads must not
+# spin after their work: on the same cores are those of our kernels (csrc/core/parallel.cc), which then wait.
+_FIXED = {"NCCL_NVLS_ENABLE": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 _MPI_PREFIXES = ("PMIX_", "PMI_", "PRTE_", "OMPI_")
 _ALLOW_ROOT = (
     "OMPI_ALLOW_RUN_AS_ROOT",
@@ -49,7 +50,7 @@ def engine_environment(inherited: Mapping[str, str], placement: Placement) -> di
     environment = {k: v for k, v in inherited.items() if k in _ALLOW_ROOT or not k.startswith(_MPI_PREFIXES)}
     paths = [str(PACKAGE_ROOT), inherited.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    environment |= _NCCL
+    environment |= _FIXED
     if placement.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
     if os.geteuid() == 0:
@@ -78,5 +79,5 @@ def _mpirun(parallel: ParallelConfig, placement: Placement) -> list[str]:
 
 def _on_other_hosts(hostfile: str, placement: Placement) -> list[str]:
     """mpirun carries only those variables there that it is told."""
-    names = ["PYTHONPATH", *_NCCL, *(["CUDA_VISIBLE_DEVICES"] if placement.devices else [])]
+    names = ["PYTHONPATH", *_FIXED, *(["CUDA_VISIBLE_DEVICES"] if placement.devices else [])]
     return ["--hostfile", hostfile, *(word for name in names for word in ("-x", name))]

@@ -27,7 +27,9 @@ struct Attention {
   const int32_t* seq_lens;
   const int32_t* cu_seqlens_q;
   const int32_t* work;
-  const float* alibi_slopes;  // or null
+  const float* alibi_slopes;   // or null
+  const float* relative_bias;  // [N, relative_reach + 1], or null
+  int relative_reach;
   int64_t q_token_stride, q_head_stride;
   int64_t page_stride, kv_head_stride, key_stride;  // of both caches
   int64_t table_stride;
@@ -54,13 +56,15 @@ struct Attention {
   __device__ int oldest_visible(int position) const {
     return window > 0 ? max(0, position - window + 1) : 0;
   }
-  __device__ float slope(int head) const {
+  // What Score takes of a head: its slope, or the bits of its row's start in the relative bias.
+  __device__ float bias_of(int head) const {
+    if (relative_bias != nullptr) return __int_as_float(head * (relative_reach + 1));
     return alibi_slopes == nullptr ? 0.0f : alibi_slopes[head];
   }
 };
 
-// From a dot product to a logit whose weight is 2^(exponent_factor * logit). Soft cap and slope are
-// the same for all threads, so that to test for them costs nothing.
+// From a dot product to a logit whose weight is 2^(exponent_factor * logit). Soft cap and kind
+// of bias are the same for all threads, so that to test for them costs nothing.
 class Score {
  public:
   template <typename T>
@@ -68,24 +72,33 @@ class Score {
       : scale_(attention.scale),
         soft_cap_(attention.soft_cap),
         cap_factor_(2.0f * kLog2e / attention.soft_cap),
-        is_plain_(attention.soft_cap == 0.0f && attention.alibi_slopes == nullptr) {}
+        is_plain_(attention.soft_cap == 0.0f && attention.alibi_slopes == nullptr &&
+                  attention.relative_bias == nullptr),
+        relative_bias_(attention.relative_bias),
+        relative_reach_(attention.relative_reach) {}
 
   // The dot product itself is the logit.
   __device__ bool is_plain() const { return is_plain_; }
   __device__ float exponent_factor() const { return is_plain_ ? scale_ * kLog2e : kLog2e; }
 
-  __device__ float operator()(float dot, float slope, int distance) const {
+  __device__ float operator()(float dot, float bias, int distance) const {
     if (is_plain_) return dot;
     float logit = dot * scale_;
     if (soft_cap_ != 0.0f) {  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
       logit = soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
     }
-    return logit - slope * static_cast<float>(distance);
+    if (relative_bias_ != nullptr) {  // hidden keys may have any distance
+      const int column = relative_reach_ - min(max(distance, 0), relative_reach_);
+      return logit + relative_bias_[__float_as_int(bias) + column];
+    }
+    return logit - bias * static_cast<float>(distance);
   }
 
  private:
   float scale_, soft_cap_, cap_factor_;
   bool is_plain_;
+  const float* relative_bias_;
+  int relative_reach_;
 };
 
 }  // namespace ft::cuda

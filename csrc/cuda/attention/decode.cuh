@@ -55,14 +55,14 @@ __device__ void score_keys(float (&scores)[4], const char* keys,
 // Turns scores into weights and makes room for them in the state.
 template <int kHeadDim>
 __device__ void weigh(float (&scores)[4], DecodeState<kHeadDim>& state, const Score& score,
-                      const DecodeItem& item, int key, const float (&slopes)[2]) {
+                      const DecodeItem& item, int key, const float (&biases)[2]) {
   float next_best[2] = {state.best[0], state.best[1]};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int at = key + i / 2 * 8;
     scores[i] =
         at >= item.begin && at < item.end
-            ? score(scores[i], slopes[i % 2], item.length - 1 - at) * score.exponent_factor()
+            ? score(scores[i], biases[i % 2], item.length - 1 - at) * score.exponent_factor()
             : -INFINITY;
     next_best[i % 2] = fmaxf(next_best[i % 2], scores[i]);
   }
@@ -108,11 +108,11 @@ __device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem&
   const Score score(a);
   uint32_t queries[kHeadDim / 16][2];
   load_queries<T, kHeadDim>(queries, a, item, lane);
-  float slopes[2];
+  float biases[2];
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
     const int head = lane % 4 * 2 + column;
-    slopes[column] = head < item.num_heads ? a.slope(item.head + head) : 0.0f;
+    biases[column] = head < item.num_heads ? a.bias_of(item.head + head) : 0.0f;
   }
   DecodeState<kHeadDim> state;
   for (int key = item.first_key() + warp * kGroupKeys; key < item.end;
@@ -123,7 +123,7 @@ __device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem&
     score_keys<T, kHeadDim>(weights, stream.keys(stage), queries, lane);
     __syncwarp();
     stream.copy_keys(stage);
-    weigh(weights, state, score, item, key + lane / 4, slopes);
+    weigh(weights, state, score, item, key + lane / 4, biases);
     device::wait_for_copies<kPending>();
     __syncwarp();
     add_values<T, kHeadDim>(state, stream.values(stage), weights, lane);

@@ -28,7 +28,7 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
   }
   __syncwarp();
   const Score score(a);
-  const float slope = a.slope(head);
+  const float bias = a.bias_of(head);
   const int64_t kv_head = head / (a.num_heads / a.num_kv_heads) * a.kv_head_stride;
   const int position = a.seq_lens[sequence] - (a.cu_seqlens_q[sequence + 1] - token);
   const int oldest = a.oldest_visible(position);
@@ -46,7 +46,7 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
       for (int dim = 0; dim < a.head_dim; ++dim) {
         dot += query[dim] * device::to_float(a.k_cache[at + dim]);
       }
-      logit = score(dot, slope, position - key) * score.exponent_factor();
+      logit = score(dot, bias, position - key) * score.exponent_factor();
     }
     const float next = fmaxf(best, warp_max(logit));
     const float correction = exp2f(best - next), weight = exp2f(logit - next);

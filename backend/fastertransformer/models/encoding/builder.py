@@ -3,21 +3,19 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ...layers.disentangled_attention import DisentangledAttention
 from ...layers.embedding import Head
-from ...layers.encoder_attention import EncoderAttention
 from ...layers.heads import Chain, Dense, SentenceEmbedding
 from ...layers.linear import Linear
 from ...quant.dense import DenseWeight
 from ..builder import Builder
 from ..spec import Positions
 from ..transformer import CheckpointInfo
-from ..weights import OUTSIDE, Place
-from .model import EncoderBlock, EncoderHead, EncoderModel, InputEmbedding
-from .spec import Disentangled, EncodingSpec, HeadSpec, LayerSpec, Width
+from ..weights import OUTSIDE
+from .layers import LayerBuilder
+from .model import EncoderHead, EncoderModel, InputEmbedding
+from .spec import EncodingSpec, HeadSpec, LayerSpec, Width
 
 _OUTER_ROLES = (
     "embedding",
@@ -36,7 +34,7 @@ _OUTER_ROLES = (
 class EncoderBuilder(Builder):
     """One rank's part of an encoder."""
 
-    encoder: EncodingSpec
+    encoding: EncodingSpec
     sentence: SentenceEmbedding
     sentence_width: int
 
@@ -45,19 +43,16 @@ class EncoderBuilder(Builder):
         self._expect_all()
         words = self._encoder_words()
         embedding = self._input_embedding(words) if first else None
-        relative = self._relative_embeddings()
+        blocks = self._encoder_layers().blocks(self.mesh.layers(spec.num_hidden_layers))
         heads = self._heads(words)
         return EncoderModel(
             spec=spec,
-            encoder=self.encoder,
+            encoding=self.encoding,
             info=info,
             dtype=self.dtype,
             device=self.device,
             embedding=embedding,
-            blocks=tuple(
-                self._encoder_block(Place(layer), relative)
-                for layer in self.mesh.layers(spec.num_hidden_layers)
-            ),
+            blocks=blocks,
             heads=heads,
             sentence=self.sentence,
             sentence_width=self.sentence_width,
@@ -65,11 +60,24 @@ class EncoderBuilder(Builder):
             step_bytes=self.reader.num_bytes - (0 if words is None else words.nbytes),
         )
 
+    def _encoder_layers(self) -> LayerBuilder:
+        return LayerBuilder(
+            self.reader,
+            self.spec,
+            self.qkv_layout,
+            self.mesh,
+            self.group,
+            self.num_positions,
+            self.dtype,
+            self.device,
+            self.encoding.disentangled,
+        )
+
     def _expect_all(self) -> None:
         """What another stage reads, or belongs to no head, may lie in the file all the same."""
         for role in _OUTER_ROLES:
             self.reader.expect(role)
-        for head in self.encoder.heads:
+        for head in self.encoding.heads:
             for layer in head.layers:
                 self.reader.expect(layer.role)
                 if layer.norm:
@@ -89,7 +97,7 @@ class EncoderBuilder(Builder):
             for layer in head.layers
         )
         needed = self.mesh.is_first_stage or (self.mesh.is_last_stage and ties)
-        return self._vocabulary("embedding") if needed else None
+        return self._words(needed)
 
     def _input_embedding(self, words: Tensor | None) -> InputEmbedding:
         spec, size = self.spec, self._embedding_size
@@ -98,63 +106,15 @@ class EncoderBuilder(Builder):
             positions = self.reader.table(
                 "positions", spec.max_position_embeddings, size, spec.position_offset
             )
-        if self.encoder.num_token_types:
-            token_types = self.reader.table("token_types", self.encoder.num_token_types, size)
+        if self.encoding.num_token_types:
+            token_types = self.reader.table("token_types", self.encoding.num_token_types, size)
         return InputEmbedding(
             self._embedding(words),
             positions,
             token_types,
             self._projection("project_in"),
-            self._layer_norm("embedding_norm") if spec.embedding_norm else None,
+            self._layers().layer_norm("embedding_norm") if spec.embedding_norm else None,
         )
-
-    # Layers
-
-    def _encoder_block(self, place: Place, relative: Tensor | None) -> EncoderBlock:
-        return EncoderBlock(
-            attention=self._encoder_attention(place, relative),
-            norm1=self._layer_norm("norm1", place),
-            mlp=self._mlp(place),
-            norm2=self._layer_norm("norm2", place),
-            group=self.group,
-        )
-
-    def _encoder_attention(
-        self, place: Place, relative: Tensor | None
-    ) -> EncoderAttention | DisentangledAttention:
-        spec, dim = self.spec, self.spec.head_dim
-        heads = self.reader.share(spec.num_attention_heads)
-        own = (heads[0] * dim, heads[1] * dim)
-        columns = spec.num_attention_heads * dim
-        qkv = self._qkv(place, heads, heads)
-        output = self.reader.row_parallel("output", spec.hidden_size, columns, own, place, spec.output_bias)
-        parts = self.encoder.disentangled
-        if parts is None:
-            return EncoderAttention(dim, spec.attention_scale or dim**-0.5, qkv, output, None)
-        assert relative is not None
-        scale = (dim * parts.num_parts) ** -0.5
-        keys = self._relative_product("k", place, own, relative) if parts.content_to_position else None
-        queries = self._relative_product("q", place, own, relative) if parts.position_to_content else None
-        buckets = relative_buckets(parts, spec.max_position_embeddings).to(self.device)
-        return DisentangledAttention(dim, scale, qkv, output, buckets, keys, queries)
-
-    def _relative_embeddings(self) -> Tensor | None:
-        """[R, H]"""
-        parts = self.encoder.disentangled
-        if parts is None:
-            return None
-        table = self.reader.table("relative", 2 * parts.span, self.spec.hidden_size)
-        return self._layer_norm("relative_norm")(table) if parts.normed else table
-
-    def _relative_product(self, role: str, place: Place, own: tuple[int, int], relative: Tensor) -> Tensor:
-        """[N, R, D]: the relative embeddings as keys or queries of this rank's heads; they never change."""
-        parts, columns = self.encoder.disentangled, self.spec.hidden_size
-        assert parts is not None
-        role = role if parts.shared else f"position_{role}"
-        weight = self.reader.rows(role, ".weight", columns, columns, own, place)
-        bias = self.reader.rows(role, ".bias", columns, 0, own, place)
-        product = torch.nn.functional.linear(relative, weight, bias)
-        return product.view(len(relative), -1, self.spec.head_dim).transpose(0, 1).contiguous()
 
     # Heads
 
@@ -171,14 +131,14 @@ class EncoderBuilder(Builder):
     def _present(self) -> list[HeadSpec]:
         """The heads that the checkpoint has, at most one for every output and every last weight."""
         found: dict[str, HeadSpec] = {}
-        for head in self.encoder.heads:
+        for head in self.encoding.heads:
             taken = [other.layers[-1].role for other in found.values()]
             if head.output not in found and head.layers[-1].role not in taken and self._is_present(head):
                 found[head.output] = head
         return list(found.values())
 
     def _is_present(self, head: HeadSpec) -> bool:
-        named = any(head.architecture in name for name in self.encoder.architectures)
+        named = any(head.architecture in name for name in self.encoding.architectures)
         return (named or not head.architecture) and all(map(self._has_layer, head.layers))
 
     def _has_layer(self, layer: LayerSpec) -> bool:
@@ -193,7 +153,7 @@ class EncoderBuilder(Builder):
         return {
             Width.HIDDEN: self.spec.hidden_size,
             Width.EMBEDDING: self._embedding_size,
-            Width.LABELS: len(self.encoder.labels),
+            Width.LABELS: len(self.encoding.labels),
             Width.TWO: 2,
             Width.VOCABULARY: self.spec.vocab_size,
         }[width]
@@ -204,7 +164,7 @@ class EncoderBuilder(Builder):
         rows = self._width(layer.width)
         weight = self.reader.table(layer.role, rows, self.spec.hidden_size)
         bias = self.reader.vector(layer.role, ".bias", rows) if self.reader.has(layer.role, ".bias") else None
-        norm = self._norm(layer.norm, self.spec.norm, rows, OUTSIDE) if layer.norm else None
+        norm = self._layers().norm(layer.norm, self.spec.norm, rows, OUTSIDE) if layer.norm else None
         return Dense(Linear(DenseWeight(weight), bias), layer.activation, norm)
 
     def _vocabulary_head(self, layer: LayerSpec, words: Tensor | None) -> Head:
@@ -214,20 +174,3 @@ class EncoderBuilder(Builder):
         role = "decoder" if self._is_untied and self.reader.has("decoder", ".bias") else layer.role
         bias = self.reader.vocabulary(role, ".bias", size, 0).float()
         return Head(DenseWeight(weight), size, self.group, bias)
-
-
-def relative_buckets(parts: Disentangled, longest: int) -> Tensor:
-    """[2 longest - 1] int32: the row of each distance -(longest - 1) .. longest - 1 of a query behind a key.
-
-    Near distances have a row each, those beyond half of num_buckets share rows by their logarithm.
-    """
-    distance = torch.arange(1 - longest, longest)
-    row = distance
-    if parts.num_buckets:
-        middle = parts.num_buckets // 2
-        far = distance.abs().clamp(min=middle).float() / middle
-        steps = torch.log(far) / torch.log(torch.tensor((parts.max_distance - 1) / middle)) * (middle - 1)
-        row = torch.where(
-            distance.abs() <= middle, distance, (steps.ceil() + middle).long() * distance.sign()
-        )
-    return (row + parts.span).clamp(0, 2 * parts.span - 1).int()

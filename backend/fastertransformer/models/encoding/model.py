@@ -19,15 +19,17 @@ from ..spec import ModelSpec
 from ..transformer import CheckpointInfo
 from .spec import EncodingSpec, Rows
 
+Attend = EncoderAttention | DisentangledAttention
+
 LAST_HIDDEN_STATE = "last_hidden_state"
 EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderBlock:
+class PostBlock:
     """A layer with a norm behind each sum."""
 
-    attention: EncoderAttention | DisentangledAttention
+    attention: Attend
     norm1: NormLayer
     mlp: Mlp
     norm2: NormLayer
@@ -79,7 +81,7 @@ class EncoderModel:
     """One pipeline stage of an encoder on one tensor-parallel rank."""
 
     spec: ModelSpec
-    encoder: EncodingSpec
+    encoding: EncodingSpec
     info: CheckpointInfo
     dtype: torch.dtype
     device: torch.device
@@ -89,7 +91,7 @@ class EncoderModel:
     """Of them, what a step reads: all but tables from which it takes single rows."""
     embedding: InputEmbedding | None
     """On the first stage."""
-    blocks: tuple[EncoderBlock, ...]
+    blocks: tuple[PostBlock, ...]
     heads: Mapping[str, EncoderHead]
     """By what they yield, the same names on every stage."""
     sentence: SentenceEmbedding
