@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ModelLoadError
+from ..models import encoding_outputs
 from ..models.checkpoint import open_checkpoint
 from ..server import repository
+from ..server.contracts.encoder_slots import output_slots
 from .checkpoint import find_tokenizer
 from .console import errors, output
 from .installation import templates
@@ -52,7 +54,8 @@ def serve(
     """Serve a checkpoint with Triton until Ctrl-C.
 
     Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
-    [bold]ensemble[/] with its pre- and postprocessing.
+    [bold]ensemble[/] with its pre- and postprocessing; of an encoder [bold]embed[/] and [bold]classify[/]
+    (text in), and [bold]fastertransformer[/].
     """
     ports = Ports(http_port, grpc_port, metrics_port)
     if (path is None) == (model_repository is None):
@@ -101,7 +104,17 @@ def write_repository(
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
         "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
     }
-    repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
+    outputs = encoding_outputs(checkpoint, slots.get("MODEL_TYPE", ""))
+    if not outputs:
+        repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
+        return
+    declared = output_slots(outputs)
+    names = ["fastertransformer"]
+    if tokenizer is not None:
+        names += ["embed", "classify"] if "CLASSES" in declared else ["embed"]
+    repository.write(
+        templates() / "encoder", target, {**checkpoint_slots, **slots}, parameters, models or names, declared
+    )
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

@@ -4,7 +4,15 @@
 from ..layers.attention import CrossMetadata, StepMetadata
 from ..layers.encoder_attention import EncoderMetadata
 from .encoding.model import EncoderModel
-from .loader import load
+from .loader import encoding_outputs, load
 from .transformer import Model
 
-__all__ = ["CrossMetadata", "EncoderMetadata", "EncoderModel", "Model", "StepMetadata", "load"]
+__all__ = [
+    "CrossMetadata",
+    "EncoderMetadata",
+    "EncoderModel",
+    "Model",
+    "StepMetadata",
+    "encoding_outputs",
+    "load",
+]

@@ -13,7 +13,7 @@ from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
 from .encoding.builder import EncoderBuilder
-from .encoding.model import EncoderModel
+from .encoding.model import EMBEDDING, LAST_HIDDEN_STATE, EncoderModel
 from .encoding.sentence import read_sentence
 from .families import FAMILIES, SERVICE_NAMES
 from .families.base import Family
@@ -57,6 +57,22 @@ def load(
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
     return model
+
+
+def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str, ...]:
+    """What a model that encodes gives; nothing where it generates.
+
+    Raises:
+        ModelLoadError: as `load`, as far as configurations and names of tensors go.
+    """
+    family = find_family(model_type, checkpoint.config.model_type)
+    if family.encoding is None:
+        return ()
+    reader = WeightReader(
+        checkpoint, family, Mesh(), torch.float32, torch.device("cpu"), lambda *_: None, FORMATS[0]
+    )
+    heads = family.encoding(checkpoint.config.renamed(family.config_names)).present(reader.has)
+    return (LAST_HIDDEN_STATE, EMBEDDING, *(head.output for head in heads))
 
 
 def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:

@@ -15,7 +15,7 @@ from ..transformer import CheckpointInfo
 from ..weights import OUTSIDE
 from .layers import LayerBuilder
 from .model import EncoderHead, EncoderModel, InputEmbedding
-from .spec import EncodingSpec, HeadSpec, LayerSpec, Width
+from .spec import EncodingSpec, LayerSpec, Width
 
 _OUTER_ROLES = (
     "embedding",
@@ -93,7 +93,7 @@ class EncoderBuilder(Builder):
         """The word table, where this stage embeds, or has a head that is tied to it."""
         ties = any(
             layer.width is Width.VOCABULARY and not self._is_untied
-            for head in self._present()
+            for head in self.encoding.present(self.reader.has)
             for layer in head.layers
         )
         needed = self.mesh.is_first_stage or (self.mesh.is_last_stage and ties)
@@ -120,29 +120,13 @@ class EncoderBuilder(Builder):
 
     def _heads(self, words: Tensor | None) -> dict[str, EncoderHead]:
         heads = {}
-        for head in self._present():
+        for head in self.encoding.present(self.reader.has):
             last = head.layers[-1]
             chain = None
             if self.mesh.is_last_stage:
                 chain = Chain([self._head_layer(layer, words) for layer in head.layers])
             heads[head.output] = EncoderHead(head.rows, self._width(last.width), chain)
         return heads
-
-    def _present(self) -> list[HeadSpec]:
-        """The heads that the checkpoint has, at most one for every output and every last weight."""
-        found: dict[str, HeadSpec] = {}
-        for head in self.encoding.heads:
-            taken = [other.layers[-1].role for other in found.values()]
-            if head.output not in found and head.layers[-1].role not in taken and self._is_present(head):
-                found[head.output] = head
-        return list(found.values())
-
-    def _is_present(self, head: HeadSpec) -> bool:
-        named = any(head.architecture in name for name in self.encoding.architectures)
-        return (named or not head.architecture) and all(map(self._has_layer, head.layers))
-
-    def _has_layer(self, layer: LayerSpec) -> bool:
-        return self.reader.has(layer.role, ".bias" if layer.width is Width.VOCABULARY else ".weight")
 
     @property
     def _is_untied(self) -> bool:

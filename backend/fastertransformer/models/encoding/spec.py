@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What distinguishes one encoder from another beside its ModelSpec, as data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -82,3 +83,24 @@ class EncodingSpec:
     disentangled: Disentangled | None = None
     labels: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
+
+    def present(self, has: Callable[[str, str], bool]) -> list[HeadSpec]:
+        """The heads of a checkpoint, at most one for every output and every last weight.
+
+        Args:
+            has: whether it has (role, suffix).
+        """
+        found: dict[str, HeadSpec] = {}
+        for head in self.heads:
+            taken = [other.layers[-1].role for other in found.values()]
+            is_free = head.output not in found and head.layers[-1].role not in taken
+            if is_free and self._is_present(head, has):
+                found[head.output] = head
+        return list(found.values())
+
+    def _is_present(self, head: HeadSpec, has: Callable[[str, str], bool]) -> bool:
+        named = any(head.architecture in name for name in self.architectures)
+        suffixes = {Width.VOCABULARY: ".bias"}
+        return (named or not head.architecture) and all(
+            has(layer.role, suffixes.get(layer.width, ".weight")) for layer in head.layers
+        )
