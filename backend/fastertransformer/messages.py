@@ -46,7 +46,12 @@ class Request(Struct, frozen=True, tag=True):
 
     id: int
     prompt: tuple[int, ...]
+    """Of an encoder-decoder: what its decoder starts with."""
     sampling: SamplingParams
+    encoder_tokens: tuple[int, ...] = ()
+    """What an encoder-decoder encodes."""
+    forced_tokens: tuple[int, ...] = ()
+    """The output begins with them, whatever the model would say; their log-probability is 0."""
 
 
 class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -116,6 +121,11 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """Longest prompt + output that the model's positions and the KV cache can hold."""
     start_id: int
     end_ids: tuple[int, ...]
+    max_encoder_len: int = 0
+    """Longest input that the encoder takes; 0: the model has none."""
+    encoder_vocab_size: int = 0
+    forced_ids: tuple[int, ...] = ()
+    """What the checkpoint wants every output to begin with."""
     plan: str
     """The printed memory plan."""
     step_bytes: int = 0

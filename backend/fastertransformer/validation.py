@@ -55,6 +55,8 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
         for word in getattr(request.sampling, field):
             _check_word(names.get(field, field), word, info.vocab_size)
     _check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
+    _check_encoder(request, info, names)
+    _check_tokens(names.get("forced_tokens", "forced_tokens"), request.forced_tokens, info.vocab_size)
     _check_length(request, info, names)
 
 
@@ -89,6 +91,22 @@ def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) 
             f"{name} has {prompt} tokens and {length_name} is {wanted}: together {prompt + wanted}, "
             f"but model and cache hold at most {info.max_model_len}"
         )
+
+
+def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, length = names.get("encoder_tokens", "encoder_tokens"), len(request.encoder_tokens)
+    if not info.max_encoder_len:
+        if length:
+            raise InvalidRequest(f"{name} has {length} tokens, but the model has no encoder")
+        return
+    if not length:
+        raise InvalidRequest(f"{name} is empty; give at least one token id")
+    if length > info.max_encoder_len:
+        raise InvalidRequest(
+            f"{name} has {length} tokens; the encoder's positions and the cache take at most "
+            f"{info.max_encoder_len}"
+        )
+    _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size)
 
 
 def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, str]) -> None:

@@ -97,7 +97,7 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
         return _encoder_rank(config, world, model, longest)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
-    runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len)
+    runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len, plan.max_encoder_len)
     runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, plan, world)  # every rank is ready once this returns
     return Rank(info, runner, num_blocks, _depth(config, device))
@@ -139,6 +139,9 @@ def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
         max_model_len=plan.max_model_len,
         start_id=model.info.start_id,
         end_ids=model.info.end_ids,
+        max_encoder_len=plan.max_encoder_len,
+        encoder_vocab_size=0 if model.spec.encoder is None else model.spec.encoder.vocab_size,
+        forced_ids=model.info.forced_ids,
         plan=str(plan),
         step_bytes=world.sum(model.step_bytes),
         kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),

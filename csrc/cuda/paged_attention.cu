@@ -129,12 +129,13 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
     set_workspace(attention, workspace);
     if constexpr (sizeof(T) == 2) {
       if (fits_tensor_cores(out, q, k_cache, v_cache, workspace)) {
-        if (max_seqlen_q > 1) launch_prefill(attention, stream);
+        if (max_seqlen_q > 1 && relative_bias) launch_plain(attention, true, stream);
+        if (max_seqlen_q > 1 && !relative_bias) launch_prefill(attention, stream);
         launch_decode(attention, static_cast<int>(max_seqlen_k), stream);
         return;
       }
     }
-    launch_plain(attention, stream);
+    launch_plain(attention, false, stream);
   });
 }
 

@@ -29,6 +29,8 @@ DEBERTA = {
     "pooler_hidden_size": 48,
 }
 OWN_PRODUCTS = {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 3}
+T5 = {"d_model": 48, "d_kv": 12, "d_ff": 80, "num_heads": 4, "num_layers": 2}
+T5 |= {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("BertModel", "BertConfig", {}),
     "bert-bare": ("BertModel", "BertConfig", {"hidden_act": "gelu_new", "layer_norm_eps": 1e-3}),
@@ -67,6 +69,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deberta-masked": ("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA),
     "deberta-new-masked": ("DebertaV2ForMaskedLM", "DebertaV2Config", {**DEBERTA, "legacy": False}),
     "deberta-classes": ("DebertaV2ForSequenceClassification", "DebertaV2Config", DEBERTA),
+    "t5": ("T5EncoderModel", "T5Config", T5),
+    "t5-gated": ("T5EncoderModel", "T5Config", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "umt5": ("UMT5EncoderModel", "UMT5Config", T5),
     "deberta-tokens": ("DebertaV2ForTokenClassification", "DebertaV2Config", DEBERTA),
 }
 
@@ -78,8 +83,9 @@ def make(name: str, folder: object, **overrides: object) -> torch.nn.Module:
     config = kind(**{**TINY, **changes, **overrides})
     torch.manual_seed(0)
     model = getattr(transformers, model_name)(config).eval()
+    std = 0.1 if "d_kv" in changes else 0.2  # T5 does not scale its scores
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases start as ones and zeros, which hides errors
-            parameter.copy_(torch.randn_like(parameter) * 0.2 + (parameter == 1))
+            parameter.copy_(torch.randn_like(parameter) * std + (parameter == 1))
     model.save_pretrained(folder)
     return model

@@ -24,7 +24,8 @@ def expected(model, ids, types):
     more = {} if types is None else {"token_type_ids": torch.tensor([types])}
     with torch.no_grad():
         found = model(torch.tensor([ids]), output_hidden_states=True, **more)
-    values = {"last_hidden_state": found.hidden_states[-1][0]}
+    last = found.get("last_hidden_state", found.hidden_states[-1])
+    values = {"last_hidden_state": last[0]}
     kind = type(model).__name__
     if getattr(found, "pooler_output", None) is not None:
         values["pooled_output"] = found.pooler_output[0]

@@ -113,7 +113,8 @@ def check_graph(peers: PeerCommunicator) -> None:
             assert torch.equal(result, wanted), repeat
         if repeat % 10 == 0:
             parts = everyones(repeat, (7, 4096), torch.float16, peers)
-            assert torch.equal(peers.all_reduce(parts[peers.rank]), total(parts))
+            wanted = total(parts)
+            assert torch.equal(peers.all_reduce(parts[peers.rank]), wanted)
 
 
 def check_world(device: torch.device, size: int) -> None:

@@ -3,7 +3,7 @@
 
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -104,17 +104,27 @@ def write_repository(
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
         "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
     }
-    outputs = encoding_outputs(checkpoint, slots.get("MODEL_TYPE", ""))
-    if not outputs:
-        repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
-        return
+    given = {"MODEL_TYPE": parameters.get("model_type", ""), **checkpoint_slots, **slots}
+    parameters = {key: value for key, value in parameters.items() if key != "model_type"}
+    outputs = encoding_outputs(checkpoint, given["MODEL_TYPE"])
+    if outputs:
+        _write_encoder(target, given, parameters, models, outputs)
+    else:
+        repository.write(templates() / "decoder", target, given, parameters, models)
+
+
+def _write_encoder(
+    target: Path,
+    slots: dict[str, str],
+    parameters: dict[str, str],
+    models: list[str] | None,
+    outputs: Sequence[str],
+) -> None:
+    """Of the templates those that the checkpoint has heads for."""
     declared = output_slots(outputs)
-    names = ["fastertransformer"]
-    if tokenizer is not None:
-        names += ["embed", "classify"] if "CLASSES" in declared else ["embed"]
-    repository.write(
-        templates() / "encoder", target, {**checkpoint_slots, **slots}, parameters, models or names, declared
-    )
+    texts = ["embed", "classify"] if "CLASSES" in declared else ["embed"]
+    names = ["fastertransformer", *(texts if slots["TOKENIZER"] else ())]
+    repository.write(templates() / "encoder", target, slots, parameters, models or names, declared)
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan of one step: what rank 0 decides and every rank executes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ class Admission:
     end_ids: tuple[int, ...]
     """What ends this sequence: the request's own choice or the checkpoint's."""
     sampling: SamplingParams
+    encoder_tokens: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """What is encoded before the sequence's first token; empty in a model without an encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,16 @@ class Feed:
     slots: Int32Array
     positions: Int32Array
     tokens: Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Cross:
+    """What the B sequences of a batch see of their encoders."""
+
+    block_tables: Int32Array
+    """[B, W] KV block of every block_size tokens of the encoder's input, padded with 0."""
+    seq_lens: Int32Array
+    """[B] length of that input"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,10 @@ class Batch:
     sample_rows: Int32Array
     """[S] indices into B, ascending."""
     admissions: tuple[Admission, ...] = ()
+    """Of the last sequences of the batch, in their order."""
     feed: Feed | None = None
+    cross: Cross | None = None
+    """In a model with an encoder."""
 
     @property
     def num_tokens(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import Admission, Batch, Feed, Int32Array
+from .batch import Admission, Batch, Cross, Feed, Int32Array
 from .sequence import Sequence
 
 
@@ -37,10 +37,11 @@ def build_batch(entries: List[Entry], admitted: List[Entry], feed: bool) -> Batc
         slots=_array([s.slot for s in sequences]),
         num_computed=_array([s.num_computed for s in sequences]),
         query_lens=_array([entry.num_tokens for entry in entries]),
-        block_tables=_block_tables(sequences),
+        block_tables=_block_tables([s.blocks for s in sequences]),
         sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
         admissions=tuple(_admission(entry.sequence) for entry in admitted),
         feed=_feed(continued) if feed else None,
+        cross=_cross(sequences) if sequences[0].encoder_len else None,
     )
 
 
@@ -48,11 +49,18 @@ def _array(values: List[int]) -> Int32Array:
     return np.asarray(values, np.int32)
 
 
-def _block_tables(sequences: List[Sequence]) -> Int32Array:
-    tables = np.zeros((len(sequences), max(len(s.blocks) for s in sequences)), np.int32)
-    for row, sequence in zip(tables, sequences, strict=True):
-        row[: len(sequence.blocks)] = sequence.blocks
+def _block_tables(lists: List[list[int]]) -> Int32Array:
+    tables = np.zeros((len(lists), max(map(len, lists))), np.int32)
+    for row, blocks in zip(tables, lists, strict=True):
+        row[: len(blocks)] = blocks
     return tables
+
+
+def _cross(sequences: List[Sequence]) -> Cross:
+    return Cross(
+        block_tables=_block_tables([s.cross_blocks for s in sequences]),
+        seq_lens=_array([s.encoder_len for s in sequences]),
+    )
 
 
 def _admission(sequence: Sequence) -> Admission:
@@ -62,6 +70,7 @@ def _admission(sequence: Sequence) -> Admission:
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
+        encoder_tokens=_array(sequence.request.encoder_tokens),
     )
 
 

@@ -26,7 +26,9 @@ class Scheduler:
     """Requests in, batches out, results back in. Changed by one thread of rank 0 alone."""
 
     def __init__(self, config: EngineConfig, info: EngineInfo, num_blocks: int) -> None:
-        self.pool = BlockPool(num_blocks, config.cache.block_size, config.cache.enable_reuse)
+        # What a decoder computes depends on its encoder's input: nothing is shared by the tokens alone.
+        enable_reuse = config.cache.enable_reuse and not info.max_encoder_len
+        self.pool = BlockPool(num_blocks, config.cache.block_size, enable_reuse)
         self._config = config
         self._info = info
         self._num_stages = config.parallel.pipeline_para_size
@@ -38,6 +40,8 @@ class Scheduler:
         self._outbox: list[ClientOutput] = []
         self._num_prefix_hit_tokens = 0
         self._num_preemptions = 0
+        self._was_encoding = False
+        """Whether the last step left the running sequences out for an encoder."""
 
     @property
     def idle(self) -> bool:
@@ -65,7 +69,24 @@ class Scheduler:
         else:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
-            sequence = Sequence(client, request, end_ids, list(request.prompt))
+            self._queue(Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens]))
+
+    def _queue(self, sequence: Sequence) -> None:
+        """Unless what is forced upon its output is all of it, or it can never end in this cache."""
+        request, reason = sequence.request, sequence.reason_to_stop() if sequence.num_forced else None
+        longest = sequence.prompt_len + sequence.sampling.max_tokens
+        needed = self.pool.blocks_for(longest) + self.pool.blocks_for(sequence.encoder_len)
+        if reason is not None:
+            forced = request.forced_tokens
+            logprobs = (0.0,) * len(forced) if sequence.sampling.logprobs else ()
+            self._tell(sequence.client, Output(request.id, forced, logprobs, reason))
+        elif sequence.encoder_len and needed > self.pool.num_blocks:
+            error = (
+                f"an input of {sequence.encoder_len} tokens and an output of {longest} need {needed} KV "
+                f"cache blocks, the whole cache has {self.pool.num_blocks}"
+            )
+            self.reject(sequence.client, request, error)
+        else:
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
 
@@ -89,9 +110,12 @@ class Scheduler:
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
-        planned = self._continue_running(self._config.max_num_batched_tokens, room)
+        self._was_encoding = self._encoder_takes_the_step()
+        planned = []
+        if not self._was_encoding:
+            planned = self._continue_running(self._config.max_num_batched_tokens, room)
         budget = self._config.max_num_batched_tokens - sum(entry.num_tokens for entry in planned)
-        admitted = self._admit(budget, room - len(planned))
+        admitted = self._admit(budget, room - len(planned), is_empty=not planned)
         if not planned and not admitted:
             self._fail_head_if_stuck()
             return None
@@ -156,29 +180,48 @@ class Scheduler:
         victim.state = State.PREEMPTED
         self._settle(victim)
 
-    def _admit(self, budget: int, room: int) -> list[Entry]:
+    def _encoder_takes_the_step(self) -> bool:
+        """An encoder's input is computed whole. Where it does not fit beside the running sequences, they wait
+        for one step; never for two in a row."""
+        if not self._waiting or not self._free_slots or self._was_encoding:
+            return False
+        head, left = self._waiting[0], self._config.max_num_batched_tokens - len(self._running)
+        return 0 < head.encoder_len >= left and self._blocks_needed(head) <= self.pool.num_free
+
+    def _admit(self, budget: int, room: int, is_empty: bool) -> list[Entry]:
+        """
+        Args:
+            is_empty: whether nothing else is in the step: then the first one may exceed the budget.
+        """
         admitted: list[Entry] = []
         while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
             sequence = self._waiting[0]
-            if not self._take_blocks(sequence):
+            is_too_long = sequence.encoder_len >= budget
+            if (is_too_long and (admitted or not is_empty)) or not self._take_blocks(sequence):
                 break
             self._waiting.popleft()
             sequence.slot = heapq.heappop(self._free_slots)
             sequence.state = State.RUNNING
             self._running.append(sequence)
-            count = min(sequence.num_to_compute, budget)
+            budget -= sequence.encoder_len
+            count = min(sequence.num_to_compute, max(budget, 1))
             admitted.append(entry_for(sequence, count))
             budget -= count
         return admitted
 
+    def _blocks_needed(self, sequence: Sequence) -> int:
+        """For all known tokens, and for what the encoder leaves."""
+        return self.pool.blocks_for(len(sequence.tokens)) + self.pool.blocks_for(sequence.encoder_len)
+
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
         shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
-        needed = self.pool.blocks_for(len(sequence.tokens)) - len(shared)
+        needed = self._blocks_needed(sequence) - len(shared)
         if needed > self.pool.num_free_without(shared):
             return False
         self.pool.share(shared)
-        sequence.blocks = shared + self.pool.allocate(needed)
+        sequence.cross_blocks = self.pool.allocate(self.pool.blocks_for(sequence.encoder_len))
+        sequence.blocks = shared + self.pool.allocate(needed - len(sequence.cross_blocks))
         sequence.num_published = len(shared)
         sequence.num_computed = len(shared) * self.pool.block_size
         self._num_prefix_hit_tokens += sequence.num_computed
@@ -210,10 +253,12 @@ class Scheduler:
         sequence.num_pending -= 1
         if sequence.state is State.FINISHED:
             return  # it ended while this step was in flight
+        is_first = len(sequence.tokens) == sequence.prompt_len + sequence.num_forced
+        forced = sequence.request.forced_tokens if is_first else ()
         sequence.tokens.append(token)
         reason = sequence.reason_to_stop()
-        logprobs = (logprob,) if sequence.sampling.logprobs else ()
-        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason))
+        logprobs = (*(0.0 for _ in forced), logprob) if sequence.sampling.logprobs else ()
+        self._tell(sequence.client, Output(sequence.request.id, (*forced, token), logprobs, reason))
         if reason is None:
             self._publish(sequence)
         else:
@@ -253,7 +298,9 @@ class Scheduler:
         if sequence.state is State.RUNNING or sequence.num_in_flight or sequence.slot < 0:
             return
         self.pool.release(sequence.blocks)
+        self.pool.release(sequence.cross_blocks)
         heapq.heappush(self._free_slots, sequence.slot)
+        sequence.cross_blocks = []
         sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
         if sequence.state is State.PREEMPTED:
             sequence.state = State.WAITING

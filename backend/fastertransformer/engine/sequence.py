@@ -39,6 +39,8 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     """Of the full blocks of `tokens`, as far as somebody asked."""
+    cross_blocks: list[int] = field(default_factory=list)
+    """Keys and values of its encoder's output."""
     num_published: int = 0
     """Leading blocks that others may share."""
 
@@ -53,6 +55,15 @@ class Sequence:
     @property
     def prompt_len(self) -> int:
         return len(self.request.prompt)
+
+    @property
+    def encoder_len(self) -> int:
+        return len(self.request.encoder_tokens)
+
+    @property
+    def num_forced(self) -> int:
+        """Tokens of the output that were known before anything was computed."""
+        return len(self.request.forced_tokens)
 
     @property
     def num_tokens(self) -> int:

@@ -50,13 +50,15 @@ class Builder:
         self._expect_outer_roles()
         words = self._words(needed=first or (last and spec.tie_word_embeddings))
         positions = self._positions() if first else None
+        head_words = self._head_words(words) if last else None
+        before = self.reader.num_bytes
+        encoder = self._encoder()
+        encoder_bytes = self.reader.num_bytes - before
         layers = self._layers()
         blocks, cross_attentions = layers.decoder(self.mesh.layers(spec.num_hidden_layers))
         start, stop = self.reader.share(spec.num_attention_heads)
         kv_start, kv_stop = layers.kv_heads()
-        final_norm = layers.layer_norm("final_norm") if last and spec.final_norm else None
-        head_words = self._head_words(words) if last else None
-        encoder = self._encoder()
+        lookup_bytes = self._lookup_bytes(words, head_words, positions)
         return Model(
             spec=spec,
             info=info,
@@ -69,13 +71,13 @@ class Builder:
             positions=positions,
             embedding_norm=layers.layer_norm("embedding_norm") if first and spec.embedding_norm else None,
             blocks=blocks,
-            final_norm=final_norm,
+            final_norm=layers.layer_norm("final_norm") if last and spec.final_norm else None,
             project_out=self._projection("project_out") if last else None,
             head=None if head_words is None else self._head(head_words),
             encoder=encoder,
             cross_attentions=cross_attentions,
             weight_bytes=self.reader.num_bytes,
-            step_bytes=self.reader.num_bytes - self._lookup_bytes(words, head_words, positions),
+            step_bytes=self.reader.num_bytes - encoder_bytes - lookup_bytes,
         )
 
     def encoder(self) -> Encoder:

@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .encoding.builder import EncoderBuilder
 from .encoding.model import EMBEDDING, LAST_HIDDEN_STATE, EncoderModel
 from .encoding.sentence import read_sentence
-from .families import FAMILIES, SERVICE_NAMES
+from .families import ENCODER_ALONE, ENCODERS, FAMILIES, SERVICE_NAMES
 from .families.base import Family
 from .spec import ModelSpec
 from .transformer import CheckpointInfo, Model
@@ -38,7 +38,7 @@ def load(
             files; nothing is left behind.
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
-    family = find_family(config.model_type, checkpoint.config.model_type)
+    family = family_of(checkpoint, config.model_type)
     spec = read_spec(checkpoint, family)
     check_mesh(spec, mesh)
     dtype = _DTYPES[config.data_type]
@@ -65,7 +65,7 @@ def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str,
     Raises:
         ModelLoadError: as `load`, as far as configurations and names of tensors go.
     """
-    family = find_family(model_type, checkpoint.config.model_type)
+    family = family_of(checkpoint, model_type)
     if family.encoding is None:
         return ()
     reader = WeightReader(
@@ -78,6 +78,18 @@ def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str,
 def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
     """Raises: ModelLoadError: a field of the checkpoint's configuration is missing or wrong."""
     return family.spec(checkpoint.config.renamed(family.config_names))
+
+
+def family_of(checkpoint: Checkpoint, wanted: str) -> Family:
+    """The family; of an encoder-decoder its encoder, where that alone is asked for or there.
+
+    Raises:
+        ModelLoadError: as find_family.
+    """
+    found, architectures = checkpoint.config.model_type, checkpoint.config.texts("architectures")
+    family = find_family(wanted, found)
+    is_alone = wanted.lower() == ENCODER_ALONE or any("EncoderModel" in name for name in architectures)
+    return ENCODERS[found] if is_alone and found in ENCODERS else family
 
 
 def find_family(wanted: str, found: str) -> Family:
@@ -134,5 +146,10 @@ def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
         config.token_ids("decoder_start_token_id") or config.token_ids("bos_token_id") or end_ids or (0,)
     )
     return CheckpointInfo(
-        config.model_type, spec.vocab_size, spec.max_position_embeddings, start_ids[0], end_ids
+        config.model_type,
+        spec.vocab_size,
+        spec.max_position_embeddings,
+        start_ids[0],
+        end_ids,
+        generation.token_ids("forced_bos_token_id") or config.token_ids("forced_bos_token_id"),
     )

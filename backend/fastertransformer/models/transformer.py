@@ -26,6 +26,8 @@ class CheckpointInfo:
     max_position_embeddings: int
     start_id: int
     end_ids: tuple[int, ...]
+    forced_ids: tuple[int, ...] = ()
+    """What every output begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

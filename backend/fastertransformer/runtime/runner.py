@@ -14,6 +14,7 @@ from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
 from .device_batch import DeviceBatch, place, token_updates
+from .encoder_inputs import encoder_inputs
 from .graphs import DecodeGraphs, Sampled
 from .memory import workspace_size
 from .sampler import Sampler
@@ -56,6 +57,7 @@ class ModelRunner:
         model: Model,
         num_blocks: int,
         max_model_len: int,
+        max_encoder_len: int,
     ) -> None:
         self._world = world
         self._mesh = world.mesh
@@ -75,7 +77,12 @@ class ModelRunner:
         is_capturable = model.is_capturable and not config.disable_kernels
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
             self._graphs = DecodeGraphs(
-                self._compute, config.max_num_seqs, max_model_len, self._block_size, self._workspace
+                self._compute,
+                config.max_num_seqs,
+                max_model_len,
+                max_encoder_len,
+                self._block_size,
+                self._workspace,
             )
 
     @torch.inference_mode()
@@ -92,6 +99,7 @@ class ModelRunner:
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         self._install(batch)
+        self._encode(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
             return self._sampled(self._graphs.replay(batch, needs))
@@ -120,6 +128,12 @@ class ModelRunner:
         self._table.put_all(batch.admissions)
         if self._graphs is not None and self._table.generation != generation:
             self._graphs.clear()
+
+    def _encode(self, batch: Batch) -> None:
+        """Runs the encoder for the sequences that start, and leaves in the cache what their decoders see."""
+        inputs = encoder_inputs(batch, self._block_size, self._model.device)
+        if inputs is not None:
+            self._model.encode(inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache)
 
     def _needs(self, batch: Batch) -> Needs:
         rows = batch.sample_rows

@@ -18,6 +18,8 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 # NVLink multicast needs rights that containers and virtual machines often lack. torch's threads must not
 # spin after their work: on the same cores are those of our kernels (csrc/core/parallel.cc), which then wait.
 _FIXED = {"NCCL_NVLS_ENABLE": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+# Some distributions' Open MPI wants a way to other hosts even where it needs none, and containers lack ssh.
+_ON_THIS_HOST = ["--mca", "plm_rsh_agent", "sh"]
 _MPI_PREFIXES = ("PMIX_", "PMI_", "PRTE_", "OMPI_")
 _ALLOW_ROOT = (
     "OMPI_ALLOW_RUN_AS_ROOT",
@@ -73,7 +75,7 @@ def _mpirun(parallel: ParallelConfig, placement: Placement) -> list[str]:
         )
     # More ranks than cores must not be refused, nor two busy-waiting ranks bound to one core.
     placing = ["--oversubscribe", "--bind-to", "none"]
-    hosts = _on_other_hosts(parallel.hostfile, placement) if parallel.hostfile else []
+    hosts = _on_other_hosts(parallel.hostfile, placement) if parallel.hostfile else _ON_THIS_HOST
     return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]
 
 

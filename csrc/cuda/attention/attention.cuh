@@ -56,15 +56,13 @@ struct Attention {
   __device__ int oldest_visible(int position) const {
     return window > 0 ? max(0, position - window + 1) : 0;
   }
-  // What Score takes of a head: its slope, or the bits of its row's start in the relative bias.
-  __device__ float bias_of(int head) const {
-    if (relative_bias != nullptr) return __int_as_float(head * (relative_reach + 1));
+  __device__ float slope(int head) const {
     return alibi_slopes == nullptr ? 0.0f : alibi_slopes[head];
   }
 };
 
-// From a dot product to a logit whose weight is 2^(exponent_factor * logit). Soft cap and kind
-// of bias are the same for all threads, so that to test for them costs nothing.
+// From a dot product to a logit whose weight is 2^(exponent_factor * logit). Soft cap and slope are
+// the same for all threads, so that to test for them costs nothing.
 class Score {
  public:
   template <typename T>
@@ -72,33 +70,60 @@ class Score {
       : scale_(attention.scale),
         soft_cap_(attention.soft_cap),
         cap_factor_(2.0f * kLog2e / attention.soft_cap),
-        is_plain_(attention.soft_cap == 0.0f && attention.alibi_slopes == nullptr &&
-                  attention.relative_bias == nullptr),
-        relative_bias_(attention.relative_bias),
-        relative_reach_(attention.relative_reach) {}
+        is_plain_(attention.soft_cap == 0.0f && attention.alibi_slopes == nullptr) {}
+
+  // What the logits of a head need beside the dot product.
+  template <typename T>
+  __device__ static float bias_of(const Attention<T>& attention, int head) {
+    return attention.slope(head);
+  }
 
   // The dot product itself is the logit.
   __device__ bool is_plain() const { return is_plain_; }
   __device__ float exponent_factor() const { return is_plain_ ? scale_ * kLog2e : kLog2e; }
 
-  __device__ float operator()(float dot, float bias, int distance) const {
+  __device__ float operator()(float dot, float slope, int distance) const {
     if (is_plain_) return dot;
-    float logit = dot * scale_;
-    if (soft_cap_ != 0.0f) {  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
-      logit = soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
-    }
-    if (relative_bias_ != nullptr) {  // hidden keys may have any distance
-      const int column = relative_reach_ - min(max(distance, 0), relative_reach_);
-      return logit + relative_bias_[__float_as_int(bias) + column];
-    }
-    return logit - bias * static_cast<float>(distance);
+    return capped(dot) - slope * static_cast<float>(distance);
+  }
+
+ protected:
+  __device__ float capped(float dot) const {
+    const float logit = dot * scale_;
+    if (soft_cap_ == 0.0f) return logit;  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
+    return soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
   }
 
  private:
   float scale_, soft_cap_, cap_factor_;
   bool is_plain_;
-  const float* relative_bias_;
-  int relative_reach_;
+};
+
+// The same with a table by distance instead of a slope. A type of its own: the address would cost
+// the kernels that need none registers.
+class RelativeScore : public Score {
+ public:
+  template <typename T>
+  __device__ explicit RelativeScore(const Attention<T>& attention)
+      : Score(attention), table_(attention.relative_bias), reach_(attention.relative_reach) {}
+
+  // The bits of where the head's row starts.
+  template <typename T>
+  __device__ static float bias_of(const Attention<T>& attention, int head) {
+    return __int_as_float(head * (attention.relative_reach + 1));
+  }
+
+  __device__ bool is_plain() const { return false; }
+  __device__ float exponent_factor() const { return kLog2e; }
+
+  // Of a key that is hidden the distance may be negative.
+  __device__ float operator()(float dot, float row, int distance) const {
+    return capped(dot) + table_[__float_as_int(row) + reach_ - min(max(distance, 0), reach_)];
+  }
+
+ private:
+  const float* table_;
+  int reach_;
 };
 
 }  // namespace ft::cuda

@@ -214,9 +214,9 @@ class PrefillRows {
   }
 
   __device__ void transform(const PrefillItem& item, int first_key, int row) {
-    const float bias = a_.bias_of(item.head);
+    const float slope = a_.slope(item.head);
     for_scores([&](float& score, int m_row, int key) {
-      score = score_(score, bias, row + m_row - (first_key + key));
+      score = score_(score, slope, row + m_row - (first_key + key));
     });
   }
 

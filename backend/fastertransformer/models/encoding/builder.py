@@ -10,11 +10,11 @@ from ...layers.heads import Chain, Dense, SentenceEmbedding
 from ...layers.linear import Linear
 from ...quant.dense import DenseWeight
 from ..builder import Builder
-from ..spec import Positions
+from ..spec import Positions, Residual
 from ..transformer import CheckpointInfo
 from ..weights import OUTSIDE
 from .layers import LayerBuilder
-from .model import EncoderHead, EncoderModel, InputEmbedding
+from .model import EncoderHead, EncoderModel, InputEmbedding, PostBlock, PreStack
 from .spec import EncodingSpec, LayerSpec, Width
 
 _OUTER_ROLES = (
@@ -25,6 +25,7 @@ _OUTER_ROLES = (
     "embedding_norm",
     "relative",
     "relative_norm",
+    "final_norm",
     "decoder",
 )
 """Belong to one stage, or are not needed."""
@@ -43,7 +44,7 @@ class EncoderBuilder(Builder):
         self._expect_all()
         words = self._encoder_words()
         embedding = self._input_embedding(words) if first else None
-        blocks = self._encoder_layers().blocks(self.mesh.layers(spec.num_hidden_layers))
+        blocks = self._blocks(self.mesh.layers(spec.num_hidden_layers))
         heads = self._heads(words)
         return EncoderModel(
             spec=spec,
@@ -60,7 +61,13 @@ class EncoderBuilder(Builder):
             step_bytes=self.reader.num_bytes - (0 if words is None else words.nbytes),
         )
 
-    def _encoder_layers(self) -> LayerBuilder:
+    def _blocks(self, layers: range) -> tuple[PostBlock, ...] | tuple[PreStack]:
+        if self.spec.residual is Residual.POST:
+            return self._post_layers().blocks(layers)
+        build, ends = self._layers(), self.mesh.is_last_stage and self.spec.final_norm
+        return (PreStack(build.encoder(layers), build.layer_norm("final_norm") if ends else None),)
+
+    def _post_layers(self) -> LayerBuilder:
         return LayerBuilder(
             self.reader,
             self.spec,

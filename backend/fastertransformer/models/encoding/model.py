@@ -15,6 +15,7 @@ from ...layers.linear import Linear
 from ...layers.mlp import Mlp
 from ...layers.norm import NormLayer
 from ...parallel.comm import Communicator
+from ..block_builder import EncoderBlock as StreamBlock
 from ..spec import ModelSpec
 from ..transformer import CheckpointInfo
 from .spec import EncodingSpec, Rows
@@ -40,6 +41,22 @@ class PostBlock:
         attended = self.group.all_reduce(self.attention(hidden, metadata))
         middle = self.norm1.add(attended, hidden)
         return self.norm2.add(self.group.all_reduce(self.mlp(middle)), middle)
+
+
+@dataclass(frozen=True, slots=True)
+class PreStack:
+    """Layers that add to a stream, and the norm of what it comes to; None: the next stage goes on with it."""
+
+    layers: tuple[StreamBlock, ...]
+    final_norm: NormLayer | None
+
+    def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
+        """[T, H] -> [T, H]; `hidden` is overwritten."""
+        x = None
+        for layer in self.layers:
+            x = layer(x, hidden, metadata)
+        assert x is not None
+        return hidden.add_(x) if self.final_norm is None else self.final_norm.add(x, hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +108,7 @@ class EncoderModel:
     """Of them, what a step reads: all but tables from which it takes single rows."""
     embedding: InputEmbedding | None
     """On the first stage."""
-    blocks: tuple[PostBlock, ...]
+    blocks: tuple[PostBlock, ...] | tuple[PreStack]
     heads: Mapping[str, EncoderHead]
     """By what they yield, the same names on every stage."""
     sentence: SentenceEmbedding

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Model families as data: a spec made from a config.json, and where each weight lies in a checkpoint."""
 
+from .bart import BART, M2M_100, MARIAN, MBART, PEGASUS
 from .base import Family
 from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
@@ -21,9 +22,11 @@ from .phi import PHI
 from .phi3 import PHI3
 from .stablelm import STABLELM
 from .starcoder2 import STARCODER2
+from .t5 import MT5, MT5_ENCODER, T5, T5_ENCODER, UMT5, UMT5_ENCODER
 from .xglm import XGLM
 
 FAMILIES: dict[str, Family] = {
+    "bart": BART,
     "bert": BERT,
     "bloom": BLOOM,
     "camembert": ROBERTA,
@@ -40,11 +43,16 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": GPT_NEOX,
     "gptj": GPTJ,
     "llama": LLAMA,
+    "m2m_100": M2M_100,
+    "marian": MARIAN,
+    "mbart": MBART,
     "mistral": MISTRAL,
     "mixtral": MIXTRAL,
     "mpt": MPT,
     "olmo": OLMO,
     "opt": OPT,
+    "mt5": MT5,
+    "pegasus": PEGASUS,
     "phi": PHI,
     "phi3": PHI3,
     "qwen2": QWEN2,
@@ -54,10 +62,18 @@ FAMILIES: dict[str, Family] = {
     "roberta": ROBERTA,
     "stablelm": STABLELM,
     "starcoder2": STARCODER2,
+    "t5": T5,
+    "umt5": UMT5,
     "xglm": XGLM,
     "xlm-roberta": ROBERTA,
 }
 """By the `model_type` of a Hugging Face config.json."""
+
+ENCODERS: dict[str, Family] = {"mt5": MT5_ENCODER, "t5": T5_ENCODER, "umt5": UMT5_ENCODER}
+"""The same for encoders of encoder-decoders that are to serve alone."""
+
+ENCODER_ALONE = "t5-encoder"
+"""The name in SERVICE_NAMES that stands for ENCODERS."""
 
 SERVICE_NAMES: dict[str, frozenset[str]] = {
     "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}),
@@ -65,6 +81,10 @@ SERVICE_NAMES: dict[str, frozenset[str]] = {
     "gpt": frozenset({"gpt2", "opt", "bloom", "xglm"}),
     "gpt-j": frozenset({"gptj"}),
     "gpt-neox": frozenset({"gpt_neox"}),
+    "bart": frozenset({"bart", "mbart"}),
+    "m2m": frozenset({"m2m_100"}),
+    "t5": frozenset({"t5", "mt5", "umt5"}),
     "llama": frozenset({"llama", "mistral"}),
+    ENCODER_ALONE: frozenset(ENCODERS),
 }
 """The parameter model_type of the old service, in lower case, and the checkpoints that it stands for."""

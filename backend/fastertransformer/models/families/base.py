@@ -42,7 +42,7 @@ class Family:
 
 def decoder(config: HFConfig, **fields: Any) -> ModelSpec:
     """The sizes that a config.json states under their common names, completed by what `fields` say."""
-    heads = config.integer("num_attention_heads")
+    heads = fields.get("num_attention_heads") or config.integer("num_attention_heads")
     defaults = {"num_key_value_heads": heads, "head_dim": config.integer("hidden_size") // heads}
     missing = [name for name in _SIZES if name not in fields]
     sizes: dict[str, Any] = {name: config.integer(name, defaults.get(name, REQUIRED)) for name in missing}
