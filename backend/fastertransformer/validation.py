@@ -56,7 +56,7 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
             _check_word(names.get(field, field), word, info.vocab_size)
     _check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
     _check_encoder(request, info, names)
-    _check_tokens(names.get("forced_tokens", "forced_tokens"), request.forced_tokens, info.vocab_size)
+    _check_forced(request, info, names)
     _check_length(request, info, names)
 
 
@@ -93,6 +93,16 @@ def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) 
         )
 
 
+def _check_forced(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, count = names.get("forced_tokens", "forced_tokens"), len(request.forced_tokens)
+    _check_tokens(name, request.forced_tokens, info.vocab_size)
+    if count > request.sampling.max_tokens:
+        length_name = names.get("max_tokens", "max_tokens")
+        raise InvalidRequest(
+            f"{name} has {count} tokens; allowed are {length_name}, which is {request.sampling.max_tokens}"
+        )
+
+
 def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
     name, length = names.get("encoder_tokens", "encoder_tokens"), len(request.encoder_tokens)
     if not info.max_encoder_len:
@@ -100,7 +110,7 @@ def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str])
             raise InvalidRequest(f"{name} has {length} tokens, but the model has no encoder")
         return
     if not length:
-        raise InvalidRequest(f"{name} is empty; give at least one token id")
+        raise InvalidRequest(f"{name} is empty; an encoder-decoder needs at least one token id")
     if length > info.max_encoder_len:
         raise InvalidRequest(
             f"{name} has {length} tokens; the encoder's positions and the cache take at most "

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A runner without a model: the next token is a function of all tokens before it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
 from fastertransformer.engine.batch import Batch, StepResult
@@ -16,10 +18,14 @@ INFO = EngineInfo(
 )
 
 
-def next_token(tokens: list[int]) -> int:
+ENCODING = replace(INFO, max_encoder_len=48, encoder_vocab_size=VOCAB_SIZE)
+"""Of an encoder-decoder."""
+
+
+def next_token(tokens: list[int], encoder_tokens: Sequence[int] = ()) -> int:
     """Depends on every token and on the length, so a wrong or missing one shows."""
     value = 7
-    for token in tokens:
+    for token in (*encoder_tokens, *tokens):
         value = (value * 31 + token + 1) % 1_000_003
     return value % VOCAB_SIZE
 
@@ -27,8 +33,9 @@ def next_token(tokens: list[int]) -> int:
 def expected(request: Request) -> list[int]:
     """What a request generates when it is alone."""
     tokens = list(request.prompt)
-    for _ in range(request.sampling.max_tokens):
-        tokens.append(next_token(tokens))
+    for number in range(request.sampling.max_tokens):
+        forced = request.forced_tokens[number : number + 1]
+        tokens += forced or (next_token(tokens, request.encoder_tokens),)
         if tokens[-1] in INFO.end_ids:
             break
     return tokens[len(request.prompt) :]
@@ -49,6 +56,7 @@ class ToyRunner:
             self.pool[admission.slot, : len(admission.tokens)] = admission.tokens
         if batch.feed is not None:
             self.pool[batch.feed.slots, batch.feed.positions] = batch.feed.tokens
+        self._encode(batch)
         tokens = []
         for row in range(len(batch.slots)):
             start, count = int(batch.num_computed[row]), int(batch.query_lens[row])
@@ -59,11 +67,25 @@ class ToyRunner:
                 tokens.append(self._sample(batch, row, start + count))
         return StepResult(np.array(tokens, np.int32), np.zeros(len(tokens), np.float32))
 
+    def _encode(self, batch: Batch) -> None:
+        first = len(batch.slots) - len(batch.admissions)
+        for row, admission in enumerate(batch.admissions, first):
+            for position, token in enumerate(admission.encoder_tokens):
+                block = batch.cross.block_tables[row][position // self.block_size]
+                self.cache[block, position % self.block_size] = token
+
+    def _encoded(self, batch: Batch, row: int) -> list[int]:
+        if batch.cross is None:
+            return []
+        length = int(batch.cross.seq_lens[row])
+        blocks = batch.cross.block_tables[row][: -(-length // self.block_size)]
+        return self.cache[blocks].reshape(-1)[:length].tolist()
+
     def _sample(self, batch: Batch, row: int, length: int) -> int:
         blocks = batch.block_tables[row][: -(-length // self.block_size)]
         seen = self.cache[blocks].reshape(-1)[:length].tolist()
         assert -1 not in seen, "a token was read before it was computed"
-        token = next_token(seen)
+        token = next_token(seen, self._encoded(batch, row))
         self.pool[batch.slots[row], length] = token
         return token
 
@@ -94,8 +116,8 @@ class Result:
 class ToyEngine:
     """Engine.serve's order of events, with a step counter instead of clients."""
 
-    def __init__(self, config: EngineConfig, num_blocks: int, depth: int) -> None:
-        self.scheduler = Scheduler(config, INFO, num_blocks)
+    def __init__(self, config: EngineConfig, num_blocks: int, depth: int, info: EngineInfo = INFO) -> None:
+        self.scheduler = Scheduler(config, info, num_blocks)
         self.runner = ToyRunner(config, num_blocks)
         self.depth = depth
         self.in_flight: list[StepResult] = []

@@ -124,7 +124,7 @@ def test_bad_requests_are_refused_and_others_served(model):
     good = requests(name)[1]
     sampling = SamplingParams(max_tokens=20)
     bad = {
-        "encoder_tokens is empty": Request(100, (0,), sampling),
+        "encoder_tokens is empty; an encoder-decoder": Request(100, (0,), sampling),
         "encoder_tokens has 5000 tokens": Request(101, (0,), sampling, (5,) * 5000),
         "token id 101 at position 1": Request(102, (0,), sampling, (5, 101)),
         "forced_tokens: token id 500": Request(103, (0,), sampling, (5,), (500,)),

@@ -15,6 +15,7 @@ from rich.table import Table
 from ..errors import ModelLoadError
 from ..models import encoding_outputs
 from ..models.checkpoint import open_checkpoint
+from ..models.families import FAMILIES
 from ..server import repository
 from ..server.contracts.encoder_slots import output_slots
 from .checkpoint import find_tokenizer
@@ -110,7 +111,9 @@ def write_repository(
     if outputs:
         _write_encoder(target, given, parameters, models, outputs)
     else:
-        repository.write(templates() / "decoder", target, given, parameters, models)
+        family = FAMILIES.get(model_type)
+        kind = "encoder_decoder" if family is not None and family.encoder_names else "decoder"
+        repository.write(templates() / kind, target, given, parameters, models)
 
 
 def _write_encoder(

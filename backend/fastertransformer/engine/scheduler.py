@@ -73,19 +73,16 @@ class Scheduler:
 
     def _queue(self, sequence: Sequence) -> None:
         """Unless what is forced upon its output is all of it, or it can never end in this cache."""
-        request, reason = sequence.request, sequence.reason_to_stop() if sequence.num_forced else None
         longest = sequence.prompt_len + sequence.sampling.max_tokens
         needed = self.pool.blocks_for(longest) + self.pool.blocks_for(sequence.encoder_len)
-        if reason is not None:
-            forced = request.forced_tokens
-            logprobs = (0.0,) * len(forced) if sequence.sampling.logprobs else ()
-            self._tell(sequence.client, Output(request.id, forced, logprobs, reason))
+        if (output := sequence.forced_output()) is not None:
+            self._tell(sequence.client, output)
         elif sequence.encoder_len and needed > self.pool.num_blocks:
             error = (
                 f"an input of {sequence.encoder_len} tokens and an output of {longest} need {needed} KV "
                 f"cache blocks, the whole cache has {self.pool.num_blocks}"
             )
-            self.reject(sequence.client, request, error)
+            self.reject(sequence.client, sequence.request, error)
         else:
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
@@ -111,10 +108,9 @@ class Scheduler:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
         self._was_encoding = self._encoder_takes_the_step()
-        planned = []
-        if not self._was_encoding:
-            planned = self._continue_running(self._config.max_num_batched_tokens, room)
-        budget = self._config.max_num_batched_tokens - sum(entry.num_tokens for entry in planned)
+        budget = self._config.max_num_batched_tokens
+        planned = [] if self._was_encoding else self._continue_running(budget, room)
+        budget -= sum(entry.num_tokens for entry in planned)
         admitted = self._admit(budget, room - len(planned), is_empty=not planned)
         if not planned and not admitted:
             self._fail_head_if_stuck()
@@ -182,17 +178,15 @@ class Scheduler:
 
     def _encoder_takes_the_step(self) -> bool:
         """An encoder's input is computed whole. Where it does not fit beside the running sequences, they wait
-        for one step; never for two in a row."""
+        for one step; never for two in a row, nor where it would take the next block of one of them."""
         if not self._waiting or not self._free_slots or self._was_encoding:
             return False
         head, left = self._waiting[0], self._config.max_num_batched_tokens - len(self._running)
-        return 0 < head.encoder_len >= left and self._blocks_needed(head) <= self.pool.num_free
+        needed = self._blocks_needed(head) + len(self._running)
+        return 0 < head.encoder_len >= left and needed <= self.pool.num_free
 
     def _admit(self, budget: int, room: int, is_empty: bool) -> list[Entry]:
-        """
-        Args:
-            is_empty: whether nothing else is in the step: then the first one may exceed the budget.
-        """
+        """`is_empty`: nothing else is in the step, so that the first one may exceed the budget."""
         admitted: list[Entry] = []
         while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
             sequence = self._waiting[0]
@@ -253,13 +247,9 @@ class Scheduler:
         sequence.num_pending -= 1
         if sequence.state is State.FINISHED:
             return  # it ended while this step was in flight
-        is_first = len(sequence.tokens) == sequence.prompt_len + sequence.num_forced
-        forced = sequence.request.forced_tokens if is_first else ()
-        sequence.tokens.append(token)
-        reason = sequence.reason_to_stop()
-        logprobs = (*(0.0 for _ in forced), logprob) if sequence.sampling.logprobs else ()
-        self._tell(sequence.client, Output(sequence.request.id, (*forced, token), logprobs, reason))
-        if reason is None:
+        output = sequence.append(token, logprob)
+        self._tell(sequence.client, output)
+        if output.finish_reason is None:
             self._publish(sequence)
         else:
             self._finish(sequence)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from ..messages import FinishReason, Request, SamplingParams
+from ..messages import FinishReason, Output, Request, SamplingParams
 
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
@@ -82,6 +82,23 @@ class Sequence:
     def wants_tokens(self) -> bool:
         """Whether a step can do something for it, given that all batches in flight succeed."""
         return self.num_to_compute > 0 and self.num_generated < self.sampling.max_tokens
+
+    def append(self, token: int, logprob: float) -> Output:
+        """Takes a token that was sampled; what it adds to the output, the first one behind what is forced."""
+        is_first = len(self.tokens) == self.prompt_len + self.num_forced
+        self.tokens.append(token)
+        return self._output((*self.request.forced_tokens, token) if is_first else (token,), logprob)
+
+    def forced_output(self) -> Output | None:
+        """All of the output, where what is forced upon it ends it."""
+        tokens = self.request.forced_tokens
+        output = self._output(tokens, 0.0) if tokens else None
+        return output if output is not None and output.finish_reason else None
+
+    def _output(self, tokens: tuple[int, ...], logprob: float) -> Output:
+        """Of `tokens` the last one was sampled."""
+        logprobs = (*(0.0 for _ in tokens[1:]), logprob) if self.sampling.logprobs else ()
+        return Output(self.request.id, tokens, logprobs, self.reason_to_stop())
 
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""

@@ -25,7 +25,7 @@ class Family:
     names: Mapping[str, str | tuple[str, ...]]
     """Several names: the first one that a checkpoint has."""
     encoder_names: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    """The same for the encoder of an encoder-decoder; `names` are the decoder's."""
+    """The same for the encoder of an encoder-decoder, where `names` are the decoder's; else empty."""
     prefix: str = ""
     """Some checkpoints of this family lack it at the start of names."""
     config_names: Mapping[str, str] = field(default_factory=dict)

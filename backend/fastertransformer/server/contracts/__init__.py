@@ -9,6 +9,7 @@ from ..call import Contract
 from . import encoder_call
 from .core import CoreContract
 from .encoder import EncoderContract
+from .encoder_decoder import EncoderDecoderContract
 
 
 def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
@@ -26,6 +27,8 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
         from .text import TextContract
 
         return TextContract.from_parameters(model_config, parameters)
+    if {"input_ids", "max_output_len"} <= names:
+        return EncoderDecoderContract(model_config)
     if "input_ids" in names:
         return CoreContract(model_config)
     raise ModelLoadError(

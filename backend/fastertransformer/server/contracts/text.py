@@ -73,7 +73,10 @@ INPUTS = (
     Input("return_context_logits", "TYPE_BOOL", (1,), only(False, _NOT_SERVED)),
     Input("return_generation_logits", "TYPE_BOOL", (1,), only(False, _NOT_SERVED)),
 )
-NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {"prompt": "text_input"}
+NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {
+    "prompt": "text_input",
+    "encoder_tokens": "text_input",
+}
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 
 
@@ -117,6 +120,7 @@ class TextContract:
     def _row(self, values: Mapping[str, Any], info: EngineInfo) -> TextRow:
         request = self._request(values, info)
         excludes = self._exclude_input if values["exclude_input"] is None else values["exclude_input"]
+        excludes = excludes or info.max_encoder_len > 0  # the output does not go on from the input
         return TextRow(
             Row(request),
             request.sampling.end_ids or info.end_ids,
@@ -131,7 +135,10 @@ class TextContract:
             logprobs=values["return_log_probs"],
             bad_words=tuple(ids for word in values["bad_texts"] for ids in self._tokenizer.word(word)),
         )
-        prompt = self._tokenizer.encode(values["text"]) or (info.start_id,)
-        request = Request(next(self._ids), prompt, sampling)
+        text = self._tokenizer.encode(values["text"])
+        if info.max_encoder_len:
+            request = Request(next(self._ids), (info.start_id,), sampling, text, info.forced_ids)
+        else:
+            request = Request(next(self._ids), text or (info.start_id,), sampling)
         validation.check(request, info, NAMES)
         return request

@@ -95,6 +95,10 @@ def _finish_reason(text: TextRow) -> str:
     return text.row.finish_reason.value if text.row.finish_reason else ""
 
 
+def _num_input_tokens(text: TextRow) -> int:
+    return len(text.row.request.encoder_tokens or text.row.request.prompt)
+
+
 def _cum_logprob(text: TextRow) -> float:
     return sum(text.row.logprobs[: text.read])
 
@@ -107,7 +111,10 @@ OUTPUTS: tuple[Output[TextCall], ...] = (
         "num_input_tokens",
         "TYPE_INT32",
         (1,),
-        _if("return_num_input_tokens", _per_row(lambda text: len(text.row.request.prompt))),
+        _if(
+            "return_num_input_tokens",
+            _per_row(_num_input_tokens),
+        ),
     ),
     Output(
         "num_output_tokens",

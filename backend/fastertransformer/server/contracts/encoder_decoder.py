@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FasterTransformer's contract of T5, BART and M2M: token ids of the encoder in, those of the decoder out."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ... import validation
+from ...errors import InvalidRequest
+from ...messages import EngineInfo, Request, SamplingParams
+from ..call import Row
+from ..protocol import Array, Input, Output, declared, per_row, read_rows, refused, require, token_rows
+from . import core
+from .core_call import LLAMA_OUTPUTS, CoreCall
+
+_OF_DECODERS = {
+    "input_ids",
+    "input_lengths",
+    "request_output_len",
+    "is_return_context_embeddings",
+    "num_return_sequences",
+    "memory_len",
+    "request_prompt_type",
+}
+"""What the decoder-only contract has and this one has not, or under another name."""
+
+INPUTS = (
+    Input("input_ids", "TYPE_UINT32", (-1,), token_rows, "encoder_tokens", optional=False),
+    Input("sequence_length", "TYPE_UINT32", (1,), per_row, "encoder_len", optional=False),
+    Input("max_output_len", "TYPE_UINT32", (1,), per_row, "max_tokens", optional=False),
+    Input("forced_bos_id", "TYPE_INT32", (1,), per_row, "forced_bos_id"),
+    Input("ia3_tasks", "TYPE_INT32", (1,), refused("the model has no IA3 adapters")),
+    *(tensor for tensor in core.INPUTS if tensor.name not in _OF_DECODERS),
+)
+NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {
+    "prompt": "start_id",
+    "forced_tokens": "forced_bos_id",
+}
+_SAMPLING = frozenset(SamplingParams.__struct_fields__)
+
+
+def _input_lengths(call: CoreCall) -> Array:
+    """[B, beam = 1]"""
+    return np.array([[len(row.request.encoder_tokens)] for row in call.rows])
+
+
+OUTPUTS: tuple[Output[CoreCall], ...] = (
+    *(
+        replace(output, data_type=output.data_type.replace("UINT", "INT"))
+        for output in LLAMA_OUTPUTS
+        if output.name != "input_sequence_lengths"
+    ),
+    Output("input_sequence_lengths", "TYPE_INT32", (-1,), _input_lengths),
+)
+
+
+class EncoderDecoderContract:
+    """Reads requests by INPUTS. Raises ModelLoadError when config.pbtxt declares other tensors."""
+
+    def __init__(self, model_config: Mapping[str, Any]) -> None:
+        self.input_types = declared(model_config["input"], INPUTS)
+        require(model_config["input"], INPUTS)
+        self._output_types = declared(model_config["output"], OUTPUTS)
+        self._streams = bool(model_config.get("model_transaction_policy", {}).get("decoupled", False))
+        self._ids: Iterator[int] = itertools.count()
+
+    def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
+        """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
+        values = read_rows(INPUTS, tensors, len(tensors["input_ids"]))
+        rows = [Row(self._request(row, info)) for row in values]
+        end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
+        call = CoreCall(rows, [()] * len(rows), 0, [ends[0] for ends in end_ids])
+        call.streams, call.output_table, call.output_types = self._streams, OUTPUTS, self._output_types
+        return call
+
+    def _request(self, values: Mapping[str, Any], info: EngineInfo) -> Request:
+        start_id = info.start_id if values["start_id"] is None else values["start_id"]
+        sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
+        request = Request(
+            next(self._ids), (start_id,), sampling, _encoder_tokens(values), _forced_tokens(values, info)
+        )
+        validation.check(request, info, NAMES)
+        return request
+
+
+def _encoder_tokens(values: Mapping[str, Any]) -> tuple[int, ...]:
+    ids, length = values["encoder_tokens"], values["encoder_len"]
+    if not 0 <= length <= len(ids):
+        raise InvalidRequest(
+            f"sequence_length is {length}; allowed is [0, {len(ids)}], the width of input_ids"
+        )
+    return tuple(ids[:length].tolist())
+
+
+def _forced_tokens(values: Mapping[str, Any], info: EngineInfo) -> tuple[int, ...]:
+    """What the client says, -1 for nothing; else what the checkpoint says."""
+    forced = values["forced_bos_id"]
+    if forced is None:
+        return info.forced_ids
+    return () if forced == -1 else (forced,)
