@@ -39,6 +39,13 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens that end the request; None takes the checkpoint's."""
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    beam_width: int = 1
+    """More than 1: a beam search, which draws nothing."""
+    length_penalty: float = 0.0
+    diversity_rate: float = 0.0
+    early_stopping: bool = False
+    reports_beams: bool = False
+    """Whether every step tells the beams so far; else only the last one does."""
 
 
 class Request(Struct, frozen=True, tag=True):
@@ -87,6 +94,14 @@ class FinishReason(Enum):
     ERROR = "error"
 
 
+class Beam(Struct, frozen=True, array_like=True):
+    """One answer of a beam search."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    cum_logprob: float
+
+
 class Output(Struct, frozen=True, omit_defaults=True):
     """What one step added to one request."""
 
@@ -95,6 +110,8 @@ class Output(Struct, frozen=True, omit_defaults=True):
     logprobs: tuple[float, ...] = ()
     """Natural log-probability of each of `tokens`; empty unless the request asked."""
     finish_reason: FinishReason | None = None
+    beams: tuple[Beam, ...] = ()
+    """Of a beam search: all beams from their first token on, best first, instead of `tokens`."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
     arrays: dict[str, Array] = {}
@@ -134,6 +151,11 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """Keys and values of one token, over all ranks."""
     encoder: EncoderInfo | None = None
     """Of a model that encodes and does not generate."""
+    max_num_seqs: int = 0
+    """Sequences, and so beams, that run at the same time."""
+    num_blocks: int = 0
+    block_size: int = 0
+    """Of the KV cache: its blocks, and tokens of one."""
 
 
 class EngineStats(Struct, frozen=True, kw_only=True):

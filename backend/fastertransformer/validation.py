@@ -8,6 +8,7 @@ from .errors import InvalidRequest
 from .messages import AnyRequest, EncodeRequest, EncoderInfo, EngineInfo, Request, SamplingParams
 
 MAX_SEED = 2**64 - 1
+MAX_BEAM_WIDTH = 64
 
 _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
@@ -25,6 +26,9 @@ _RANGES: dict[str, _Range] = {
     "frequency_penalty": _ANY,
     "min_length": _AT_LEAST_ZERO,
     "max_tokens": (lambda value: value >= 1, "an integer >= 1"),
+    "beam_width": (lambda value: 1 <= value <= MAX_BEAM_WIDTH, f"an integer in [1, {MAX_BEAM_WIDTH}]"),
+    "length_penalty": _ANY,
+    "diversity_rate": _ANY,
     "seed": (lambda value: 0 <= value <= MAX_SEED, "an integer in [0, 2^64)"),
 }
 
@@ -58,6 +62,8 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
     _check_encoder(request, info, names)
     _check_forced(request, info, names)
     _check_length(request, info, names)
+    if request.sampling.beam_width > 1:
+        _check_beams(request, info, names)
 
 
 def _check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
@@ -117,6 +123,32 @@ def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str])
             f"{info.max_encoder_len}"
         )
     _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size)
+    longest = len(request.prompt) + request.sampling.max_tokens
+    needed = -(-length // info.block_size) - (-longest // info.block_size)
+    if needed > info.num_blocks:
+        raise InvalidRequest(
+            f"{name} has {length} tokens and {names.get('max_tokens', 'max_tokens')} is "
+            f"{request.sampling.max_tokens}: they need {needed} KV cache blocks, the whole cache has "
+            f"{info.num_blocks}"
+        )
+
+
+def _check_beams(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    """At worst, beams share the full blocks of the prompt and nothing else."""
+    name, width = names.get("beam_width", "beam_width"), request.sampling.beam_width
+    if width > info.max_num_seqs:
+        raise InvalidRequest(
+            f"{name} is {width}, but at most {info.max_num_seqs} sequences run at once (max_num_seqs)"
+        )
+    cross = -(-len(request.encoder_tokens) // info.block_size)
+    shared = len(request.prompt) // info.block_size
+    length = len(request.prompt) + request.sampling.max_tokens - 1  # the last token is never computed
+    needed = cross + shared + width * (-(-length // info.block_size) - shared)
+    if needed > info.num_blocks:
+        raise InvalidRequest(
+            f"{name} is {width}: {width} beams of {length} tokens need up to {needed} KV cache blocks of "
+            f"{info.block_size} tokens, the whole cache has {info.num_blocks}"
+        )
 
 
 def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, str]) -> None:

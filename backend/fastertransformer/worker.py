@@ -145,6 +145,9 @@ def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
         plan=str(plan),
         step_bytes=world.sum(model.step_bytes),
         kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),
+        max_num_seqs=plan.max_num_seqs,
+        num_blocks=plan.num_blocks,
+        block_size=plan.block_size,
     )
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
-from fastertransformer.engine.batch import Batch, StepResult
+from fastertransformer.engine.batch import Batch, BeamStep, StepResult
 from fastertransformer.engine.scheduler import Scheduler
-from fastertransformer.messages import EngineInfo, FinishReason, Output, Request, SamplingParams
+from fastertransformer.messages import Beam, EngineInfo, FinishReason, Output, Request, SamplingParams
 
 VOCAB_SIZE = 97
 INFO = EngineInfo(
@@ -28,6 +28,19 @@ def next_token(tokens: list[int], encoder_tokens: Sequence[int] = ()) -> int:
     for token in (*encoder_tokens, *tokens):
         value = (value * 31 + token + 1) % 1_000_003
     return value % VOCAB_SIZE
+
+
+def next_logprobs(tokens: list[int]) -> np.ndarray:
+    """[V] float32 of the same kind, for beams; an end is likely."""
+    logits = np.random.default_rng([1, *tokens]).normal(size=VOCAB_SIZE)
+    logits[list(INFO.end_ids)] += 1.5
+    return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+
+
+def top(logprobs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` most probable tokens and their log-probabilities."""
+    tokens = np.argsort(-logprobs, kind="stable")[:count]
+    return tokens.astype(np.int32), logprobs[tokens]
 
 
 def expected(request: Request) -> list[int]:
@@ -49,44 +62,63 @@ class ToyRunner:
         self.cache = np.full((num_blocks, config.cache.block_size), -1, np.int64)
         self.block_size = config.cache.block_size
 
+    def _copy(self, beams: BeamStep) -> None:
+        for array, (sources, targets) in ((self.pool, beams.slot_copies), (self.cache, beams.block_copies)):
+            assert not set(sources.tolist()) & set(targets.tolist()), "a copy reads what another one writes"
+            assert len(set(targets.tolist())) == len(targets), "two copies write the same"
+            array[targets] = array[sources]
+
     def execute(self, batch: Batch) -> StepResult:
         """Computes every row through the cache, like a model would."""
+        if batch.beams is not None:
+            self._copy(batch.beams)
         for admission in batch.admissions:
             self.pool[admission.slot] = -1
             self.pool[admission.slot, : len(admission.tokens)] = admission.tokens
         if batch.feed is not None:
             self.pool[batch.feed.slots, batch.feed.positions] = batch.feed.tokens
         self._encode(batch)
-        tokens = []
+        tokens, candidates = [], []
         for row in range(len(batch.slots)):
             start, count = int(batch.num_computed[row]), int(batch.query_lens[row])
             for position in range(start, start + count):
                 block = batch.block_tables[row][position // self.block_size]
                 self.cache[block, position % self.block_size] = self.pool[batch.slots[row], position]
             if row in batch.sample_rows:
-                tokens.append(self._sample(batch, row, start + count))
-        return StepResult(np.array(tokens, np.int32), np.zeros(len(tokens), np.float32))
+                seen = self._seen(batch, row, start + count)
+                if batch.beams is not None and len(tokens) in batch.beams.rows:
+                    candidates.append(
+                        top(next_logprobs([*self._encoded(batch, row), *seen]), batch.beams.num_candidates)
+                    )
+                    tokens.append(-1)
+                else:
+                    tokens.append(self._sample(batch, row, seen))
+        samples = np.array(tokens, np.int32), np.zeros(len(tokens), np.float32)
+        return StepResult(*samples, *map(np.stack, zip(*candidates, strict=True)))
 
     def _encode(self, batch: Batch) -> None:
-        first = len(batch.slots) - len(batch.admissions)
-        for row, admission in enumerate(batch.admissions, first):
+        for admission in batch.admissions:
             for position, token in enumerate(admission.encoder_tokens):
-                block = batch.cross.block_tables[row][position // self.block_size]
+                block = admission.cross_blocks[position // self.block_size]
                 self.cache[block, position % self.block_size] = token
 
     def _encoded(self, batch: Batch, row: int) -> list[int]:
         if batch.cross is None:
             return []
-        length = int(batch.cross.seq_lens[row])
-        blocks = batch.cross.block_tables[row][: -(-length // self.block_size)]
+        return self._read(batch.cross.block_tables[row], int(batch.cross.seq_lens[row]))
+
+    def _seen(self, batch: Batch, row: int, length: int) -> list[int]:
+        seen = self._read(batch.block_tables[row], length)
+        assert -1 not in seen, "a token was read before it was computed"
+        return seen
+
+    def _read(self, table: np.ndarray, length: int) -> list[int]:
+        blocks = table[: -(-length // self.block_size)]
         return self.cache[blocks].reshape(-1)[:length].tolist()
 
-    def _sample(self, batch: Batch, row: int, length: int) -> int:
-        blocks = batch.block_tables[row][: -(-length // self.block_size)]
-        seen = self.cache[blocks].reshape(-1)[:length].tolist()
-        assert -1 not in seen, "a token was read before it was computed"
+    def _sample(self, batch: Batch, row: int, seen: list[int]) -> int:
         token = next_token(seen, self._encoded(batch, row))
-        self.pool[batch.slots[row], length] = token
+        self.pool[batch.slots[row], len(seen)] = token
         return token
 
 
@@ -109,6 +141,7 @@ class Result:
     """What a client saw of one request."""
 
     tokens: list[int]
+    beams: tuple[Beam, ...] = ()
     finish_reason: FinishReason | None = None
     error: str = ""
 
@@ -150,6 +183,7 @@ class ToyEngine:
         result = self.results[client, output.id]
         assert result.finish_reason is None, "an output after the last one"
         result.tokens += output.tokens
+        result.beams = output.beams
         result.finish_reason = output.finish_reason
         result.error = output.error
 

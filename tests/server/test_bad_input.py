@@ -28,7 +28,7 @@ CASES = [
     ("repetition_penalty", F32([[np.inf], [1]]), " is inf; allowed is a finite number > 0"),
     ("presence_penalty", F32([[np.nan], [1]]), " is nan; allowed"),
     ("min_length", I32([[-1], [0]]), " is -1; allowed"),
-    ("beam_width", U32([[4], [4]]), f" is 4; allowed is 1: beam search is {NOT_SERVED}"),
+    ("beam_width", U32([[65], [1]]), r" is 65; allowed is an integer in \[1, 64\]"),
     ("top_p_decay", F32([[0.9], [0.9]]), f" is 0.9; allowed is 1.0: .*{NOT_SERVED}"),
     ("is_return_context_embeddings", np.array([[True]] * 2), f" is True; .*{NOT_SERVED}"),
     ("request_prompt_type", U32([[1], [1]]), f" .*{NOT_SERVED}"),

@@ -97,6 +97,54 @@ def test_together_is_as_alone(model, expected, changes):
     assert (stats.num_preemptions > 0) == ("max_tokens" in changes)
 
 
+SEARCHES = [
+    {"beam_width": 4, "length_penalty": 1.0},
+    {"beam_width": 2, "length_penalty": 0.0, "early_stopping": True},
+    {"beam_width": 3, "length_penalty": 2.0, "end_ids": tuple(range(30, 40))},
+]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"max_tokens": 55 * BLOCK_SIZE}, {"tp": 2}, {"pp": 2}], ids=lambda c: "-".join(c) or "one"
+)
+def test_beams_are_those_of_transformers_among_other_requests(model, changes):
+    """They share the encoder's keys; a forced token counts for the length and not for the score."""
+    name, checkpoint, reference = model
+    source = random.Random(9)
+    searches = []
+    for number in range(6):
+        tokens = tuple(source.randrange(3, 90) for _ in range(source.randrange(1, 60)))
+        sampling = SamplingParams(max_tokens=10 + number, **SEARCHES[number % 3])
+        forced = (11,) if number % 2 else ()
+        searches.append(Request(100 + number, (START[name],), sampling, tokens, forced))
+    with running_engine(checkpoint, **changes) as client:
+        answers, stats = ask(client, [*searches, *requests(name, 8)])
+    assert stats.num_free_blocks == stats.num_total_blocks
+    assert (stats.num_preemptions > 0) == ("max_tokens" in changes)
+    for request in searches:
+        found = [list(beam.tokens) for beam in answers[request.id].last.beams]
+        assert found == generated(reference, request)
+
+
+def generated(reference: torch.nn.Module, request: Request) -> list[list[int]]:
+    """What transformers finds, without what fills the rows up."""
+    sampling = request.sampling
+    ends = list(sampling.end_ids or (reference.config.eos_token_id,))
+    rows = reference.generate(
+        torch.tensor([request.encoder_tokens]),
+        num_beams=sampling.beam_width,
+        num_return_sequences=sampling.beam_width,
+        max_new_tokens=sampling.max_tokens,
+        length_penalty=sampling.length_penalty,
+        early_stopping=sampling.early_stopping,
+        forced_bos_token_id=request.forced_tokens[0] if request.forced_tokens else None,
+        do_sample=False,
+        eos_token_id=ends,
+        use_cache=False,
+    )[:, 1:].tolist()
+    return [row[: next((at for at, token in enumerate(row) if token in ends), len(row)) + 1] for row in rows]
+
+
 def test_the_output_begins_with_what_is_forced(model):
     name, checkpoint, _ = model
     start, source = (START[name],), (5, 6, 7, 8)

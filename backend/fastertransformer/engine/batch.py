@@ -24,7 +24,9 @@ class Admission:
     """What ends this sequence: the request's own choice or the checkpoint's."""
     sampling: SamplingParams
     encoder_tokens: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
-    """What is encoded before the sequence's first token; empty in a model without an encoder."""
+    """What is encoded in this step; empty where there is no encoder or somebody has done it."""
+    cross_blocks: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """KV block of every block_size of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,20 @@ class Cross:
 
 
 @dataclass(frozen=True, slots=True)
+class BeamStep:
+    """What beams add to a step: copies that come before everything else, and rows that get candidates."""
+
+    rows: Int32Array
+    """[R] indices into S, ascending."""
+    num_candidates: int
+    """K, the same for all rows."""
+    slot_copies: Int32Array
+    """[2, D] rows of the token pool, from and to; none is both."""
+    block_copies: Int32Array
+    """[2, C] KV blocks, from and to; none is both."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """B sequences, S of which sample a token. Immutable after broadcast.
 
@@ -65,10 +81,10 @@ class Batch:
     sample_rows: Int32Array
     """[S] indices into B, ascending."""
     admissions: tuple[Admission, ...] = ()
-    """Of the last sequences of the batch, in their order."""
     feed: Feed | None = None
     cross: Cross | None = None
     """In a model with an encoder."""
+    beams: BeamStep | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -83,3 +99,7 @@ class StepResult:
     """[S]"""
     logprobs: FloatArray
     """[S] 0 where the request did not ask."""
+    candidate_tokens: Int32Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """[R, K] the most probable next tokens of the rows of beams, best first."""
+    candidate_logprobs: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[R, K]"""

@@ -73,6 +73,10 @@ class BlockPool:
             self._forget(block)
         return blocks
 
+    def is_shared(self, block: int) -> bool:
+        """Whether somebody else would see what one writes to a block that one holds."""
+        return self._references[block] > 1
+
     def publish(self, block: int, digest: bytes) -> None:
         """Offers a block whose contents are final; the first one with a digest stays the shared one."""
         if self.enable_reuse and digest not in self._block_of:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import Admission, Batch, Cross, Feed, Int32Array
+from .batch import Admission, Batch, BeamStep, Cross, Feed, Int32Array
 from .sequence import Sequence
 
 
@@ -24,24 +24,25 @@ def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
     return Entry(sequence, num_tokens, num_tokens == sequence.num_to_compute)
 
 
-def build_batch(entries: List[Entry], admitted: List[Entry], feed: bool) -> Batch:
+def build_batch(entries: List[Entry], feed: bool) -> Batch:
     """The step plan of `entries`, which the scheduler has not yet accounted for.
 
     Args:
         feed: whether the host tells every rank the input token of a decoding sequence,
-            because the ranks that embed it are not those that sampled it.
+            because the ranks that embed it are not those that sampled it. Tokens of beams it always tells.
     """
     sequences = [entry.sequence for entry in entries]
-    continued = sequences[: len(entries) - len(admitted)]
+    fed = [s for s in sequences if s.is_placed and (feed or s.group is not None)]
     return Batch(
         slots=_array([s.slot for s in sequences]),
         num_computed=_array([s.num_computed for s in sequences]),
         query_lens=_array([entry.num_tokens for entry in entries]),
         block_tables=_block_tables([s.blocks for s in sequences]),
         sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
-        admissions=tuple(_admission(entry.sequence) for entry in admitted),
-        feed=_feed(continued) if feed else None,
+        admissions=tuple(_admission(s) for s in sequences if not s.is_placed),
+        feed=_feed(fed) if fed else None,
         cross=_cross(sequences) if sequences[0].encoder_len else None,
+        beams=_beam_step(entries),
     )
 
 
@@ -70,7 +71,8 @@ def _admission(sequence: Sequence) -> Admission:
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
-        encoder_tokens=_array(sequence.request.encoder_tokens),
+        encoder_tokens=_array(() if sequence.is_encoded else sequence.request.encoder_tokens),
+        cross_blocks=_array(sequence.cross_blocks),
     )
 
 
@@ -80,3 +82,23 @@ def _feed(sequences: List[Sequence]) -> Feed:
         positions=_array([len(s.tokens) - 1 for s in sequences]),
         tokens=_array([s.tokens[-1] for s in sequences]),
     )
+
+
+def _beam_step(entries: List[Entry]) -> BeamStep | None:
+    beams = [entry.sequence for entry in entries if entry.sequence.group is not None]
+    if not beams:
+        return None
+    sampling = [entry.sequence for entry in entries if entry.samples]
+    slots = [(s.copies_slot, s.slot) for s in beams if s.copies_slot >= 0]
+    blocks = [s.copies_block for s in beams if s.copies_block is not None]
+    return BeamStep(
+        rows=_array([row for row, s in enumerate(sampling) if s.group is not None]),
+        num_candidates=max(s.group.num_candidates for s in beams if s.group is not None),
+        slot_copies=_pairs(slots),
+        block_copies=_pairs(blocks),
+    )
+
+
+def _pairs(pairs: List[tuple[int, int]]) -> Int32Array:
+    """[2, N]"""
+    return np.asarray(pairs, np.int32).reshape(-1, 2).T

@@ -4,7 +4,7 @@
 There is no prefill and no decode phase: a sequence has tokens to compute, and a step gives it some of
 them. Decoding sequences come first, then the rest of running prompts, then new requests, until the
 token budget is spent. When blocks run out, the youngest running sequence gives its own back and is
-computed again later.
+computed again later. Over 300 lines because whatever changes a sequence's state is here.
 """
 
 import heapq
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from ..config import EngineConfig
 from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, StepResult
+from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool, prefix_digests
 from .planner import Entry, build_batch, entry_for
 from .sequence import Sequence, SequenceKey, State
@@ -72,18 +73,12 @@ class Scheduler:
             self._queue(Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens]))
 
     def _queue(self, sequence: Sequence) -> None:
-        """Unless what is forced upon its output is all of it, or it can never end in this cache."""
-        longest = sequence.prompt_len + sequence.sampling.max_tokens
-        needed = self.pool.blocks_for(longest) + self.pool.blocks_for(sequence.encoder_len)
+        """Unless what is forced upon its output is all of it."""
         if (output := sequence.forced_output()) is not None:
             self._tell(sequence.client, output)
-        elif sequence.encoder_len and needed > self.pool.num_blocks:
-            error = (
-                f"an input of {sequence.encoder_len} tokens and an output of {longest} need {needed} KV "
-                f"cache blocks, the whole cache has {self.pool.num_blocks}"
-            )
-            self.reject(sequence.client, sequence.request, error)
         else:
+            if sequence.sampling.beam_width > 1:
+                start_search(sequence, self._config.beam_search_rule, self._info.vocab_size)
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
 
@@ -115,18 +110,24 @@ class Scheduler:
         if not planned and not admitted:
             self._fail_head_if_stuck()
             return None
-        batch = build_batch(planned + admitted, admitted, feed=self._num_stages > 1)
+        batch = build_batch(planned + admitted, feed=self._num_stages > 1)
         self._commit(planned + admitted)
         return batch
 
     def update(self, result: StepResult) -> None:
         """Takes in what the oldest batch in flight sampled."""
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
+        candidates = zip(result.candidate_tokens, result.candidate_logprobs, strict=True)
         for entry in self._in_flight.popleft():
-            entry.sequence.num_in_flight -= 1
+            sequence = entry.sequence
+            sequence.num_in_flight -= 1
             if entry.samples:
-                self._append(entry.sequence, *next(samples))
-            self._settle(entry.sequence)
+                sample = next(samples)
+                if sequence.group is None:
+                    self._append(sequence, *sample)
+                else:
+                    self._search(sequence.group, sequence, next(candidates))
+            self._settle(sequence)
 
     def take_outputs(self) -> list[ClientOutput]:
         """What happened since the last call, in order."""
@@ -158,64 +159,70 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence, count: int) -> bool:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
+        copies = tail_to_copy(self.pool, sequence)
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
-        while needed > self.pool.num_free:
+        while needed + copies > self.pool.num_free:
             if any(s.state is State.PREEMPTED for s in self._sequences.values()):
                 return False  # its blocks come back when the batches in flight are done
-            victim = self._running[-1]
-            self._preempt(victim)
-            if victim is sequence:
+            self._preempt(self._running[-1])
+            if sequence.state is not State.RUNNING:
                 return False
+        if copies:
+            copy_tail(self.pool, sequence)
         if needed > 0:
             sequence.blocks += self.pool.allocate(needed)
         return True
 
     def _preempt(self, victim: Sequence) -> None:
         self._num_preemptions += 1
-        self._running.remove(victim)
-        victim.state = State.PREEMPTED
+        self._leave(victim, State.PREEMPTED)
         self._settle(victim)
 
     def _encoder_takes_the_step(self) -> bool:
         """An encoder's input is computed whole. Where it does not fit beside the running sequences, they wait
         for one step; never for two in a row, nor where it would take the next block of one of them."""
-        if not self._waiting or not self._free_slots or self._was_encoding:
+        if not self._waiting or self._was_encoding:
             return False
         head, left = self._waiting[0], self._config.max_num_batched_tokens - len(self._running)
-        needed = self._blocks_needed(head) + len(self._running)
-        return 0 < head.encoder_len >= left and needed <= self.pool.num_free
+        needed = sum(self._blocks_needed(head)) + len(self._running)
+        has_room = needed <= self.pool.num_free and len(head.members) <= len(self._free_slots)
+        return 0 < head.encoder_len >= left and has_room
 
     def _admit(self, budget: int, room: int, is_empty: bool) -> list[Entry]:
         """`is_empty`: nothing else is in the step, so that the first one may exceed the budget."""
         admitted: list[Entry] = []
         while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
             sequence = self._waiting[0]
-            is_too_long = sequence.encoder_len >= budget
-            if (is_too_long and (admitted or not is_empty)) or not self._take_blocks(sequence):
+            is_too_long = sequence.encoder_len >= budget and (admitted or not is_empty)
+            if is_too_long or not self._take_blocks(sequence):
                 break
             self._waiting.popleft()
-            sequence.slot = heapq.heappop(self._free_slots)
-            sequence.state = State.RUNNING
-            self._running.append(sequence)
+            for member in sequence.members:
+                member.slot = heapq.heappop(self._free_slots)
+                member.state = State.RUNNING
+                self._running.append(member)
             budget -= sequence.encoder_len
             count = min(sequence.num_to_compute, max(budget, 1))
             admitted.append(entry_for(sequence, count))
             budget -= count
         return admitted
 
-    def _blocks_needed(self, sequence: Sequence) -> int:
-        """For all known tokens, and for what the encoder leaves."""
-        return self.pool.blocks_for(len(sequence.tokens)) + self.pool.blocks_for(sequence.encoder_len)
+    def _blocks_needed(self, sequence: Sequence) -> tuple[int, int]:
+        """For all known tokens and what the encoder leaves; and later, when beams fork."""
+        now = self.pool.blocks_for(len(sequence.tokens)) + self.pool.blocks_for(sequence.encoder_len)
+        return now, 0 if sequence.group is None else sequence.group.blocks_to_fork(self.pool)
 
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
+        if len(sequence.members) > len(self._free_slots):
+            return False
         shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
-        needed = self._blocks_needed(sequence) - len(shared)
-        if needed > self.pool.num_free_without(shared):
+        needed, later = self._blocks_needed(sequence)
+        if needed + later - len(shared) > self.pool.num_free_without(shared):
             return False
         self.pool.share(shared)
         sequence.cross_blocks = self.pool.allocate(self.pool.blocks_for(sequence.encoder_len))
-        sequence.blocks = shared + self.pool.allocate(needed - len(sequence.cross_blocks))
+        sequence.blocks = shared + self.pool.allocate(needed - len(shared) - len(sequence.cross_blocks))
         sequence.num_published = len(shared)
         sequence.num_computed = len(shared) * self.pool.block_size
         self._num_prefix_hit_tokens += sequence.num_computed
@@ -240,7 +247,8 @@ class Scheduler:
             sequence = entry.sequence
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
-            sequence.num_pending += entry.samples
+            sequence.num_pending += entry.samples and sequence.group is None
+            sequence.take_place()
             self._publish(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
@@ -253,6 +261,16 @@ class Scheduler:
             self._publish(sequence)
         else:
             self._finish(sequence)
+
+    def _search(self, group: BeamGroup, sequence: Sequence, candidates: Candidates) -> None:
+        """Takes in what one beam got; the last one of a step makes the search go on."""
+        if sequence.state is not State.RUNNING or not group.collect(sequence, candidates):
+            return
+        output = group.advance(self.pool)
+        if output is not None:
+            self._tell(sequence.client, output)
+            if output.finish_reason is not None:
+                self._finish(group.head)
 
     def _publish(self, sequence: Sequence) -> None:
         """Batches run in order, so a block may be shared as soon as a batch that fills it is scheduled."""
@@ -277,24 +295,36 @@ class Scheduler:
     def _finish(self, sequence: Sequence) -> None:
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
-        elif sequence.state is State.RUNNING:
-            self._running.remove(sequence)
-        sequence.state = State.FINISHED
+        self._leave(sequence, State.FINISHED)
         del self._sequences[sequence.key]
         self._settle(sequence)
 
+    def _leave(self, sequence: Sequence, state: State) -> None:
+        for member in sequence.members:
+            if member.state is State.RUNNING:
+                self._running.remove(member)
+            member.state = state
+
     def _settle(self, sequence: Sequence) -> None:
-        """Takes back slot and blocks of a sequence that lost them, once no batch in flight names it."""
-        if sequence.state is State.RUNNING or sequence.num_in_flight or sequence.slot < 0:
+        """Takes back slots and blocks of a request that lost them, once no batch in flight names it."""
+        members = sequence.members
+        if sequence.state is State.RUNNING or sequence.slot < 0 or any(s.num_in_flight for s in members):
             return
-        self.pool.release(sequence.blocks)
-        self.pool.release(sequence.cross_blocks)
-        heapq.heappush(self._free_slots, sequence.slot)
-        sequence.cross_blocks = []
-        sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
+        for member in members:
+            self.pool.release(member.blocks)
+            self.pool.release(member.cross_blocks)
+            heapq.heappush(self._free_slots, member.slot)
+            member.vacate()
         if sequence.state is State.PREEMPTED:
-            sequence.state = State.WAITING
-            self._waiting.appendleft(sequence)
+            self._wait_again(members)
+
+    def _wait_again(self, members: list[Sequence]) -> None:
+        head = members[0]
+        if head.group is not None:
+            head.group.rewind()
+        for member in members:
+            member.state = State.WAITING
+        self._waiting.appendleft(head)
 
     def _tell(self, client: int, output: Output) -> None:
         self._outbox.append((client, output))

@@ -3,8 +3,12 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from ..messages import FinishReason, Output, Request, SamplingParams
+from ..messages import Beam, FinishReason, Output, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from .beams import BeamGroup
 
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
@@ -41,12 +45,27 @@ class Sequence:
     """Of the full blocks of `tokens`, as far as somebody asked."""
     cross_blocks: list[int] = field(default_factory=list)
     """Keys and values of its encoder's output."""
+    is_encoded: bool = False
+    """They are there once all batches in flight are done."""
     num_published: int = 0
     """Leading blocks that others may share."""
+    is_placed: bool = False
+    """Its tokens and parameters lie in its slot on every rank."""
+    group: "BeamGroup | None" = None
+    """Where it is one of several beams."""
+    copies_slot: int = -1
+    """Slot whose tokens it takes over in its next step."""
+    copies_block: tuple[int, int] | None = None
+    """(from, to): what its next step copies before it writes."""
 
     @property
     def key(self) -> SequenceKey:
         return self.client, self.request.id
+
+    @property
+    def members(self) -> "list[Sequence]":
+        """All sequences of its request: those that get and lose slots and blocks together."""
+        return [self] if self.group is None else self.group.members
 
     @property
     def sampling(self) -> SamplingParams:
@@ -92,8 +111,13 @@ class Sequence:
     def forced_output(self) -> Output | None:
         """All of the output, where what is forced upon it ends it."""
         tokens = self.request.forced_tokens
-        output = self._output(tokens, 0.0) if tokens else None
-        return output if output is not None and output.finish_reason else None
+        reason = self.reason_to_stop() if tokens else None
+        if reason is None:
+            return None
+        if self.sampling.beam_width > 1:
+            beams = (Beam(tokens, (0.0,) * len(tokens), 0.0),) * self.sampling.beam_width
+            return Output(self.request.id, beams=beams, finish_reason=reason)
+        return self._output(tokens, 0.0)
 
     def _output(self, tokens: tuple[int, ...], logprob: float) -> Output:
         """Of `tokens` the last one was sampled."""
@@ -102,11 +126,29 @@ class Sequence:
 
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
-        if self.tokens[-1] in self.end_ids or self._ends_with_stop_word():
+        if self.tokens[-1] in self.end_ids or self._is_stop_word(self.tokens):
             return FinishReason.STOP
         if len(self.tokens) - self.prompt_len >= self.sampling.max_tokens:
             return FinishReason.LENGTH
         return None
 
-    def _ends_with_stop_word(self) -> bool:
-        return any(tuple(self.tokens[-len(word) :]) == word for word in self.sampling.stop_words)
+    def would_stop(self, token: int) -> bool:
+        """Whether `token` would end the sequence by an end id or a stop word."""
+        if token in self.end_ids:
+            return True
+        longest = max(map(len, self.sampling.stop_words), default=0)
+        return longest > 0 and self._is_stop_word([*self.tokens[-longest:], token])
+
+    def vacate(self) -> None:
+        """Forgets slot and blocks, which somebody has taken back."""
+        self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
+        self.is_placed, self.copies_slot, self.copies_block = False, -1, None
+        self.cross_blocks, self.is_encoded = [], False
+
+    def take_place(self) -> None:
+        """The next step puts on every rank what this sequence starts from."""
+        self.is_placed, self.copies_slot, self.copies_block = True, -1, None
+        self.is_encoded = True
+
+    def _is_stop_word(self, tokens: list[int]) -> bool:
+        return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)

@@ -3,6 +3,7 @@
 
 from .activation import activation, gated_activation
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
+from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
 from .encoder_attention import encoder_attention
@@ -38,6 +39,9 @@ __all__ = [
     "add_rms_norm",
     "attention_work",
     "attention_workspace_size",
+    "beam_candidates",
+    "copy_blocks",
+    "copy_rows",
     "cuda_architectures",
     "disable",
     "disentangled_attention",
@@ -49,6 +53,7 @@ __all__ = [
     "kv_write",
     "layer_norm",
     "log_probability",
+    "normalise_rows",
     "paged_attention",
     "process_logits",
     "put_tokens",

@@ -28,6 +28,9 @@ class DeviceBatch:
     """[S] row of the token pool and of the sampling table."""
     sample_positions: Tensor
     """[S] where the new token goes."""
+    beam_rows: Tensor
+    """[R] index into S of the rows that get candidates."""
+    num_candidates: int
     metadata: StepMetadata
 
 
@@ -79,6 +82,7 @@ def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
         **_cross_arrays(batch.cross, rows),
+        "beam_rows": np.zeros(0) if batch.beams is None else batch.beams.rows,
     }
     return {name: array.astype(np.int32) for name, array in arrays.items()}
 
@@ -144,6 +148,8 @@ def place(
         last_tokens=parts["last_tokens"],
         sample_slots=parts["sample_slots"],
         sample_positions=parts["sample_positions"],
+        beam_rows=parts["beam_rows"],
+        num_candidates=batch.beams.num_candidates if batch.beams is not None else 0,
         metadata=metadata,
     )
     return step, packed

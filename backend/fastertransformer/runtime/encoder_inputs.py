@@ -25,16 +25,18 @@ class EncoderInputs:
 
 def encoder_inputs(batch: Batch, block_size: int, device: torch.device) -> EncoderInputs | None:
     """By one copy; None where no sequence starts."""
-    if batch.cross is None or not batch.admissions:
+    starting = [admission for admission in batch.admissions if len(admission.encoder_tokens)]
+    if not starting:
         return None
-    lengths = np.array([len(admission.encoder_tokens) for admission in batch.admissions])
+    lengths = np.array([len(admission.encoder_tokens) for admission in starting])
     rows = np.repeat(np.arange(len(lengths)), lengths)
     cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
     positions = np.arange(len(rows)) - cu_seqlens[rows]
-    blocks = batch.cross.block_tables[-len(lengths) :][rows, positions // block_size]
+    starts = np.cumsum([0, *(len(admission.cross_blocks) for admission in starting)])
+    blocks = np.concatenate([admission.cross_blocks for admission in starting])
     arrays = [
-        np.concatenate([admission.encoder_tokens for admission in batch.admissions]),
-        blocks * block_size + positions % block_size,
+        np.concatenate([admission.encoder_tokens for admission in starting]),
+        blocks[starts[rows] + positions // block_size] * block_size + positions % block_size,
         positions,
         cu_seqlens,
     ]

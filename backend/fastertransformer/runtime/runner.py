@@ -13,6 +13,7 @@ from ..engine.batch import Batch, StepResult
 from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
+from .beams import BeamSampler, copy_beams, num_samples, unpack
 from .device_batch import DeviceBatch, place, token_updates
 from .encoder_inputs import encoder_inputs
 from .graphs import DecodeGraphs, Sampled
@@ -29,9 +30,10 @@ class SampledHere:
     tokens: HostCopy
     logprobs: HostCopy
     world: World
+    batch: Batch
 
     def result(self) -> StepResult:
-        result = StepResult(self.tokens.wait().numpy(), self.logprobs.wait().numpy())
+        result = unpack(self.batch, self.tokens.wait().numpy(), self.logprobs.wait().numpy())
         self.world.check()
         return result
 
@@ -41,10 +43,10 @@ class SampledElsewhere:
     """A step whose tokens the last pipeline stage sends back."""
 
     pipeline: Pipeline
-    num_samples: int
+    batch: Batch
 
     def result(self) -> StepResult:
-        return StepResult(*self.pipeline.receive_samples(self.num_samples))
+        return unpack(self.batch, *self.pipeline.receive_samples(num_samples(self.batch)))
 
 
 class ModelRunner:
@@ -71,6 +73,7 @@ class ModelRunner:
         self._workspace = torch.zeros(workspace_size(config, model, num_blocks), device=model.device)
         self._table = SamplingTable(config.max_num_seqs, model.device)
         self._sampler = Sampler(self._table, self._token_pool)
+        self._beams = BeamSampler(config.beam_search_rule)
         self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
         self._graphs: DecodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
@@ -102,24 +105,26 @@ class ModelRunner:
         self._encode(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._sampled(self._graphs.replay(batch, needs))
+            return self._sampled(batch, self._graphs.replay(batch, needs))
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._kv_cache)
             self._pipeline.send_hidden(hidden.add_(x))
-            return SampledElsewhere(self._pipeline, len(batch.sample_rows))
+            return SampledElsewhere(self._pipeline, batch)
         sampled = self._compute(step, needs)
         if len(batch.sample_rows):
             self._pipeline.return_samples(*sampled)
-        return self._sampled(sampled)
+        return self._sampled(batch, sampled)
 
-    def _sampled(self, sampled: Sampled) -> SampledHere:
+    def _sampled(self, batch: Batch, sampled: Sampled) -> SampledHere:
         tokens, logprobs = sampled
-        return SampledHere(HostCopy(tokens), HostCopy(logprobs), self._world)
+        return SampledHere(HostCopy(tokens), HostCopy(logprobs), self._world, batch)
 
     def _install(self, batch: Batch) -> None:
-        """Writes what the host knows into token pool and sampling table."""
+        """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
+        if batch.beams is not None:
+            copy_beams(batch, self._token_pool, self._kv_cache)
         updates = token_updates(batch)
         if updates is not None:
             slots, positions, tokens = to_device([updates], self._model.device).view(3, -1)
@@ -158,6 +163,7 @@ class ModelRunner:
             last = step.last_tokens.long()
             x, hidden = x[last], hidden[last]
         logits = self._model.logits(x, hidden)
+        self._beams.before(logits, step)
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
-        return sampled
+        return self._beams.after(logits, step, sampled)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..messages import EngineInfo, FinishReason, Output
+from ..messages import Beam, EngineInfo, FinishReason, Output
 from .protocol import Array
 
 
@@ -37,6 +37,8 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     arrays: dict[str, Array] = field(default_factory=dict)
+    beams: tuple[Beam, ...] = ()
+    """Of a beam search, best first, instead of `tokens` and `logprobs`."""
     finish_reason: FinishReason | None = None
     since: float = field(default_factory=time.monotonic)
     """Time of the last tokens, at first of the arrival."""
@@ -47,6 +49,7 @@ class Row:
         self.logprobs += output.logprobs
         for name, array in output.arrays.items():
             self.arrays[name] = np.frombuffer(array.data, np.float32).reshape(array.shape)
+        self.beams = output.beams
         self.finish_reason = output.finish_reason
 
 

@@ -54,9 +54,10 @@ INPUTS = (
     Input("end_id", "TYPE_UINT32", (1,), _end_ids, "end_ids"),
     Input("stop_words_list", "TYPE_INT32", (2, -1), word_lists, "stop_words", ()),
     Input("bad_words_list", "TYPE_INT32", (2, -1), word_lists, "bad_words", ()),
-    Input("beam_width", "TYPE_UINT32", (1,), only(1, "beam search is not served yet")),
-    Input("len_penalty", "TYPE_FP32", (1,), per_row),  # these two mean something for beams only
-    Input("beam_search_diversity_rate", "TYPE_FP32", (1,), per_row),
+    Input("beam_width", "TYPE_UINT32", (1,), first_row, "beam_width", 1),
+    Input("len_penalty", "TYPE_FP32", (1,), per_row, "length_penalty", 0.0),
+    Input("beam_search_diversity_rate", "TYPE_FP32", (1,), per_row, "diversity_rate", 0.0),
+    Input("early_stopping", "TYPE_BOOL", (1,), per_row, "early_stopping", False),
     Input("top_p_decay", "TYPE_FP32", (1,), only(1.0, _NO_DECAY)),
     Input("top_p_min", "TYPE_FP32", (1,), per_row),  # these two mean something with a decay only
     Input("top_p_reset_ids", "TYPE_UINT32", (1,), per_row),
@@ -101,7 +102,10 @@ class CoreContract:
 
     def _request(self, values: Mapping[str, Any], prompt: tuple[int, ...], info: EngineInfo) -> Request:
         start_id = info.start_id if values["start_id"] is None else values["start_id"]
-        sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
+        sampling = SamplingParams(
+            **{key: value for key, value in values.items() if key in _SAMPLING},
+            reports_beams=self._streams and values["beam_width"] > 1,
+        )
         request = Request(next(self._ids), prompt or (start_id,), sampling)
         validation.check(request, info, NAMES)
         return request
