@@ -6,11 +6,19 @@ client -> engine `Submit`, `Abort`; engine -> client first `Ready`, then `Output
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
+
+
+class Array(Struct, frozen=True):
+    """Numbers that travel: float32, little-endian, row by row."""
+
+    shape: tuple[int, ...]
+    data: bytes
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,7 +48,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether every step tells the beams so far; else only the last one does."""
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, tag=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
@@ -53,6 +61,26 @@ class Request(Struct, frozen=True):
     """The output begins with them, whatever the model would say; their log-probability is 0."""
 
 
+class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """One input to encode, as token ids or as what an embedding layer has made of them."""
+
+    id: int
+    tokens: tuple[int, ...] = ()
+    token_types: tuple[int, ...] = ()
+    """Of every token; empty: 0."""
+    hidden_states: Array | None = None
+    """[S, hidden_size], instead of tokens."""
+    outputs: tuple[str, ...]
+    """Which of `EncoderInfo.outputs` to answer with."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens) if self.hidden_states is None else self.hidden_states.shape[0]
+
+
+AnyRequest = Request | EncodeRequest
+
+
 class FinishReason(Enum):
     """Why a request ended."""
 
@@ -60,6 +88,8 @@ class FinishReason(Enum):
     """An end id or a stop word; it is the last token of the output."""
     LENGTH = "length"
     """max_tokens were generated."""
+    ENCODED = "encoded"
+    """The input was encoded; the output has the arrays."""
     ABORTED = "aborted"
     ERROR = "error"
 
@@ -84,6 +114,19 @@ class Output(Struct, frozen=True, omit_defaults=True):
     """Of a beam search: all beams from their first token on, best first, instead of `tokens`."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
+    arrays: dict[str, Array] = {}
+    """What an EncodeRequest asked for, by name."""
+
+
+class EncoderInfo(Struct, frozen=True, kw_only=True):
+    """What a model that encodes takes and gives."""
+
+    hidden_size: int
+    num_token_types: int
+    outputs: tuple[str, ...]
+    """Names that a request may ask for."""
+    labels: tuple[str, ...] = ()
+    """Of the classes of a classification head."""
 
 
 class EngineInfo(Struct, frozen=True, kw_only=True):
@@ -106,6 +149,8 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """Weights that a decode step reads, over all ranks."""
     kv_token_bytes: int = 0
     """Keys and values of one token, over all ranks."""
+    encoder: EncoderInfo | None = None
+    """Of a model that encodes and does not generate."""
     max_num_seqs: int = 0
     """Sequences, and so beams, that run at the same time."""
     num_blocks: int = 0
@@ -126,7 +171,7 @@ class EngineStats(Struct, frozen=True, kw_only=True):
 
 
 class Submit(Struct, frozen=True, tag=True):
-    requests: list[Request]
+    requests: Sequence[AnyRequest]
 
 
 class Abort(Struct, frozen=True, tag=True):

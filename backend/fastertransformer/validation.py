@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from .errors import InvalidRequest
-from .messages import EngineInfo, Request, SamplingParams
+from .messages import AnyRequest, EncodeRequest, EncoderInfo, EngineInfo, Request, SamplingParams
 
 MAX_SEED = 2**64 - 1
 MAX_BEAM_WIDTH = 64
@@ -33,16 +33,26 @@ _RANGES: dict[str, _Range] = {
 }
 
 
-def check(request: Request, info: EngineInfo, names: Mapping[str, str] | None = None) -> None:
+def check(request: AnyRequest, info: EngineInfo, names: Mapping[str, str] | None = None) -> None:
     """Refuses a request that the model cannot serve.
 
     Args:
-        names: what the client calls a field of `Request` or `SamplingParams`; default the field's own name.
+        names: what the client calls a field of a request or its sampling; default the field's own name.
 
     Raises:
         InvalidRequest: names the field, the value that came and what is allowed.
     """
-    names = names or {}
+    if isinstance(request, EncodeRequest):
+        _check_encode(request, info, names or {})
+    else:
+        _check_generate(request, info, names or {})
+
+
+def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    if info.encoder is not None:
+        raise InvalidRequest(
+            f"the model is an encoder ({info.model_type}): it encodes, and generates no tokens"
+        )
     _check_ranges(request.sampling, names)
     _check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size)
     for field in ("stop_words", "bad_words"):
@@ -139,3 +149,47 @@ def _check_beams(request: Request, info: EngineInfo, names: Mapping[str, str]) -
             f"{name} is {width}: {width} beams of {length} tokens need up to {needed} KV cache blocks of "
             f"{info.block_size} tokens, the whole cache has {info.num_blocks}"
         )
+
+
+def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, str]) -> None:
+    if info.encoder is None:
+        raise InvalidRequest(
+            f"the model is a decoder ({info.model_type}): it generates tokens, and does not encode"
+        )
+    for output in request.outputs:
+        if output not in info.encoder.outputs:
+            raise InvalidRequest(
+                f"{names.get(output, output)} is wanted; this model gives {', '.join(info.encoder.outputs)}"
+            )
+    name = names.get("tokens", "tokens")
+    if request.hidden_states is not None:
+        name = names.get("hidden_states", "hidden_states")
+        _check_width(name, request, info.encoder)
+    _check_tokens(name, request.tokens, info.vocab_size)
+    _check_types(names.get("token_types", "token_types"), request, info.encoder)
+    if not 1 <= request.num_tokens <= info.max_model_len:
+        raise InvalidRequest(
+            f"{name} has {request.num_tokens} tokens; the model takes 1 to {info.max_model_len}"
+        )
+
+
+def _check_width(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
+    assert request.hidden_states is not None
+    shape = request.hidden_states.shape
+    if len(shape) != 2 or shape[1] != encoder.hidden_size:
+        raise InvalidRequest(f"{name} has shape {list(shape)}; allowed is [tokens, {encoder.hidden_size}]")
+    if len(request.hidden_states.data) != 4 * shape[0] * shape[1]:
+        raise InvalidRequest(f"{name} has {len(request.hidden_states.data)} bytes for shape {list(shape)}")
+    if request.tokens:
+        raise InvalidRequest(f"{name} came beside token ids; one of them is allowed")
+
+
+def _check_types(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
+    types = request.token_types
+    if types and len(types) != len(request.tokens):
+        raise InvalidRequest(f"{name} has {len(types)} values for {len(request.tokens)} tokens")
+    for position, value in enumerate(types):
+        if not 0 <= value < max(encoder.num_token_types, 1):
+            raise InvalidRequest(
+                f"{name}: {value} at position {position} is not in [0, {max(encoder.num_token_types, 1)})"
+            )

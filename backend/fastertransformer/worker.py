@@ -21,13 +21,15 @@ from . import config as configuration
 from . import ops
 from .config import EngineConfig
 from .engine.channel import Channel
-from .engine.engine import Clients, Engine, follow
+from .engine.encode_scheduler import EncodeScheduler
+from .engine.engine import Clients, Engine, Runner, follow
 from .engine.scheduler import Scheduler
 from .errors import ModelLoadError
-from .messages import EngineInfo
-from .models import Model, load
+from .messages import EncoderInfo, EngineInfo
+from .models import EncoderModel, Model, load
 from .parallel.world import LocalWorld, World
 from .runtime.device import choose_device
+from .runtime.encode_runner import EncodeRunner
 from .runtime.memory import MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
 from .runtime.runner import ModelRunner
 
@@ -62,7 +64,7 @@ class Rank:
     """A rank that holds its part of the model and is ready to compute."""
 
     info: EngineInfo
-    runner: ModelRunner
+    runner: Runner
     num_blocks: int
     depth: int
 
@@ -91,6 +93,8 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     ops.disable(config.disable_kernels)
     model = load(config, world.mesh, world.tensor_group, device, _progress(world, "loaded %d of %d tensors"))
     longest = longest_sequence(config, model)
+    if isinstance(model, EncoderModel):
+        return _encoder_rank(config, world, model, longest)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
     runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len, plan.max_encoder_len)
@@ -99,9 +103,32 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     return Rank(info, runner, num_blocks, _depth(config, device))
 
 
+def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longest: int) -> Rank:
+    info = EngineInfo(
+        model_type=model.info.model_type,
+        vocab_size=model.info.vocab_size,
+        max_model_len=longest,
+        start_id=model.info.start_id,
+        end_ids=(),
+        plan=f"weights {model.weight_bytes / (1 << 30):.2f} GiB per rank; longest input {longest}",
+        step_bytes=world.sum(model.step_bytes),
+        encoder=EncoderInfo(
+            hidden_size=model.spec.hidden_size,
+            num_token_types=model.encoding.num_token_types,
+            outputs=model.outputs,
+            labels=model.encoding.labels,
+        ),
+    )
+    return Rank(info, EncodeRunner(world, model), 0, _depth(config, model.device))
+
+
 def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:
     """The loop of rank 0 for `clients`, with nothing in it yet."""
-    scheduler = Scheduler(config, rank.info, rank.num_blocks)
+    scheduler = (
+        Scheduler(config, rank.info, rank.num_blocks)
+        if rank.info.encoder is None
+        else EncodeScheduler(config)
+    )
     return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 
 

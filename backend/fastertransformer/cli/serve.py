@@ -3,7 +3,7 @@
 
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ModelLoadError
+from ..models import encoding_outputs
 from ..models.checkpoint import open_checkpoint
 from ..models.families import FAMILIES
 from ..server import repository
+from ..server.contracts.encoder_slots import output_slots
 from .checkpoint import find_tokenizer
 from .console import errors, output
 from .installation import templates
@@ -53,7 +55,8 @@ def serve(
     """Serve a checkpoint with Triton until Ctrl-C.
 
     Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
-    [bold]ensemble[/] with its pre- and postprocessing.
+    [bold]ensemble[/] with its pre- and postprocessing; of an encoder [bold]embed[/] and [bold]classify[/]
+    (text in), and [bold]fastertransformer[/].
     """
     ports = Ports(http_port, grpc_port, metrics_port)
     if (path is None) == (model_repository is None):
@@ -102,9 +105,29 @@ def write_repository(
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
         "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
     }
-    family = FAMILIES.get(model_type)
-    kind = "encoder_decoder" if family is not None and family.encoder_names else "decoder"
-    repository.write(templates() / kind, target, {**checkpoint_slots, **slots}, parameters, models)
+    given = {"MODEL_TYPE": parameters.get("model_type", ""), **checkpoint_slots, **slots}
+    parameters = {key: value for key, value in parameters.items() if key != "model_type"}
+    outputs = encoding_outputs(checkpoint, given["MODEL_TYPE"])
+    if outputs:
+        _write_encoder(target, given, parameters, models, outputs)
+    else:
+        family = FAMILIES.get(model_type)
+        kind = "encoder_decoder" if family is not None and family.encoder_names else "decoder"
+        repository.write(templates() / kind, target, given, parameters, models)
+
+
+def _write_encoder(
+    target: Path,
+    slots: dict[str, str],
+    parameters: dict[str, str],
+    models: list[str] | None,
+    outputs: Sequence[str],
+) -> None:
+    """Of the templates those that the checkpoint has heads for."""
+    declared = output_slots(outputs)
+    texts = ["embed", "classify"] if "CLASSES" in declared else ["embed"]
+    names = ["fastertransformer", *(texts if slots["TOKENIZER"] else ())]
+    repository.write(templates() / "encoder", target, slots, parameters, models or names, declared)
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

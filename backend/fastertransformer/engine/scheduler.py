@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..config import EngineConfig
-from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
+from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, StepResult
 from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool, prefix_digests
@@ -60,8 +60,9 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
         )
 
-    def add(self, client: int, request: Request) -> None:
+    def add(self, client: int, request: AnyRequest) -> None:
         """Queues a checked request, or answers at once that it cannot be queued."""
+        assert isinstance(request, Request)
         if (client, request.id) in self._sequences:
             self.reject(client, request, f"request id {request.id} is already in use on this connection")
         elif len(self._waiting) >= self._config.max_queue_size:
@@ -81,7 +82,7 @@ class Scheduler:
             self._sequences[sequence.key] = sequence
             self._waiting.append(sequence)
 
-    def reject(self, client: int, request: Request, error: str) -> None:
+    def reject(self, client: int, request: AnyRequest, error: str) -> None:
         """Answers a request that never becomes a sequence."""
         self._tell(client, Output(request.id, finish_reason=FinishReason.ERROR, error=error))
 

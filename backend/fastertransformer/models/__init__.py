@@ -3,7 +3,16 @@
 
 from ..layers.attention import CrossMetadata, StepMetadata
 from ..layers.encoder_attention import EncoderMetadata
-from .loader import load
+from .encoding.model import EncoderModel
+from .loader import encoding_outputs, load
 from .transformer import Model
 
-__all__ = ["CrossMetadata", "EncoderMetadata", "Model", "StepMetadata", "load"]
+__all__ = [
+    "CrossMetadata",
+    "EncoderMetadata",
+    "EncoderModel",
+    "Model",
+    "StepMetadata",
+    "encoding_outputs",
+    "load",
+]

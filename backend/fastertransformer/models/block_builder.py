@@ -104,9 +104,9 @@ class BlockBuilder:
         )
 
     def layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:
-        return self._norm(role, self.spec.norm, self.spec.hidden_size, place)
+        return self.norm(role, self.spec.norm, self.spec.hidden_size, place)
 
-    def _norm(self, role: str, norm: Norm, size: int, place: Place) -> NormLayer:
+    def norm(self, role: str, norm: Norm, size: int, place: Place) -> NormLayer:
         """What the checkpoint does not have is neutral."""
         spec, neutral = self.spec, torch.zeros(size, dtype=self.dtype, device=self.device)
         weight = self.reader.vector(role, ".weight", size, place) if spec.norm_weight else neutral + 1
@@ -190,7 +190,7 @@ class BlockBuilder:
 
     def _head_norm(self, role: str, place: Place) -> NormLayer | None:
         norm = self.spec.qk_norm
-        return None if norm is None else self._norm(role, norm, self.spec.head_dim, place)
+        return None if norm is None else self.norm(role, norm, self.spec.head_dim, place)
 
     def kv_heads(self) -> tuple[int, int]:
         """Ranks beyond the number of key-value heads repeat them."""

@@ -29,6 +29,8 @@ class Place(NamedTuple):
     expert: int = 0
 
 
+_LEGACY = {"weight": "gamma", "bias": "beta"}
+
 OUTSIDE = Place()
 """Of the layers."""
 
@@ -159,10 +161,23 @@ class WeightReader:
 
         return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
 
+    def rows(
+        self, role: str, suffix: str, size: int, columns: int, own: tuple[int, int], place: Place
+    ) -> Tensor:
+        """Rows `own` of a [size, columns] matrix, or of a vector without columns; not counted as held."""
+        return self._matrix(self._name(role, place) + suffix, _shape(size, columns), 0, *own)
+
+    def has(self, role: str, suffix: str) -> bool:
+        """Whether the checkpoint has a weight that lies outside of the layers."""
+        return role in self._names and any(
+            self._has(name + suffix) for name in self._candidates(role, OUTSIDE)
+        )
+
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
         if role in self._names:
-            self._expected |= {self._name(role) + suffix for suffix in (".weight", ".bias")}
+            names = [self._name(role) + suffix for suffix in (".weight", ".bias")]
+            self._expected |= {stored for name in names for stored in (name, _legacy(name))}
 
     def check_complete(self, other_layers: Callable[[int], bool]) -> None:
         """Refuses tensors that nobody read: they belong to another architecture.
@@ -217,8 +232,9 @@ class WeightReader:
         return self._read(name, shape[::-1], 1 - dim, start, stop).T
 
     def _read(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
-        if not self._checkpoint.has(name):
+        if not self._has(name):
             raise ModelLoadError(f"the checkpoint has no tensor {name}")
+        name = name if self._checkpoint.has(name) else _legacy(name)
         part = self._checkpoint.slice(name, shape, dim, start, stop)
         if not part.is_floating_point():
             raise ModelLoadError(
@@ -240,10 +256,21 @@ class WeightReader:
 
     def _name(self, role: str, place: Place = OUTSIDE) -> str:
         """The name that the checkpoint has, of all that the family knows; the first one if it has none."""
+        names = self._candidates(role, place)
+        return next((name for name in names if self._has(name + ".weight")), names[0])
+
+    def _candidates(self, role: str, place: Place) -> list[str]:
         known = self._names[role]
         full = [name.format(**place._asdict()) for name in ((known,) if isinstance(known, str) else known)]
-        names = [*full, *(name.removeprefix(self._family.prefix) for name in full)]
-        return next((name for name in names if self._checkpoint.has(name + ".weight")), full[0])
+        return [*full, *(name.removeprefix(self._family.prefix) for name in full)]
+
+    def _has(self, name: str) -> bool:
+        return self._checkpoint.has(name) or self._checkpoint.has(_legacy(name))
+
+
+def _legacy(name: str) -> str:
+    """What TensorFlow's checkpoints and their conversions call weight and bias of a norm."""
+    return re.sub(r"LayerNorm\.(weight|bias)$", lambda m: "LayerNorm." + _LEGACY[m[1]], name)
 
 
 def _shape(rows: int, columns: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@
 from .activation import activation, gated_activation
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
+from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
 from .encoder_attention import encoder_attention
 from .kv_cache import kv_write
@@ -43,6 +44,7 @@ __all__ = [
     "copy_rows",
     "cuda_architectures",
     "disable",
+    "disentangled_attention",
     "embedding",
     "encoder_attention",
     "gated_activation",

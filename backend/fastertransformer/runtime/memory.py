@@ -9,7 +9,7 @@ import torch
 from .. import ops
 from ..config import EngineConfig
 from ..errors import ModelLoadError
-from ..models import Model
+from ..models import EncoderModel, Model
 
 # A CPU machine is shared with the rest of the system, and pages of a large cache come in as they are used.
 _CPU_SHARE = 0.5
@@ -133,7 +133,7 @@ def _num_cross_chunks(config: EngineConfig, model: Model) -> int:
     return config.max_num_batched_tokens * -(-encoder_positions(model) // ops.CHUNK_KEYS)
 
 
-def longest_sequence(config: EngineConfig, model: Model) -> int:
+def longest_sequence(config: EngineConfig, model: Model | EncoderModel) -> int:
     """Tokens of the longest sequence by model and configuration.
 
     Raises:

@@ -11,13 +11,13 @@ from pathlib import Path
 from ..errors import EngineDead
 from ..messages import (
     Abort,
+    AnyRequest,
     ClientMessage,
     EngineInfo,
     EngineMessage,
     FrameReader,
     Outputs,
     Ready,
-    Request,
     Submit,
     encode_frame,
 )
@@ -52,7 +52,7 @@ class EngineClient:
         self._socket.settimeout(None)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[AnyRequest]) -> None:
         """Raises: EngineDead."""
         self._send(Submit(list(requests)))
 

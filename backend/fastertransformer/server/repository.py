@@ -3,10 +3,14 @@
 
 import shutil
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import ModelLoadError
+
+Tensor = tuple[str, str, Sequence[int]]
+"""Name, data type and dims of an output tensor."""
 
 DEFAULTS = {
     "MODEL_TYPE": "",
@@ -33,7 +37,7 @@ _CONTRACTS = {
         "INPUT_LENGTHS_TYPE": "TYPE_UINT32",
     },
 }
-_NEED_TOKENIZER = ("text", "preprocessing", "postprocessing", "ensemble")
+_NEED_TOKENIZER = ("text", "preprocessing", "postprocessing", "ensemble", "embed", "classify")
 
 
 def write(
@@ -42,6 +46,7 @@ def write(
     slots: Mapping[str, str],
     parameters: Mapping[str, str] | None = None,
     models: Collection[str] | None = None,
+    outputs: Mapping[str, Sequence[Tensor]] = MappingProxyType({}),
 ) -> None:
     """Writes a model repository that tritonserver can serve.
 
@@ -51,11 +56,13 @@ def write(
         slots: values of the slots; DEFAULTS has those that may be left out.
         parameters: further parameters of the engine, such as max_num_seqs.
         models: names of the models to write; default all, without a TOKENIZER those that need none.
+        outputs: further slots, for output tensors that depend on the checkpoint.
 
     Raises:
         ModelLoadError: a slot is unknown, missing or has a value that is not allowed.
     """
-    values = _values(slots, parameters or {})
+    declared = {slot: ",\n".join(map(_output, tensors)) for slot, tensors in outputs.items()}
+    values = {**_values(slots, parameters or {}), **declared}
     wanted = _with_tokenizer(template, values) if models is None else set(models)
     for name in sorted(wanted):
         folder = target / name
@@ -89,6 +96,11 @@ def _values(slots: Mapping[str, str], parameters: Mapping[str, str]) -> dict[str
 
 def _parameter(key: str, value: str) -> str:
     return f'parameters {{ key: "{_quote(key)}" value: {{ string_value: "{_quote(value)}" }} }}'
+
+
+def _output(tensor: Tensor) -> str:
+    name, data_type, dims = tensor
+    return f'  {{ name: "{name}" data_type: {data_type} dims: [ {", ".join(map(str, dims))} ] }}'
 
 
 def _quote(text: str) -> str:

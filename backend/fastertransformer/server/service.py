@@ -13,6 +13,7 @@ from .. import config as configuration
 from ..config import EngineConfig
 from ..errors import FasterTransformerError, ModelLoadError
 from . import contracts, parameters, placement
+from .call import Selective
 from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
 from .metrics import Metrics
 from .monitor import Monitor
@@ -61,6 +62,8 @@ class Service:
         try:
             tensors = read_tensors(request, self._contract.input_types, self._batched)
             call = self._contract.open(tensors, self._supervisor.info)
+            if isinstance(call, Selective):
+                call.select(list(request.requested_output_names()))
         except Exception as error:
             if not isinstance(error, FasterTransformerError):
                 log_error(traceback.format_exc())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ModelLoadError
+from ..encoding.spec import EncodingSpec
 from ..hf_config import REQUIRED, HFConfig
 from ..spec import ModelSpec
 from .layouts import Layout, stacked
@@ -35,6 +36,8 @@ class Family:
     """Linear weights lie as [in, out]."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of tensors that inference does not need."""
+    encoding: Callable[[HFConfig], EncodingSpec] | None = None
+    """Of a family that encodes and does not generate."""
 
 
 def decoder(config: HFConfig, **fields: Any) -> ModelSpec:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...layers.position import RelativeBias
+from ..encoding.spec import EncodingSpec
 from ..hf_config import HFConfig
 from ..spec import ModelSpec, Norm
 from .base import Family, decoder
@@ -112,3 +113,24 @@ T5 = Family(
 )
 MT5 = replace(T5, spec=mt5)
 UMT5 = replace(T5, spec=umt5)
+
+
+def _encoder_of(family: Family) -> Family:
+    """The encoder alone; the decoder may lie beside it."""
+
+    def spec(config: HFConfig) -> ModelSpec:
+        encoder = family.spec(config).encoder
+        assert encoder is not None
+        return encoder
+
+    return replace(
+        family,
+        spec=spec,
+        names=family.encoder_names,
+        encoder_names={},
+        encoding=lambda _: EncodingSpec(),
+        ignored=(*family.ignored, r"^decoder\.", r"^lm_head\."),
+    )
+
+
+T5_ENCODER, MT5_ENCODER, UMT5_ENCODER = map(_encoder_of, (T5, MT5, UMT5))

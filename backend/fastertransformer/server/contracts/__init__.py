@@ -6,13 +6,22 @@ from typing import Any
 
 from ...errors import ModelLoadError
 from ..call import Contract
+from . import encoder_call
 from .core import CoreContract
+from .encoder import EncoderContract
 from .encoder_decoder import EncoderDecoderContract
 
 
 def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
     """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
     names = {entry["name"] for entry in model_config["input"]}
+    outputs = {entry["name"] for entry in model_config["output"]}
+    if "text_input" in names and "text_output" not in outputs:
+        from .encoder_text import EncoderTextContract
+
+        return EncoderTextContract.from_parameters(model_config, parameters)
+    if outputs & {output.name for output in encoder_call.OUTPUTS}:
+        return EncoderContract(model_config)
     if "text_input" in names:
         # Not above: it needs the tokenizers library, which token ids do not.
         from .text import TextContract

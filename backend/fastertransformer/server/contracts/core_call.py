@@ -46,7 +46,7 @@ class CoreCall:
 
     @property
     def wants_logprobs(self) -> bool:
-        return self.rows[0].request.sampling.logprobs
+        return bool(self.rows[0].request.sampling.logprobs)
 
     def advance(self) -> Sequence[int]:
         for index, row in enumerate(self.rows):
