@@ -11,6 +11,7 @@ from fastertransformer.engine.scheduler import Scheduler
 from fastertransformer.messages import Beam, EngineInfo, FinishReason, Output, Request, SamplingParams
 
 VOCAB_SIZE = 97
+BLOCK_SIZE = 4
 INFO = EngineInfo(
     model_type="toy", vocab_size=VOCAB_SIZE, max_model_len=64, start_id=1, end_ids=(0,), plan=""
 )
@@ -37,11 +38,19 @@ def top(logprobs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens.astype(np.int32), logprobs[tokens]
 
 
+def remembered(tokens: list[int], memory_blocks: int, block_size: int) -> list[int]:
+    """What the last of `tokens` sees."""
+    if not memory_blocks:
+        return tokens
+    return tokens[max(0, (len(tokens) - 1) // block_size - memory_blocks + 1) * block_size :]
+
+
 def expected(request: Request) -> list[int]:
     """What a request generates when it is alone."""
     tokens = list(request.prompt)
+    memory_blocks = max(1, request.memory_len // BLOCK_SIZE) if request.memory_len else 0
     for _ in range(request.sampling.max_tokens):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(remembered(tokens, memory_blocks, BLOCK_SIZE)))
         if tokens[-1] in INFO.end_ids:
             break
     return tokens[len(request.prompt) :]
@@ -88,13 +97,15 @@ class ToyRunner:
 
     def _seen(self, batch: Batch, row: int, length: int) -> list[int]:
         blocks = batch.block_tables[row][: -(-length // self.block_size)]
-        seen = self.cache[blocks].reshape(-1)[:length].tolist()
+        memory_blocks = 0 if batch.memory_blocks is None else int(batch.memory_blocks[row])
+        cached = self.cache[blocks].reshape(-1)[:length].tolist()
+        seen = remembered(cached, memory_blocks, self.block_size)
         assert -1 not in seen, "a token was read before it was computed"
         return seen
 
     def _sample(self, batch: Batch, row: int, seen: list[int]) -> int:
         token = next_token(seen)
-        self.pool[batch.slots[row], len(seen)] = token
+        self.pool[batch.slots[row], batch.num_computed[row] + batch.query_lens[row]] = token
         return token
 
 
@@ -105,7 +116,7 @@ def engine_config(**changes: int) -> EngineConfig:
     return EngineConfig(
         model_checkpoint_path="toy",
         parallel=ParallelConfig(pipeline_para_size=stages),
-        cache=CacheConfig(block_size=4, enable_reuse=reuse),
+        cache=CacheConfig(block_size=BLOCK_SIZE, enable_reuse=reuse),
         max_num_seqs=changes.pop("max_num_seqs", 4),
         max_num_batched_tokens=changes.pop("max_num_batched_tokens", 8),
         **changes,

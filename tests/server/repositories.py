@@ -6,14 +6,16 @@ from pathlib import Path
 
 from fastertransformer.server import repository
 
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_repository" / "decoder"
+TEMPLATES = Path(__file__).resolve().parents[2] / "model_repository"
 SMALL_CACHE = {"max_tokens_in_paged_kv_cache": "40960", "num_threads": "1"}
 
 
-def write_model(target: Path, checkpoint: Path, source: str, name: str = "", **slots: str) -> None:
+def write_model(
+    target: Path, checkpoint: Path, source: str, name: str = "", template: str = "decoder", **slots: str
+) -> None:
     """One model of the template, under another name if `name` is given."""
     values = {"CHECKPOINT": str(checkpoint), "TOKENIZER": str(checkpoint), "CONTRACT": "llama", **slots}
-    repository.write(TEMPLATE, target, values, SMALL_CACHE, [source])
+    repository.write(TEMPLATES / template, target, values, SMALL_CACHE, [source])
     if name:
         (target / source).rename(target / name)
         config = target / name / "config.pbtxt"

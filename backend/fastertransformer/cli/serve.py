@@ -39,6 +39,9 @@ def serve(
     decoupled: Annotated[
         bool, typer.Option(help="Stream from the token model, a response per step.")
     ] = False,
+    interactive: Annotated[
+        bool, typer.Option(help="Conversations in token ids (Triton sequences) instead of single requests.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     parameter: Annotated[
         list[str] | None,
@@ -66,9 +69,9 @@ def serve(
                 "DATA_TYPE": resolve_data_type(data_type, device),
                 "DECOUPLED": str(decoupled).lower(),
             }
-            write_repository(
-                path, Path(folder), slots, {"device": device, **parse_parameters(parameter or [])}
-            )
+            parameters = {"device": device, **parse_parameters(parameter or [])}
+            template = "interactive" if interactive else "decoder"
+            write_repository(path, Path(folder), slots, parameters, template=template)
         with running(model_repository or Path(folder), ports, host) as server:
             _print_addresses(server)
             _wait_for_end(server)
@@ -80,11 +83,13 @@ def write_repository(
     slots: dict[str, str],
     parameters: dict[str, str],
     models: list[str] | None = None,
+    template: str = "decoder",
 ) -> None:
     """Fills the templates for one checkpoint; without a tokenizer only the token model is served.
 
     Args:
         models: which of the templates; default all that can be served.
+        template: the folder of the templates.
 
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
@@ -101,7 +106,7 @@ def write_repository(
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
         "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
     }
-    repository.write(templates() / "decoder", target, {**checkpoint_slots, **slots}, parameters, models)
+    repository.write(templates() / template, target, {**checkpoint_slots, **slots}, parameters, models)
 
 
 def resolve_data_type(data_type: str, device: str) -> str:

@@ -39,6 +39,7 @@ def build_batch(entries: List[Entry], feed: bool) -> Batch:
         query_lens=_array([entry.num_tokens for entry in entries]),
         block_tables=_block_tables(sequences),
         sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
+        memory_blocks=_memory_blocks(sequences),
         admissions=tuple(_admission(s) for s in sequences if not s.is_placed),
         feed=_feed(fed) if fed else None,
         beams=_beam_step(entries),
@@ -53,7 +54,11 @@ def _block_tables(sequences: List[Sequence]) -> Int32Array:
     tables = np.zeros((len(sequences), max(len(s.blocks) for s in sequences)), np.int32)
     for row, sequence in zip(tables, sequences, strict=True):
         row[: len(sequence.blocks)] = sequence.blocks
-    return tables
+    return np.maximum(tables, 0)  # what is gone is not read
+
+
+def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
+    return _array([s.memory_blocks for s in sequences]) if any(s.memory_blocks for s in sequences) else None
 
 
 def _admission(sequence: Sequence) -> Admission:

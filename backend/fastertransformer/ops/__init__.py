@@ -7,6 +7,8 @@ from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .embedding import add_positions, embedding
 from .kv_cache import kv_write
 from .linear import (
+    skinny_gated_linear,
+    skinny_gated_linear_int8,
     skinny_int8_rows,
     skinny_linear,
     skinny_linear_int8,
@@ -59,6 +61,8 @@ __all__ = [
     "sample",
     "set_device",
     "set_num_threads",
+    "skinny_gated_linear",
+    "skinny_gated_linear_int8",
     "skinny_int8_rows",
     "skinny_linear",
     "skinny_linear_int8",

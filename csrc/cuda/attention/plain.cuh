@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const Attention
     if (a.cu_seqlens_q[i] <= token && token < a.cu_seqlens_q[i + 1]) sequence = i;
   }
   __syncthreads();
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_tokens);
   const int head = blockIdx.y * kPlainWarps + warp;
   if (sequence < 0 || head >= a.num_heads) return;  // a token that fills up the batch
   attend_plainly(a, sequence, token, head, queries[warp], threadIdx.x % 32);

@@ -7,9 +7,10 @@ from typing import Any
 from ...errors import ModelLoadError
 from ..call import Contract
 from .core import CoreContract
+from .interactive import InteractiveContract
 
 
-def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
+def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract | InteractiveContract:
     """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
     names = {entry["name"] for entry in model_config["input"]}
     if "text_input" in names:
@@ -17,6 +18,8 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
         from .text import TextContract
 
         return TextContract.from_parameters(model_config, parameters)
+    if "input_ids" in names and "sequence_batching" in model_config:
+        return InteractiveContract(model_config)
     if "input_ids" in names:
         return CoreContract(model_config)
     raise ModelLoadError(
