@@ -88,25 +88,27 @@ namespace {
 #define FT_BIND(space, name) \
   module.def(#name, &ft::space::name, py::call_guard<py::gil_scoped_release>())
 
-#define FT_BIND_CPU(set)                       \
-  void bind_##set(py::module_ module) {        \
-    FT_BIND(cpu::set, rms_norm);               \
-    FT_BIND(cpu::set, add_rms_norm);           \
-    FT_BIND(cpu::set, layer_norm);             \
-    FT_BIND(cpu::set, add_layer_norm);         \
-    FT_BIND(cpu::set, activation);             \
-    FT_BIND(cpu::set, gated_activation);       \
-    FT_BIND(cpu::set, add_positions);          \
-    FT_BIND(cpu::set, rope);                   \
-    FT_BIND(cpu::set, kv_write);               \
-    FT_BIND(cpu::set, paged_attention);        \
-    FT_BIND(cpu::set, disentangled_attention); \
-    FT_BIND(cpu::set, encoder_attention);      \
-    FT_BIND(cpu::set, skinny_linear);          \
-    FT_BIND(cpu::set, skinny_logits);          \
-    FT_BIND(cpu::set, skinny_linear_int8);     \
-    FT_BIND(cpu::set, skinny_logits_int8);     \
-    FT_BIND(cpu::set, greedy);                 \
+#define FT_BIND_CPU(set)                         \
+  void bind_##set(py::module_ module) {          \
+    FT_BIND(cpu::set, rms_norm);                 \
+    FT_BIND(cpu::set, add_rms_norm);             \
+    FT_BIND(cpu::set, layer_norm);               \
+    FT_BIND(cpu::set, add_layer_norm);           \
+    FT_BIND(cpu::set, activation);               \
+    FT_BIND(cpu::set, gated_activation);         \
+    FT_BIND(cpu::set, add_positions);            \
+    FT_BIND(cpu::set, rope);                     \
+    FT_BIND(cpu::set, kv_write);                 \
+    FT_BIND(cpu::set, paged_attention);          \
+    FT_BIND(cpu::set, disentangled_attention);   \
+    FT_BIND(cpu::set, encoder_attention);        \
+    FT_BIND(cpu::set, skinny_linear);            \
+    FT_BIND(cpu::set, skinny_gated_linear);      \
+    FT_BIND(cpu::set, skinny_logits);            \
+    FT_BIND(cpu::set, skinny_linear_int8);       \
+    FT_BIND(cpu::set, skinny_gated_linear_int8); \
+    FT_BIND(cpu::set, skinny_logits_int8);       \
+    FT_BIND(cpu::set, greedy);                   \
   }
 
 FT_BIND_CPU(generic)
@@ -129,8 +131,10 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rope_kv_write);
   FT_BIND(cuda, kv_write);
   FT_BIND(cuda, skinny_linear);
+  FT_BIND(cuda, skinny_gated_linear);
   FT_BIND(cuda, skinny_logits);
   FT_BIND(cuda, skinny_linear_int8);
+  FT_BIND(cuda, skinny_gated_linear_int8);
   FT_BIND(cuda, skinny_logits_int8);
   FT_BIND(cuda, process_logits);
   FT_BIND(cuda, greedy);
@@ -155,6 +159,7 @@ void bind_cuda(py::module_ module) {
 // What the ops of these names run on architectures before Hopper.
 void bind_cuda_sm80(py::module_ module) {
   FT_BIND(cuda::sm80, skinny_linear);
+  FT_BIND(cuda::sm80, skinny_gated_linear);
   FT_BIND(cuda::sm80, skinny_logits);
 }
 #endif

@@ -15,6 +15,7 @@ DEVICES = ("auto", "cpu", "cuda")
 INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
 LOAD_FORMATS = ("auto", "dummy")
 BEAM_SEARCH_RULES = ("huggingface", "fastertransformer")
+MAX_SESSION_IDLE_S = 86400
 
 
 class ParallelConfig(Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ class CacheConfig(Struct, frozen=True, kw_only=True):
     """Of the GPU memory left after the weights; on a CPU, of the free memory of the machine, halved."""
     enable_reuse: bool = True
     """Share the blocks of equal prompt prefixes between requests."""
+    session_idle_s: float = 600.0
+    """How long a session without a request keeps its blocks; then it is computed again when it goes on."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -115,6 +118,7 @@ _CACHE: dict[str, tuple[str, Callable[[str], Any]]] = {
     "max_tokens_in_paged_kv_cache": ("max_tokens", int),
     "kv_cache_free_gpu_mem_fraction": ("memory_fraction", float),
     "enable_kv_cache_reuse": ("enable_reuse", _flag),
+    "session_idle_timeout_s": ("session_idle_s", float),
 }
 
 
@@ -166,6 +170,11 @@ def check(config: EngineConfig) -> None:
     fraction = config.cache.memory_fraction
     if not (math.isfinite(fraction) and 0 < fraction <= 1):
         raise ModelLoadError(f"parameter kv_cache_free_gpu_mem_fraction is {fraction}; allowed is (0, 1]")
+    idle = config.cache.session_idle_s
+    if not 0 <= idle <= MAX_SESSION_IDLE_S:
+        raise ModelLoadError(
+            f"parameter session_idle_timeout_s is {idle}; allowed is [0, {MAX_SESSION_IDLE_S}]"
+        )
 
 
 def encode(config: EngineConfig) -> str:

@@ -2,7 +2,7 @@
 """What crosses the process border between a Triton stub (or any client) and the engine.
 
 Frames on the Unix socket are a 4-byte little-endian length and one msgpack message:
-client -> engine `Submit`, `Abort`; engine -> client first `Ready`, then `Outputs`.
+client -> engine `Submit`, `Abort`, `EndSessions`; engine -> client first `Ready`, then `Outputs`.
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
 
@@ -28,11 +28,20 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 0.0
+    top_p_decay: float = 1.0
+    """What top_p is multiplied with after every token, down to `top_p_min`."""
+    top_p_min: float = 1e-6
+    top_p_reset_id: int = -1
+    """The token after which top_p starts anew; -1 for none."""
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     min_length: int = 0
+    no_repeat_ngram_size: int = 0
+    """No n-gram of this size comes twice; 0 allows all."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)"""
     seed: int = 0
     logprobs: bool = False
     end_ids: tuple[int, ...] | None = None
@@ -48,13 +57,26 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether every step tells the beams so far; else only the last one does."""
 
 
+class Session(Struct, frozen=True):
+    """Requests of one session, one after the other, go on from the keys and values of the one before."""
+
+    id: int
+    """The client's own number."""
+    is_last: bool = False
+    """Nothing is kept after this request."""
+
+
 class Request(Struct, frozen=True, tag=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
     prompt: tuple[int, ...]
-    """Of an encoder-decoder: what its decoder starts with."""
+    """All tokens before the new ones; in a session with all of its requests and answers so far. Of an
+    encoder-decoder: what its decoder starts with."""
     sampling: SamplingParams
+    session: Session | None = None
+    memory_len: int = 0
+    """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
     encoder_tokens: tuple[int, ...] = ()
     """What an encoder-decoder encodes."""
     forced_tokens: tuple[int, ...] = ()
@@ -178,6 +200,10 @@ class Abort(Struct, frozen=True, tag=True):
     request_ids: list[int]
 
 
+class EndSessions(Struct, frozen=True, tag=True):
+    session_ids: list[int]
+
+
 class Ready(Struct, frozen=True, tag=True):
     info: EngineInfo
     pid: int
@@ -188,7 +214,7 @@ class Outputs(Struct, frozen=True, tag=True):
     stats: EngineStats
 
 
-ClientMessage = Submit | Abort
+ClientMessage = Submit | Abort | EndSessions
 EngineMessage = Ready | Outputs
 
 Message = TypeVar("Message")

@@ -14,17 +14,21 @@ _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
 _ABOVE_ZERO: _Range = (lambda value: value > 0, "a finite number > 0")
 _UNIT_INTERVAL: _Range = (lambda value: 0 <= value <= 1, "a number in [0, 1]")
+_SHARE: _Range = (lambda value: 0 < value <= 1, "a number in (0, 1]")
 _ANY: _Range = (lambda _: True, "a finite number")
 
 _RANGES: dict[str, _Range] = {
     "temperature": _AT_LEAST_ZERO,
     "top_k": _AT_LEAST_ZERO,
     "top_p": _UNIT_INTERVAL,
+    "top_p_decay": _SHARE,
+    "top_p_min": _SHARE,
     "min_p": _UNIT_INTERVAL,
     "repetition_penalty": _ABOVE_ZERO,
     "presence_penalty": _ANY,
     "frequency_penalty": _ANY,
     "min_length": _AT_LEAST_ZERO,
+    "no_repeat_ngram_size": _AT_LEAST_ZERO,
     "max_tokens": (lambda value: value >= 1, "an integer >= 1"),
     "beam_width": (lambda value: 1 <= value <= MAX_BEAM_WIDTH, f"an integer in [1, {MAX_BEAM_WIDTH}]"),
     "length_penalty": _ANY,
@@ -61,6 +65,8 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
     _check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
     _check_encoder(request, info, names)
     _check_forced(request, info, names)
+    _check_reset_id(names.get("top_p_reset_id", "top_p_reset_id"), request.sampling, info.vocab_size)
+    _check_biases(names.get("logit_bias", "logit_bias"), request.sampling.logit_bias, info.vocab_size)
     _check_length(request, info, names)
     if request.sampling.beam_width > 1:
         _check_beams(request, info, names)
@@ -85,6 +91,27 @@ def _check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:
     if not word:
         raise InvalidRequest(f"{name}: a word without tokens; every word needs at least one token id")
     _check_tokens(name, word, vocab_size)
+
+
+def _check_reset_id(name: str, sampling: SamplingParams, vocab_size: int) -> None:
+    if not -1 <= sampling.top_p_reset_id < vocab_size:
+        raise InvalidRequest(
+            f"{name} is {sampling.top_p_reset_id}; allowed is a token id in [0, {vocab_size})"
+        )
+
+
+def _check_biases(name: str, biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:
+    tokens = tuple(token for token, _ in biases)
+    _check_tokens(name, tokens, vocab_size)
+    for token, bias in biases:
+        if not math.isfinite(bias):
+            raise InvalidRequest(
+                f"{name}: the bias of token id {token} is {bias}; allowed is a finite number"
+            )
+        if tokens.count(token) > 1:
+            raise InvalidRequest(
+                f"{name}: token id {token} comes {tokens.count(token)} times; allowed is once"
+            )
 
 
 def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
@@ -136,6 +163,8 @@ def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str])
 def _check_beams(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
     """At worst, beams share the full blocks of the prompt and nothing else."""
     name, width = names.get("beam_width", "beam_width"), request.sampling.beam_width
+    if request.memory_len or request.session is not None:
+        raise InvalidRequest(f"{name} is {width}; allowed is 1 in a session and with memory_len")
     if width > info.max_num_seqs:
         raise InvalidRequest(
             f"{name} is {width}, but at most {info.max_num_seqs} sequences run at once (max_num_seqs)"

@@ -1,32 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Element-wise activations, plain and gated.
+#include "cpu/activation.h"
+
 #include "core/parallel.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
-
-vec sigmoid(vec x) { return 1.0f / (1.0f + exp(-x)); }
-vec silu(vec x) { return x * sigmoid(x); }
-vec relu(vec x) { return maximum(vec{}, x); }  // in this order it keeps a NaN
-// 0.5 x (1 + tanh(y)) = x sigmoid(2 y) with y = sqrt(2 / pi) (x + 0.044715 x^3)
-vec gelu_tanh(vec x) { return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x)); }
-vec gelu(vec x) {
-  vec y;
-  for (int i = 0; i < kLanes; ++i) y[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
-  return y;
-}
-
-using Function = vec (*)(vec);
-
-Function find(const char* op, const std::string& kind) {
-  if (kind == "silu") return silu;
-  if (kind == "relu") return relu;
-  if (kind == "gelu_tanh") return gelu_tanh;
-  check_that(op, "kind", kind == "gelu", "is unknown; kinds are gelu, gelu_tanh, relu, silu");
-  return gelu;
-}
 
 void check(const char* op, const Tensor& out, const Tensor& x, int64_t columns) {
   check_float(op, "x", x);
@@ -45,7 +26,7 @@ int64_t grain_rows(int64_t columns) { return 1 + kGrainElements / (columns + 1);
 
 void activation(const Tensor& out, const Tensor& x, const std::string& kind) {
   check("activation", out, x, x.ndim == 2 ? x.shape[1] : -1);
-  const Function function = find("activation", kind);
+  const Activation function = find_activation("activation", kind);
   dispatch(x, [&](auto type) {
     using T = decltype(type);
     parallel_for(x.shape[0], grain_rows(x.shape[1]), [&](int64_t begin, int64_t end) {
@@ -62,7 +43,7 @@ void activation(const Tensor& out, const Tensor& x, const std::string& kind) {
 
 void gated_activation(const Tensor& out, const Tensor& x, const std::string& kind) {
   check("gated_activation", out, x, x.ndim == 2 ? x.shape[1] / 2 : -1);
-  const Function function = find("gated_activation", kind);
+  const Activation function = find_activation("gated_activation", kind);
   const int64_t size = out.shape[1];
   dispatch(x, [&](auto type) {
     using T = decltype(type);

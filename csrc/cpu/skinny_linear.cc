@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// out = x weight^T [* scale of the weight's row] + bias for few rows of x: the weights [N, K] are
-// read once, in order, by all threads together. A tile of kColumns weight rows stays in the first
-// cache while it is multiplied with every row of x, kRows at a time. Each output is one accumulator
-// over K in steps of kLanes, whatever the tile, so a row's result does not depend on the other rows
-// or on the threads.
+// out = x weight^T [* scale of the weight's row] + bias for few rows of x, or of the halves of that
+// activation(first) * second: the weights [N, K] are read once, in order, by all threads together.
+// A tile of kColumns weight rows stays in the first cache while it is multiplied with every row of
+// x, kRows at a time. Each output is one accumulator over K in steps of kLanes, whatever the tile,
+// so a row's result does not depend on the other rows or on the threads.
 #include <cstdlib>
 
 #include "core/parallel.h"
+#include "cpu/activation.h"
 #include "cpu/launchers.h"
 #include "cpu/vec.h"
 
@@ -60,13 +61,14 @@ void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int6
   }
 }
 
-// What the weights of one product are made of; null where there is no scale or bias.
+// What the weights of one product are made of; null where there is no scale, bias or gate.
 template <typename T, typename W>
 struct Matrix {
   const W* weight;
-  int64_t stride, columns, size;
+  int64_t stride, columns, size;  // columns of the result: half of the weight's rows with a gate
   const float* scale;
   const T* bias;
+  Activation gate;
 
   float finish(float sum, int64_t n) const {
     const float scaled = scale == nullptr ? sum : sum * scale[n];
@@ -74,25 +76,43 @@ struct Matrix {
   }
 };
 
+using Tile = float[kRows][kColumns];
+static_assert(sizeof(Tile) == sizeof(vec));
+
+// The products of `rows` rows of x with rows [n, n + columns) of the weight.
+template <typename T, typename W>
+void multiply_part(Tile& tile, const float* x, int rows, const Matrix<T, W>& matrix, int64_t n,
+                   int columns) {
+  const int64_t size = matrix.size;
+  const W* w = matrix.weight + n * matrix.stride;
+  if (columns == kColumns) {
+    multiply_rows<kColumns>(rows, tile, x, size, w, matrix.stride, size);
+  } else {
+    multiply_rows<1>(rows, tile, x, size, w, matrix.stride, size);
+  }
+  for (int r = 0; r < rows; ++r) {
+    for (int c = 0; c < columns; ++c) tile[r][c] = matrix.finish(tile[r][c], n + c);
+  }
+}
+
 // Columns [n, n + columns) of every row of the result.
 template <typename Out, typename T, typename W>
 void multiply_columns(const Tensor& out, const float* x, const Matrix<T, W>& matrix, int64_t n,
                       int columns) {
-  const int64_t rows = out.shape[0], size = matrix.size;
-  const W* w = matrix.weight + n * matrix.stride;
+  const int64_t rows = out.shape[0];
   for (int64_t m = 0; m < rows; m += kRows) {
     const int count = static_cast<int>(rows - m < kRows ? rows - m : kRows);
-    float acc[kRows][kColumns];
-    if (columns == kColumns) {
-      multiply_rows<kColumns>(count, acc, x + m * size, size, w, matrix.stride, size);
-    } else {
-      multiply_rows<1>(count, acc, x + m * size, size, w, matrix.stride, size);
+    const float* few = x + m * matrix.size;
+    Tile tile{};
+    multiply_part(tile, few, count, matrix, n, columns);
+    if (matrix.gate != nullptr) {
+      Tile gated{};
+      multiply_part(gated, few, count, matrix, matrix.columns + n, columns);
+      store(&tile[0][0], matrix.gate(load(&tile[0][0])) * load(&gated[0][0]));
     }
     for (int r = 0; r < count; ++r) {
       Out* y = out.as<Out>() + (m + r) * out.strides[0] + n;
-      for (int c = 0; c < columns; ++c) {
-        store_part(y + c, broadcast(matrix.finish(acc[r][c], n + c)), 1);
-      }
+      for (int c = 0; c < columns; ++c) store_part(y + c, broadcast(tile[r][c]), 1);
     }
   }
 }
@@ -153,14 +173,16 @@ const float* widened(const Tensor& x) {
 }
 
 void check(const char* op, const Tensor& out, DType out_dtype, const Tensor& x,
-           const Tensor& weight, DType weight_dtype, const Tensor* scale, const Tensor* bias) {
+           const Tensor& weight, DType weight_dtype, const Tensor* scale, const Tensor* bias,
+           bool is_gated = false) {
   check_float(op, "x", x);
   check_shape(op, "x", x, {-1, -1});
   check_rows(op, "x", x);
   check_shape(op, "weight", weight, {-1, x.shape[1]});
   check_dtype(op, "weight", weight, weight_dtype);
   check_rows(op, "weight", weight);
-  check_shape(op, "out", out, {x.shape[0], weight.shape[0]});
+  check_that(op, "weight", !is_gated || weight.shape[0] % 2 == 0, "has an odd number of rows");
+  check_shape(op, "out", out, {x.shape[0], weight.shape[0] / (is_gated ? 2 : 1)});
   check_dtype(op, "out", out, out_dtype);
   check_rows(op, "out", out);
   if (scale != nullptr) {
@@ -185,16 +207,17 @@ void dispatch_both(const Tensor& x, const Tensor& weight, Body body) {
 }
 
 void run(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor* scale,
-         const Tensor* bias) {
+         const Tensor* bias, Activation gate = nullptr) {
   dispatch_both(x, weight, [&](auto type, auto weight_type) {
     using T = decltype(type);
     using W = decltype(weight_type);
     const Matrix<T, W> matrix{weight.as<W>(),
                               weight.strides[0],
-                              weight.shape[0],
+                              out.shape[1],
                               weight.shape[1],
                               scale == nullptr ? nullptr : scale->as<float>(),
-                              bias == nullptr ? nullptr : bias->as<T>()};
+                              bias == nullptr ? nullptr : bias->as<T>(),
+                              gate};
     if (out.dtype == DType::kFloat32) return multiply<float>(out, widened<T>(x), matrix);
     multiply<T>(out, widened<T>(x), matrix);
   });
@@ -209,6 +232,13 @@ void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
   run(out, x, weight, nullptr, added);
 }
 
+void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::string& kind) {
+  const Tensor* const added = bias ? &*bias : nullptr;
+  check("skinny_gated_linear", out, x.dtype, x, weight, x.dtype, nullptr, added, true);
+  run(out, x, weight, nullptr, added, find_activation("skinny_gated_linear", kind));
+}
+
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight) {
   check("skinny_logits", out, DType::kFloat32, x, weight, x.dtype, nullptr, nullptr);
   run(out, x, weight, nullptr, nullptr);
@@ -219,6 +249,14 @@ void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight
   const Tensor* const added = bias ? &*bias : nullptr;
   check("skinny_linear_int8", out, x.dtype, x, weight, DType::kInt8, &scale, added);
   run(out, x, weight, &scale, added);
+}
+
+void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                              const Tensor& scale, const std::optional<Tensor>& bias,
+                              const std::string& kind) {
+  const Tensor* const added = bias ? &*bias : nullptr;
+  check("skinny_gated_linear_int8", out, x.dtype, x, weight, DType::kInt8, &scale, added, true);
+  run(out, x, weight, &scale, added, find_activation("skinny_gated_linear_int8", kind));
 }
 
 void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,

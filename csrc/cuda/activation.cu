@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // activation and gated_activation, rows [T, I] and [T, 2I]. One thread computes one pack of the
 // result.
+#include "cuda/activation.cuh"
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/packs.h"
@@ -14,39 +15,27 @@ using device::Pack;
 
 constexpr int kThreads = 256;
 
-__device__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-
-struct Silu {
-  static __device__ float of(float x) { return x * sigmoid(x); }
-};
-struct Relu {
-  static __device__ float of(float x) { return x < 0.0f ? 0.0f : x; }
-};
-// 0.5 x (1 + tanh(y)) = x sigmoid(2 y) with y = sqrt(2 / pi) (x + 0.044715 x^3)
-struct GeluTanh {
-  static __device__ float of(float x) {
-    return x * sigmoid(1.5957691216f * (x + 0.044715f * x * x * x));
-  }
-};
-struct Gelu {
-  static __device__ float of(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
-};
-
-// Calls body with the function of that name.
+// Calls body with the kind of that name, a constant.
 template <typename Body>
 void dispatch_kind(const char* op, const std::string& kind, Body body) {
-  if (kind == "silu") return body(Silu{});
-  if (kind == "relu") return body(Relu{});
-  if (kind == "gelu_tanh") return body(GeluTanh{});
-  check_that(op, "kind", kind == "gelu", "is unknown; kinds are gelu, gelu_tanh, relu, silu");
-  body(Gelu{});
+  using K = Activation;
+  switch (activation_of(op, kind)) {
+    case K::kSilu:
+      return body(std::integral_constant<K, K::kSilu>{});
+    case K::kRelu:
+      return body(std::integral_constant<K, K::kRelu>{});
+    case K::kGeluTanh:
+      return body(std::integral_constant<K, K::kGeluTanh>{});
+    default:
+      return body(std::integral_constant<K, K::kGelu>{});
+  }
 }
 
 // Grid: rows, packs of a row. `size` is that of a row of `out`; with a gate, x has twice as many.
-template <typename T, int kLanes, typename Function, bool kGated>
+template <typename T, int kLanes, Activation kKind, bool kGated>
 __global__ void __launch_bounds__(kThreads)
     activation_kernel(T* out, int64_t out_stride, const T* x, int64_t x_stride, int size) {
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(gridDim.x);
   const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
   if (at >= size) return;
   const T* row = x + blockIdx.x * x_stride + at;
@@ -55,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
   if (kGated) up = device::load_pack<kLanes>(row + size);
 #pragma unroll
   for (int lane = 0; lane < kLanes; ++lane) {
-    float value = Function::of(device::to_float(values.lanes[lane]));
+    float value = activate(kKind, device::to_float(values.lanes[lane]));
     if (kGated) value *= device::to_float(up.lanes[lane]);
     values.lanes[lane] = device::from_float<T>(value);
   }
@@ -80,12 +69,12 @@ void run(const char* op, const Tensor& out, const Tensor& x, const std::string& 
   check(op, "out", out);
   Tensor half = x;  // its second half starts on a pack if its first one ends on one
   half.shape[1] = size;
-  dispatch_kind(op, kind, [&](auto function) {
+  dispatch_kind(op, kind, [&](auto constant) {
     if (x.shape[0] == 0 || size == 0) return;
     dispatch_packs({&half, &out}, [&](auto type, auto lanes) {
       using T = decltype(type);
       const dim3 grid(static_cast<unsigned>(x.shape[0]), divide_up(size, kThreads * lanes));
-      launch(op, activation_kernel<T, lanes, decltype(function), kGated>, grid, kThreads, 0, stream,
+      launch(op, activation_kernel<T, lanes, constant.value, kGated>, grid, kThreads, 0, stream,
              out.as<T>(), out.strides[0], x.as<T>(), x.strides[0], size);
     });
   });

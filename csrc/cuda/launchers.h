@@ -37,17 +37,25 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
               const Tensor& slot_mapping, int64_t stream);
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
+void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::string& kind,
+                         int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
+void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                              const Tensor& scale, const std::optional<Tensor>& bias,
+                              const std::string& kind, int64_t stream);
 void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, int64_t stream);
 void process_logits(const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
                     const Tensor& lengths, const Tensor& floats, const Tensor& integers,
-                    const Tensor& bad_words, const Tensor& end_ids, int64_t stream);
+                    const Tensor& bad_words, const Tensor& end_ids, const Tensor& biases,
+                    int64_t stream);
 void greedy(const Tensor& out, const Tensor& logits, const Tensor& slots, int64_t stream);
-void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const Tensor& lengths,
-            const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream);
+void sample(const Tensor& out, const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
+            const Tensor& lengths, const Tensor& floats, const Tensor& integers,
+            const Tensor& seeds, int64_t stream);
 void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
                      const Tensor& slots, const Tensor& integers, int64_t stream);
 void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
@@ -72,6 +80,9 @@ void all_gather_columns(const Tensor& out, const Tensor& x, const PeerArena& are
 namespace sm80 {
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
+void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::string& kind,
+                         int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
 }  // namespace sm80
 

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
   const int unit = blockIdx.y * kThreads + threadIdx.x, turns = angles.half / kLanes;
   const int head = unit / turns;
   const auto turn = load_turn<kLanes, kInterleaved>(angles, token, unit % turns);
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(gridDim.x);
   if (head >= num_heads + num_kv_heads) return;
   T* row = head < num_heads ? q.at(token, head) : k.at(token, head - num_heads);
   rotate<T, kLanes, kInterleaved>(row, row, turn);
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads)
   Turn<kLanes> turn;
   if (unit < num_turns) turn = load_turn<kLanes, kInterleaved>(angles, token, unit % turns);
   const int slot = to.slot_mapping[token];
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(gridDim.x);
   if (unit < num_heads * turns) {
     T* row = q.at(token, unit / turns);
     rotate<T, kLanes, kInterleaved>(row, row, turn);

@@ -8,7 +8,17 @@
 namespace ft::cuda {
 
 // Rows of the tables: SAMPLING_FLOATS and SAMPLING_INTEGERS.
-enum FloatRow { kTemperature, kTopP, kMinP, kRepetition, kPresence, kFrequency, kFloatRows };
+enum FloatRow {
+  kTemperature,
+  kTopP,
+  kMinP,
+  kRepetition,
+  kPresence,
+  kFrequency,
+  kTopPDecay,
+  kTopPMin,
+  kFloatRows
+};
 enum IntegerRow {
   kTopK,
   kPromptLen,
@@ -16,6 +26,9 @@ enum IntegerRow {
   kNumBadWords,
   kNumEndIds,
   kWantsLogprob,
+  kTopPResetId,
+  kNgramSize,
+  kNumBiases,
   kIntegerRows
 };
 
@@ -49,6 +62,24 @@ inline void check_vector(const char* op, const char* argument, const Tensor& ten
   check_shape(op, argument, tensor, {size});
   check_dtype(op, argument, tensor, dtype);
   check_contiguous(op, argument, tensor);
+}
+
+// The token pool: slots [slots, positions].
+struct TokenPool {
+  const int32_t* tokens;  // written by the step before: no read-only loads
+  int64_t stride;
+
+#ifdef __CUDACC__
+  __device__ const int32_t* row(int slot) const { return tokens + slot * stride; }
+#endif
+};
+
+inline TokenPool check_token_pool(const char* op, const Tensor& token_pool, int64_t num_slots) {
+  check_on_gpu(op, "token_pool", token_pool);
+  check_shape(op, "token_pool", token_pool, {num_slots, -1});
+  check_dtype(op, "token_pool", token_pool, DType::kInt32);
+  check_rows(op, "token_pool", token_pool);
+  return {token_pool.as<int32_t>(), token_pool.strides[0]};
 }
 
 // Logits [S, V] and slots [S].

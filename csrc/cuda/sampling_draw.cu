@@ -27,6 +27,7 @@ template <int kBlocks>
 struct Shared {
   uint64_t best_of_warps[kWarps], best_of_blocks[kBlocks];
   uint64_t mass_of_warps[kWarps], mass_of_blocks[kBlocks];
+  int resets_of_warps[kWarps];
   device::Selection selection;
 };
 
@@ -40,6 +41,42 @@ struct Draw {
 __device__ Draw draw_of(const SamplingTables& tables, const int64_t* seeds, int slot, int length) {
   return {tables.at(kTopK, slot), tables.at(kTopP, slot), tables.at(kMinP, slot),
           device::philox_uniform(seeds[slot], length)};
+}
+
+// What top_p falls with.
+struct Decay {
+  float factor = 1.0f, least = 0.0f;
+  int prompt_len = 0, reset_id = -1;
+};
+
+__device__ Decay decay_of(const SamplingTables& tables, int slot) {
+  return {tables.at(kTopPDecay, slot), tables.at(kTopPMin, slot), tables.at(kPromptLen, slot),
+          tables.at(kTopPResetId, slot)};
+}
+
+// How many tokens came after the prompt, or after the last reset id of the output; the same for all
+// threads of the block.
+__device__ int tokens_since_reset(int* of_warps, const int32_t* history, int length,
+                                  const Decay& decay) {
+  int last = decay.prompt_len - 1;
+  for (int i = decay.prompt_len + static_cast<int>(threadIdx.x); i < length; i += kThreads) {
+    if (history[i] == decay.reset_id) last = i;
+  }
+  last = __reduce_max_sync(0xffffffffu, last);
+  if (lane() == 0) of_warps[warp()] = last;
+  __syncthreads();
+  for (int i = 0; i < kWarps; ++i) last = max(last, of_warps[i]);
+  return length - 1 - last;
+}
+
+// Products of doubles only, so that every device rounds alike.
+__device__ float decayed(float top_p, const Decay& decay, int times) {
+  if (times <= 0) return top_p;
+  double power = 1.0;
+  for (double base = decay.factor; times > 0; times /= 2, base *= base) {
+    if (times % 2 == 1) power *= base;
+  }
+  return static_cast<float>(fmax(top_p * power, static_cast<double>(decay.least)));
 }
 
 // Greater for a larger logit, and among equal ones for the lower index.
@@ -125,14 +162,14 @@ __device__ void take(Shared<kBlocks>& shared, const Segment& segment, const Mass
 // integers: null where every row is greedy.
 template <int kBlocks>
 __global__ void __launch_bounds__(kThreads, 2)
-    sample_kernel(int32_t* out, Logits logits, const int32_t* slots, const int32_t* lengths,
-                  SamplingTables tables, const int64_t* seeds) {
+    sample_kernel(int32_t* out, Logits logits, TokenPool pool, const int32_t* slots,
+                  const int32_t* lengths, SamplingTables tables, const int64_t* seeds) {
   __shared__ Shared<kBlocks> shared;
   out += blockIdx.y;
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   const int slot = slots[blockIdx.y];
   if (slot < 0) {
-    device::wait_for_predecessor();
+    device::wait_for_predecessor(gridDim.y);
     if (is_first) *out = 0;
     return;
   }
@@ -142,14 +179,20 @@ __global__ void __launch_bounds__(kThreads, 2)
     device::clear(shared.selection, 0);
     device::clear(shared.selection, 1);
   }
-  const Draw draw = draws ? draw_of(tables, seeds, slot, lengths[blockIdx.y]) : Draw{};
-  device::wait_for_predecessor();
+  Draw draw = draws ? draw_of(tables, seeds, slot, lengths[blockIdx.y]) : Draw{};
+  const Decay decay = draws ? decay_of(tables, slot) : Decay{};
+  device::wait_for_predecessor(gridDim.y);
   const float* const row = logits.data + blockIdx.y * logits.stride;
   const Segment segment = device::segment_of<kBlocks, kThreads>(row, logits.vocab_size);
   const uint64_t best = best_of(shared, segment);
   if (!draws) {
     if (is_first) *out = index_of(best);
     return;
+  }
+  if (decay.factor != 1.0f && draw.top_p > 0.0f) {
+    const int length = lengths[blockIdx.y];
+    draw.top_p = decayed(draw.top_p, decay,
+                         tokens_since_reset(shared.resets_of_warps, pool.row(slot), length, decay));
   }
   const device::Order order{logit_of(best), 32 - __clz(logits.vocab_size)};
   uint64_t last = ~uint64_t{0};
@@ -172,31 +215,33 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 void run(const char* op, const Tensor& out, const Tensor& slots, const Logits& logits,
-         const int32_t* lengths, const SamplingTables& tables, const int64_t* seeds,
-         int64_t stream) {
+         const TokenPool& pool, const int32_t* lengths, const SamplingTables& tables,
+         const int64_t* seeds, int64_t stream) {
   check_vector(op, "out", out, slots.shape[0], DType::kInt32);
   const unsigned rows = static_cast<unsigned>(slots.shape[0]);
   if (rows == 0) return;
   const unsigned blocks = has_clusters() ? kClusterBlocks : 1;
   launch_clusters(op, has_clusters() ? sample_kernel<kClusterBlocks> : sample_kernel<1>, blocks,
-                  dim3(blocks, rows), kThreads, 0, stream, out.as<int32_t>(), logits,
+                  dim3(blocks, rows), kThreads, 0, stream, out.as<int32_t>(), logits, pool,
                   slots.as<int32_t>(), lengths, tables, seeds);
 }
 
 }  // namespace
 
 void greedy(const Tensor& out, const Tensor& logits, const Tensor& slots, int64_t stream) {
-  run("greedy", out, slots, check_logits("greedy", logits, slots), nullptr, SamplingTables{},
-      nullptr, stream);
+  run("greedy", out, slots, check_logits("greedy", logits, slots), TokenPool{}, nullptr,
+      SamplingTables{}, nullptr, stream);
 }
 
-void sample(const Tensor& out, const Tensor& logits, const Tensor& slots, const Tensor& lengths,
-            const Tensor& floats, const Tensor& integers, const Tensor& seeds, int64_t stream) {
+void sample(const Tensor& out, const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
+            const Tensor& lengths, const Tensor& floats, const Tensor& integers,
+            const Tensor& seeds, int64_t stream) {
   const Logits rows = check_logits("sample", logits, slots);
   check_vector("sample", "lengths", lengths, slots.shape[0], DType::kInt32);
   const SamplingTables tables = check_tables("sample", floats, integers);
+  const TokenPool pool = check_token_pool("sample", token_pool, tables.num_slots);
   check_vector("sample", "seeds", seeds, tables.num_slots, DType::kInt64);
-  run("sample", out, slots, rows, lengths.as<int32_t>(), tables, seeds.as<int64_t>(), stream);
+  run("sample", out, slots, rows, pool, lengths.as<int32_t>(), tables, seeds.as<int64_t>(), stream);
 }
 
 }  // namespace ft::cuda

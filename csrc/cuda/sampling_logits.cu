@@ -19,6 +19,11 @@ struct WordTable {
   int length;
 };
 
+struct Biases {
+  const int32_t* pairs;  // [slots, num_pairs, 2], token and bits of a float
+  int64_t num_pairs;
+};
+
 struct History {
   const int32_t* tokens;
   int length;
@@ -27,13 +32,16 @@ struct History {
 // What a row asks for; by default nothing.
 struct Request {
   float temperature = 1.0f, repetition = 1.0f, presence = 0.0f, frequency = 0.0f;
-  int prompt_len = 0, num_bad_words = 0, num_end_ids = 0;
+  int prompt_len = 0, num_bad_words = 0, num_end_ids = 0, ngram_size = 0, num_biases = 0;
 
   __device__ bool is_penalised() const {
     return repetition != 1.0f || presence != 0.0f || frequency != 0.0f;
   }
   __device__ bool is_changed() const { return is_penalised() || temperature != 1.0f; }
-  __device__ bool is_banned() const { return num_bad_words > 0 || num_end_ids > 0; }
+  __device__ bool is_banned() const {
+    return num_bad_words > 0 || num_end_ids > 0 || ngram_size > 0;
+  }
+  __device__ bool asks() const { return is_changed() || is_banned() || num_biases > 0; }
 };
 
 __device__ Request request_of(const SamplingTables& tables, int slot, int length) {
@@ -44,6 +52,8 @@ __device__ Request request_of(const SamplingTables& tables, int slot, int length
   request.frequency = tables.at(kFrequency, slot);
   request.prompt_len = tables.at(kPromptLen, slot);
   request.num_bad_words = tables.at(kNumBadWords, slot);
+  request.ngram_size = tables.at(kNgramSize, slot);
+  request.num_biases = tables.at(kNumBiases, slot);
   const int num_end_ids = tables.at(kNumEndIds, slot);
   request.num_end_ids = length < tables.at(kFirstEnd, slot) ? num_end_ids : 0;
   return request;
@@ -111,25 +121,54 @@ __device__ void ban(float* logits, int begin, int size, const History& history,
   }
 }
 
+// Bans what would end an n-gram that the row has already.
+__device__ void ban_ngrams(float* logits, int begin, int size, const History& history, int ngram) {
+  const int32_t* const end = history.tokens + history.length;
+  for (int i = threadIdx.x; i <= history.length - ngram; i += kThreads) {
+    const int32_t* const last = history.tokens + i + ngram - 1;
+    const int token = *last - begin;
+    if (token < 0 || token >= size) continue;
+    int same = 0;  // tokens in front of both; what is below 0 is the same as nothing
+    while (same < ngram - 1 && last[-1 - same] == end[-1 - same] && end[-1 - same] >= 0) ++same;
+    if (same == ngram - 1) logits[token] = -INFINITY;
+  }
+}
+
+// A token comes once in a row's pairs.
+__device__ void add_biases(float* logits, int begin, int size, const Biases& biases, int slot,
+                           int count) {
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    const int32_t* const pair = biases.pairs + (slot * biases.num_pairs + i) * 2;
+    const int token = pair[0] - begin;
+    if (token < 0 || token >= size) continue;
+    logits[token] = __fadd_rn(logits[token], __int_as_float(pair[1]));
+  }
+}
+
 __global__ void __launch_bounds__(kThreads)
-    process_logits_kernel(Logits logits, const int32_t* token_pool, int64_t pool_stride,
-                          const int32_t* slots, const int32_t* lengths, SamplingTables tables,
-                          WordTable bad_words, WordTable end_ids) {
+    process_logits_kernel(Logits logits, TokenPool pool, const int32_t* slots,
+                          const int32_t* lengths, SamplingTables tables, WordTable bad_words,
+                          WordTable end_ids, Biases biases) {
   __shared__ uint32_t counts[kSlice];
   const int slot = slots[blockIdx.y];
   const int length = lengths[blockIdx.y];
   const Request request = slot < 0 ? Request{} : request_of(tables, slot, length);
-  device::wait_for_predecessor();
-  if (!request.is_changed() && !request.is_banned()) return;
+  device::wait_for_predecessor(gridDim.y);
+  if (!request.asks()) return;
   const int begin = blockIdx.x * kSlice;
   const int size = min(kSlice, logits.vocab_size - begin);
   float* const slice = logits.data + blockIdx.y * logits.stride + begin;
-  const History history{token_pool + slot * pool_stride, length};
+  const History history{pool.row(slot), length};
+  if (request.num_biases > 0) {
+    add_biases(slice, begin, size, biases, slot, request.num_biases);
+    __syncthreads();
+  }
   if (request.is_penalised()) count_history(counts, history, request.prompt_len, begin);
   if (request.is_changed()) change(slice, size, request.is_penalised() ? counts : nullptr, request);
   __syncthreads();  // bans come last: what is -inf stays -inf, whatever the penalties would do
   ban(slice, begin, size, history, bad_words, slot, request.num_bad_words);
   ban(slice, begin, size, history, end_ids, slot, request.num_end_ids);
+  if (request.ngram_size > 0) ban_ngrams(slice, begin, size, history, request.ngram_size);
 }
 
 WordTable check_words(const char* argument, const Tensor& words, const Tensor& integers) {
@@ -141,25 +180,32 @@ WordTable check_words(const char* argument, const Tensor& words, const Tensor& i
   return {words.as<int32_t>(), words.shape[1], static_cast<int>(words.shape[2])};
 }
 
+Biases check_biases(const Tensor& biases, const Tensor& integers) {
+  check_on_gpu("process_logits", "biases", biases);
+  check_shape("process_logits", "biases", biases, {integers.shape[1], -1, 2});
+  check_dtype("process_logits", "biases", biases, DType::kInt32);
+  check_contiguous("process_logits", "biases", biases);
+  return {biases.as<int32_t>(), biases.shape[1]};
+}
+
 }  // namespace
 
 void process_logits(const Tensor& logits, const Tensor& token_pool, const Tensor& slots,
                     const Tensor& lengths, const Tensor& floats, const Tensor& integers,
-                    const Tensor& bad_words, const Tensor& end_ids, int64_t stream) {
+                    const Tensor& bad_words, const Tensor& end_ids, const Tensor& biases,
+                    int64_t stream) {
   const char* const op = "process_logits";
   const Logits rows = check_logits(op, logits, slots);
   check_vector(op, "lengths", lengths, logits.shape[0], DType::kInt32);
   const SamplingTables tables = check_tables(op, floats, integers);
-  check_on_gpu(op, "token_pool", token_pool);
-  check_shape(op, "token_pool", token_pool, {integers.shape[1], -1});
-  check_dtype(op, "token_pool", token_pool, DType::kInt32);
-  check_rows(op, "token_pool", token_pool);
+  const TokenPool pool = check_token_pool(op, token_pool, tables.num_slots);
   const WordTable bad = check_words("bad_words", bad_words, integers);
   const WordTable ends = check_words("end_ids", end_ids, integers);
+  const Biases added = check_biases(biases, integers);
   if (logits.shape[0] == 0) return;
   const dim3 grid((rows.vocab_size + kSlice - 1) / kSlice, static_cast<unsigned>(logits.shape[0]));
-  launch(op, process_logits_kernel, grid, kThreads, 0, stream, rows, token_pool.as<int32_t>(),
-         token_pool.strides[0], slots.as<int32_t>(), lengths.as<int32_t>(), tables, bad, ends);
+  launch(op, process_logits_kernel, grid, kThreads, 0, stream, rows, pool, slots.as<int32_t>(),
+         lengths.as<int32_t>(), tables, bad, ends, added);
 }
 
 }  // namespace ft::cuda

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   const int slot = slots[blockIdx.y];
   const bool wanted = slot >= 0 && integers[kWantsLogprob * num_slots + slot] != 0;
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(gridDim.y);
   if (!wanted) {
     if (is_first) out[blockIdx.y] = 0.0f;
     return;

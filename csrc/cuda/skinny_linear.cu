@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear and skinny_logits: the checks, and the choice of the implementation.
+// skinny_linear, its gated form and skinny_logits: the checks, and the choice of the
+// implementation.
 #include "cuda/skinny_linear.h"
 
 #include "cuda/launch.h"
@@ -26,18 +27,19 @@ SkinnyLinear* best_for(const Tensor& weight) {
 }
 
 void run(const char* op, SkinnyLinear* implementation, DType out_dtype, const Tensor& out,
-         const Tensor& x, const Tensor& weight, const Tensor* bias, int64_t stream) {
+         const Tensor& x, const Tensor& weight, const Tensor* bias, std::optional<Activation> gate,
+         int64_t stream) {
   check_dtype(op, "out", out, out_dtype);
   check_dtype(op, "weight", weight, x.dtype);
-  check_skinny(op, out, x, weight, bias);
+  check_skinny(op, out, x, weight, bias, gate.has_value());
   if (x.shape[0] == 0 || weight.shape[0] == 0) return;
-  implementation(op, out, x, weight, bias, stream);
+  implementation(op, out, x, weight, bias, gate, stream);
 }
 
 }  // namespace
 
 void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                  const Tensor* bias) {
+                  const Tensor* bias, bool is_gated) {
   check_shape(op, "x", x, {-1, -1});
   check_that(op, "x", x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
              "is neither bfloat16 nor float16");
@@ -45,7 +47,8 @@ void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tens
   check_shape(op, "weight", weight, {-1, x.shape[1]});
   check_operand(op, "x", x, 8);
   check_operand(op, "weight", weight, weight.dtype == DType::kInt8 ? 16 : 8);
-  check_shape(op, "out", out, {x.shape[0], weight.shape[0]});
+  check_that(op, "weight", !is_gated || weight.shape[0] % 2 == 0, "has an odd number of rows");
+  check_shape(op, "out", out, {x.shape[0], weight.shape[0] / (is_gated ? 2 : 1)});
   check_on_gpu(op, "out", out);
   check_contiguous(op, "out", out);
   if (bias == nullptr) return;
@@ -57,23 +60,40 @@ void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tens
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run("skinny_linear", best_for(weight), x.dtype, out, x, weight, bias ? &*bias : nullptr, stream);
+  run("skinny_linear", best_for(weight), x.dtype, out, x, weight, bias ? &*bias : nullptr, {},
+      stream);
+}
+
+void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::string& kind,
+                         int64_t stream) {
+  constexpr const char* kOp = "skinny_gated_linear";
+  run(kOp, best_for(weight), x.dtype, out, x, weight, bias ? &*bias : nullptr,
+      activation_of(kOp, kind), stream);
 }
 
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run("skinny_logits", best_for(weight), DType::kFloat32, out, x, weight, nullptr, stream);
+  run("skinny_logits", best_for(weight), DType::kFloat32, out, x, weight, nullptr, {}, stream);
 }
 
 namespace sm80 {
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run("skinny_linear", skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr,
+  run("skinny_linear", skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr, {},
       stream);
 }
 
+void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                         const std::optional<Tensor>& bias, const std::string& kind,
+                         int64_t stream) {
+  constexpr const char* kOp = "skinny_gated_linear";
+  run(kOp, skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr,
+      activation_of(kOp, kind), stream);
+}
+
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run("skinny_logits", skinny_linear_sm80, DType::kFloat32, out, x, weight, nullptr, stream);
+  run("skinny_logits", skinny_linear_sm80, DType::kFloat32, out, x, weight, nullptr, {}, stream);
 }
 
 }  // namespace sm80

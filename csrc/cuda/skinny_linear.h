@@ -4,20 +4,23 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/tensor.h"
+#include "cuda/activation.cuh"
 
 namespace ft::cuda {
 
 constexpr int kMaxSkinnyTokens = 64;
 
-// All but the types of out and weight. bias: null for none.
+// All but the types of out and weight. bias: null for none. is_gated: out has half the columns.
 void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                  const Tensor* bias);
+                  const Tensor* bias, bool is_gated);
 
-// The arguments have been checked. out: the type of x, or float32. bias: null for none.
+// The arguments have been checked. out: the type of x, or float32 without a gate. bias: null for
+// none. gate: what the first half of the sums goes through before it multiplies the second one.
 using SkinnyLinear = void(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                          const Tensor* bias, int64_t stream);
+                          const Tensor* bias, std::optional<Activation> gate, int64_t stream);
 
 // Multiples of kColumnsSm90 columns.
 constexpr int kColumnsSm90 = 64;

@@ -6,10 +6,10 @@
 namespace ft::cuda {
 
 void skinny_linear_sm80(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                        const Tensor* bias, int64_t stream) {
+                        const Tensor* bias, std::optional<Activation> gate, int64_t stream) {
   dispatch_half(x, [&](auto type) {
     using T = decltype(type);
-    skinny::run(op, skinny::make_problem<T, T>(out, x, weight, bias), stream);
+    skinny::run<T, T>(op, out, x, weight, nullptr, bias, gate, stream);
   });
 }
 

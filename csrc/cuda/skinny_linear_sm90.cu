@@ -6,121 +6,49 @@
 // so that a token's result does not depend on the other tokens.
 #include "cuda/launch.h"
 #include "cuda/skinny_linear.h"
-#include "cuda/tensor_map.h"
-#include "device/hopper.cuh"
-#include "device/pdl.cuh"
+#include "cuda/skinny_ring_sm90.cuh"
 #include "device/vec.cuh"
 
 namespace ft::cuda {
+namespace sm90 {
 namespace {
 
-constexpr int kTileRows = 32;
-constexpr int kGroupRows = 8;  // what rows are dealt out by
-constexpr int kUnitColumns = 128;
-constexpr int kBoxColumns = 64;  // 128 bytes, what one swizzle spans
-constexpr int kBoxes = kUnitColumns / kBoxColumns;
-constexpr int kBoxRowBytes = kBoxColumns * 2;
-constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
-constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
-constexpr int kThreads = kConsumers + 64;
-constexpr int kAlignment = 1024;  // of a swizzled box
-constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
-constexpr int kAheadUnits = 12;   // brought into the second cache behind a full ring
-constexpr int kSumTokens = 16;    // whose sums are added at a time
+// Where the sums go, [tokens, columns]. With two parts of the weight, of `columns` rows each, the
+// first one gates the second: out = gate(first) * second.
+template <typename T, typename Out, int kParts>
+struct Result {
+  Out* out;
+  const T* bias;  // [columns * kParts] or null
+  int tokens, columns;
+  Activation gate;
 
-// The rows [begin, end) of a block, in multiples of kGroupRows.
-struct Share {
-  int groups_of_each, blocks_with_one_more;
-
-  __device__ int begin(int block) const {
-    return (block * groups_of_each + min(block, blocks_with_one_more)) * kGroupRows;
+#ifdef FT_HOPPER
+  // Of a tile whose rows are [first, first + rows) of all parts: this thread's are those of row
+  // thread % 32, of tokens thread / 32 and every eighth behind it.
+  template <int kGroups>
+  __device__ void store(const float (&sums)[kGroups], int first, int rows) const {
+    const int lane = threadIdx.x % 32, part_rows = rows / kParts;
+    const int part = lane / part_rows, column = first / kParts + lane % part_rows;
+    const bool inside = part < kParts && column < columns;
+    const float add =
+        inside && bias != nullptr ? device::to_float(bias[part * columns + column]) : 0.0f;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      float value = sums[group] + add;
+      if constexpr (kParts > 1) {
+        const float gated = __shfl_down_sync(0xFFFFFFFFu, value, part_rows);
+        value = activate(gate, value) * gated;
+      }
+      const int token = group * 8 + threadIdx.x / 32;
+      if (inside && part == 0 && token < tokens) {
+        out[int64_t{token} * columns + column] = device::from_float<Out>(value);
+      }
+    }
   }
-};
-
-// The weight in boxes of a whole tile, and of the rows behind the last whole tile of a block, of
-// which there are two numbers.
-struct WeightMaps {
-  CUtensorMap tile, rest, longer_rest;
-};
-
-template <int kTokens>
-struct Ring {
-  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
-  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
-  static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
-  static constexpr int kXBytes = kTokens * kUnitColumns * 2;
-  static constexpr int kStageBytes = kWeightBytes + kXBytes;
-  static constexpr int kStages = kBytes / kStageBytes;
-  static constexpr int kSumBytes =
-      kConsumers / 32 * (kTokens < kSumTokens ? kTokens : kSumTokens) * kSumStride * 4;
-  static constexpr int kSharedBytes = kAlignment + kStages * (kStageBytes + 16) + kSumBytes;
-
-  char* memory;
-  float* sums;  // [warp, token, row of kSumStride]
-  uint64_t* full;
-  uint64_t* empty;
-
-  __device__ explicit Ring(char* shared) {
-    memory = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
-    sums = reinterpret_cast<float*>(memory + kStages * kStageBytes);
-    full = reinterpret_cast<uint64_t*>(memory + kStages * kStageBytes + kSumBytes);
-    empty = full + kStages;
-  }
-  __device__ char* weight(int stage) const { return memory + stage * kStageBytes; }
-  __device__ char* x(int stage) const { return weight(stage) + kWeightBytes; }
+#endif
 };
 
 #ifdef FT_HOPPER
-
-// A stage of the ring and the phase of its barriers.
-template <int kStages>
-struct Position {
-  int stage = 0, phase = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
-  }
-};
-
-// One thread for the weights, another for x: neither waits for the other.
-template <int kTokens>
-__device__ void load_weights(const Ring<kTokens>& ring, const WeightMaps& weight, bool is_longer,
-                             int begin, int end, int units) {
-  using R = Ring<kTokens>;
-  const CUtensorMap& rest = is_longer ? weight.longer_rest : weight.rest;
-  Position<R::kStages> at;
-  int stages_to_fill = R::kStages;
-  for (int row = begin; row < end; row += kTileRows) {
-    const int rows = min(kTileRows, end - row);
-    const CUtensorMap& map = rows == kTileRows ? weight.tile : rest;
-    for (int unit = 0; unit < units; ++unit, at.advance()) {
-      // Between two products the memory is idle for longer than a ring takes to fill.
-      if (stages_to_fill-- == 0) {
-        for (int ahead = unit; ahead < min(unit + kAheadUnits, units); ++ahead) {
-          device::prefetch_boxes(map, row, ahead * kBoxes);
-        }
-      }
-      uint64_t* const full = &ring.full[at.stage];
-      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::barrier_expect(full, rows * kUnitColumns * 2 + R::kXBytes);
-      device::copy_boxes(ring.weight(at.stage), map, row, unit * kBoxes, full, device::kEvictFirst);
-    }
-  }
-}
-
-template <int kTokens>
-__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
-                       int units) {
-  device::wait_for_predecessor();
-  Position<Ring<kTokens>::kStages> at;
-  for (int row = begin; row < end; row += kTileRows) {
-    for (int unit = 0; unit < units; ++unit, at.advance()) {
-      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
-                         device::kEvictLast);
-    }
-  }
-}
 
 __device__ __forceinline__ void consumers_wait() {
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
@@ -192,7 +120,13 @@ __device__ void multiply_stage(Accumulators<kTokens>& acc, const Ring<kTokens>& 
     }
   }
   __syncwarp();
-  if (lane == 0) device::barrier_arrive(&ring.empty[stage]);
+  if constexpr (Ring<kTokens>::kCluster == 1) {
+    if (lane == 0) device::barrier_arrive(&ring.empty[stage]);
+  } else {
+    if (lane < Ring<kTokens>::kCluster) {
+      device::barrier_arrive_in_cluster(&ring.empty[stage], lane);
+    }
+  }
 #pragma unroll
   for (int group = 0; group < kTokens / 8; ++group) {
 #pragma unroll
@@ -202,98 +136,108 @@ __device__ void multiply_stage(Accumulators<kTokens>& acc, const Ring<kTokens>& 
   }
 }
 
-template <typename T, typename Out, int kTokens>
-__device__ void consume(const Ring<kTokens>& ring, int begin, int end, int units, Out* out,
-                        const T* bias, int tokens, int num_rows) {
+template <typename T, typename Out, int kTokens, int kParts>
+__device__ void consume(const Ring<kTokens>& ring, const Tiles& tiles, int units,
+                        const Result<T, Out, kParts>& result) {
   Position<Ring<kTokens>::kStages> at;
-  for (int first = begin; first < end; first += kTileRows) {
-    const int rows = min(kTileRows, end - first);
+  for (int tile = 0; tile < tiles.count; ++tile) {
+    const int rows = tiles.rows(tile);
     Accumulators<kTokens> acc = {};
     for (int unit = 0; unit < units; ++unit, at.advance()) {
       device::barrier_wait(&ring.full[at.stage], at.phase);
       multiply_stage<T, kTokens>(acc, ring, at.stage, rows);
     }
+    if (rows == 0) continue;
     float sums[kTokens / 8];
     add_warps<kTokens>(sums, acc, ring.sums);
-    const int lane = threadIdx.x % 32, row = first + lane;
-    if (lane >= rows || row >= num_rows) continue;
-    const float add = bias == nullptr ? 0.0f : device::to_float(bias[row]);
-#pragma unroll
-    for (int group = 0; group < kTokens / 8; ++group) {
-      const int token = group * 8 + threadIdx.x / 32;
-      if (token < tokens) {
-        out[int64_t{token} * num_rows + row] = device::from_float<Out>(sums[group] + add);
-      }
-    }
+    result.store(sums, tiles.row(tile), rows);
   }
 }
 
 #endif  // FT_HOPPER
 
-template <typename T, typename Out, int kTokens>
+template <typename T, typename Out, int kTokens, int kParts>
 __global__ void __launch_bounds__(kThreads, 1)
     skinny_linear_sm90_kernel(const __grid_constant__ WeightMaps weight,
-                              const __grid_constant__ CUtensorMap x, Out* out, const T* bias,
-                              int tokens, int rows, int units, Share share) {
+                              const __grid_constant__ CUtensorMap x,
+                              const Result<T, Out, kParts> result, int units, Share share) {
 #ifdef FT_HOPPER
   extern __shared__ char shared[];
+  constexpr int kCluster = Ring<kTokens>::kCluster;
   const Ring<kTokens> ring(shared);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Ring<kTokens>::kStages; ++stage) {
       device::barrier_init(&ring.full[stage], 1);
-      device::barrier_init(&ring.empty[stage], kConsumers / 32);
+      device::barrier_init(&ring.empty[stage], kCluster * kConsumers / 32);
     }
     device::barrier_init_fence();
   }
-  __syncthreads();
-  const int begin = share.begin(blockIdx.x), end = share.begin(blockIdx.x + 1);
+  kCluster > 1 ? device::cluster_barrier() : __syncthreads();
+  const Tiles tiles(share, kCluster);
   if (threadIdx.x < kConsumers) {
     device::wait_for_predecessor();
-    consume<T>(ring, begin, end, units, out, bias, tokens, rows);
+    consume<T>(ring, tiles, units, result);
   } else if (threadIdx.x == kConsumers) {
-    load_weights(ring, weight, blockIdx.x < share.blocks_with_one_more, begin, end, units);
+    load_weights(ring, WeightUnits<kParts>{weight, tiles, units});
   } else if (threadIdx.x == kConsumers + 32) {
-    load_x(ring, x, begin, end, units);
+    load_x(ring, x, tiles.count, units);
   }
+  // A neighbour may still write into this block's memory.
+  if (kCluster > 1) device::cluster_barrier();
 #endif
 }
 
-template <typename T, typename Out, int kTokens>
+template <typename T, typename Out, int kTokens, int kParts>
 void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-         const Tensor* bias, int64_t stream) {
-  const int64_t rows = weight.shape[0], groups = (rows + kGroupRows - 1) / kGroupRows;
-  const int64_t blocks = std::min<int64_t>(groups, num_multiprocessors());
+         const Tensor* bias, Activation gate, int64_t stream) {
+  const int64_t groups = (weight.shape[0] + kGroupRows - 1) / kGroupRows;
+  constexpr int kCluster = Ring<kTokens>::kCluster;
+  const int64_t most = std::min<int64_t>(groups, num_multiprocessors());
+  const int64_t blocks = std::max<int64_t>(most / kCluster, 1) * kCluster;
   const Share share{static_cast<int>(groups / blocks), static_cast<int>(groups % blocks)};
-  constexpr auto kernel = skinny_linear_sm90_kernel<T, Out, kTokens>;
+  constexpr auto kernel = skinny_linear_sm90_kernel<T, Out, kTokens, kParts>;
   constexpr int kSharedBytes = Ring<kTokens>::kSharedBytes;
   [[maybe_unused]] static const bool once = (allow_shared(op, kernel, kSharedBytes), true);
-  const auto map_of = [&](int rows_of_box) {
-    return box_map(op, weight, rows_of_box > 0 ? rows_of_box : kTileRows, kBoxColumns, kBoxes);
+  const auto map_of = [&](int rows) {
+    const int rows_of_box = (rows > 0 ? rows : kTileRows) / kParts;
+    return box_map(op, weight, rows_of_box, kBoxColumns, kBoxes, kParts);
   };
   const int rest = share.groups_of_each * kGroupRows % kTileRows;
   const WeightMaps maps{map_of(kTileRows), map_of(rest), map_of((rest + kGroupRows) % kTileRows)};
-  launch(op, kernel, static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream, maps,
-         box_map(op, x, kTokens, kBoxColumns, kBoxes), out.as<Out>(),
-         bias == nullptr ? nullptr : bias->as<T>(), x.shape[0], rows,
-         (weight.shape[1] + kUnitColumns - 1) / kUnitColumns, share);
+  const Result<T, Out, kParts> result{out.as<Out>(), bias == nullptr ? nullptr : bias->as<T>(),
+                                      static_cast<int>(x.shape[0]), static_cast<int>(out.shape[1]),
+                                      gate};
+  launch_clusters(op, kernel, kCluster, static_cast<unsigned>(blocks), kThreads, kSharedBytes,
+                  stream, maps, box_map(op, x, kTokens, kBoxColumns, kBoxes / kCluster), result,
+                  (weight.shape[1] + kUnitColumns - 1) / kUnitColumns, share);
+}
+
+template <typename T, typename Out, int kParts>
+void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+         const Tensor* bias, Activation gate, int64_t stream) {
+  const int64_t tokens = x.shape[0];
+  const auto with = [&](auto most) {
+    run<T, Out, most, kParts>(op, out, x, weight, bias, gate, stream);
+  };
+  if (tokens <= 8) return with(std::integral_constant<int, 8>{});
+  if (tokens <= 16) return with(std::integral_constant<int, 16>{});
+  if (tokens <= 32) return with(std::integral_constant<int, 32>{});
+  with(std::integral_constant<int, 64>{});
 }
 
 }  // namespace
+}  // namespace sm90
 
 void skinny_linear_sm90(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                        const Tensor* bias, int64_t stream) {
+                        const Tensor* bias, std::optional<Activation> gate, int64_t stream) {
   dispatch_half(x, [&](auto type) {
     using T = decltype(type);
-    const auto with_out = [&](auto out_type) {
-      using Out = decltype(out_type);
-      const int64_t tokens = x.shape[0];
-      if (tokens <= 8) return run<T, Out, 8>(op, out, x, weight, bias, stream);
-      if (tokens <= 16) return run<T, Out, 16>(op, out, x, weight, bias, stream);
-      if (tokens <= 32) return run<T, Out, 32>(op, out, x, weight, bias, stream);
-      run<T, Out, 64>(op, out, x, weight, bias, stream);
-    };
-    if (out.dtype == DType::kFloat32) return with_out(float{});
-    with_out(T{});
+    constexpr Activation kNone{};
+    if (gate) return sm90::run<T, T, 2>(op, out, x, weight, bias, *gate, stream);
+    if (out.dtype == DType::kFloat32) {
+      return sm90::run<T, float, 1>(op, out, x, weight, bias, kNone, stream);
+    }
+    sm90::run<T, T, 1>(op, out, x, weight, bias, kNone, stream);
   });
 }
 

@@ -16,6 +16,8 @@
 // neighbours, columns 16 t .. 16 t + 15 of 64, of rows g and g + 8: 16-byte loads, no re-layout.
 #pragma once
 
+#include <optional>
+
 #include "cuda/launch.h"
 #include "cuda/skinny_stream.cuh"
 #include "device/pdl.cuh"
@@ -24,23 +26,24 @@
 namespace ft::cuda::skinny {
 
 // The sums of a warp: [row tile, token tile, register of the product].
-template <typename T, typename W, int kTokenTiles>
+template <typename W, int kTokenTiles>
 using Sums = float[Sizes<W, kTokenTiles>::kTiles][kTokenTiles][4];
 
 // Scale and bias of a block's rows, 32 rows to a register; read early, since memory is far.
-template <typename T, typename W, int kTokenTiles>
+template <typename T, typename W, int kTokenTiles, bool kGated>
 class Affine {
   static constexpr int kRows = Sizes<W, kTokenTiles>::kTiles * kTileRows;
   static constexpr int kRegisters = (kRows + 31) / 32;
 
  public:
-  __device__ void fetch(const Problem<T, W>& problem, const Share& share, int block) {
+  __device__ void fetch(const Problem<T, W, kGated>& problem, const Share& share, int block) {
 #pragma unroll
     for (int i = 0; i < kRegisters; ++i) {
       const int at = i * 32 + threadIdx.x % 32;
       const int tile = block + at / kTileRows;
-      const int row = share.first_row(tile) + at % kTileRows;
-      const bool valid = tile < share.tiles && row < problem.rows;
+      const int first = share.first_row(tile), row = problem.weight_row(first, at % kTileRows);
+      const bool valid =
+          tile < share.tiles && problem.result_row(first, at % kTileRows) < problem.rows;
       scale_[i] = valid ? problem.scale_of(row) : 0.0f;
       bias_[i] = valid ? problem.bias_of(row) : 0.0f;
     }
@@ -58,10 +61,11 @@ class Affine {
 };
 
 // Adds the next stage of the ring, the slab's columns from `chunk` on, to the sums of a row tile.
-template <typename T, typename W, int kTokenTiles>
+template <typename T, typename W, int kTokenTiles, bool kGated>
 __device__ __forceinline__ void multiply(float (&sums)[kTokenTiles][4],
-                                         Ring<T, W, kTokenTiles>& ring,
-                                         const Slab<T, W, kTokenTiles>& x, int first_chunk) {
+                                         Ring<T, W, kTokenTiles, kGated>& ring,
+                                         const Slab<T, W, kTokenTiles, kGated>& x,
+                                         int first_chunk) {
   ring.load();
 #pragma unroll
   for (int chunk = 0; chunk < Sizes<W, kTokenTiles>::kStageChunks; ++chunk) {
@@ -81,10 +85,10 @@ __device__ __forceinline__ void multiply(float (&sums)[kTokenTiles][4],
 }
 
 // Adds the sums of all column groups in their order and stores them; column group 0 does the work.
-template <typename T, typename W, int kTokenTiles>
-__device__ __forceinline__ void finish(const Sums<T, W, kTokenTiles>& sums, float4* shared,
-                                       const Problem<T, W>& problem, const Share& share,
-                                       const Affine<T, W, kTokenTiles>& affine, int block,
+template <typename T, typename W, int kTokenTiles, bool kGated>
+__device__ __forceinline__ void finish(const Sums<W, kTokenTiles>& sums, float4* shared,
+                                       const Problem<T, W, kGated>& problem, const Share& share,
+                                       const Affine<T, W, kTokenTiles, kGated>& affine, int block,
                                        int group, int row_set) {
   using S = Sizes<W, kTokenTiles>;
   const int lane = threadIdx.x % 32;
@@ -118,34 +122,42 @@ __device__ __forceinline__ void finish(const Sums<T, W, kTokenTiles>& sums, floa
         sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
       }
       const int token = j * kTileTokens + lane % 4 * 2;
-      const auto store = [&](int at_token, int at_row, float value, float2 scale_bias) {
+      sum = {fmaf(sum.x, upper.x, upper.y), fmaf(sum.y, upper.x, upper.y),
+             fmaf(sum.z, lower.x, lower.y), fmaf(sum.w, lower.x, lower.y)};
+      const auto store = [&](int at_token, int at_row, float value) {
         if (at_token < problem.tokens && at_row < problem.rows) {
-          problem.store(at_token, at_row, fmaf(value, scale_bias.x, scale_bias.y));
+          problem.store(at_token, at_row, value);
         }
       };
-      store(token, row, sum.x, upper);
-      store(token + 1, row, sum.y, upper);
-      store(token, row + 8, sum.z, lower);
-      store(token + 1, row + 8, sum.w, lower);
+      if constexpr (kGated) {
+        store(token, row, activate(problem.gate, sum.x) * sum.z);
+        store(token + 1, row, activate(problem.gate, sum.y) * sum.w);
+      } else {
+        store(token, row, sum.x);
+        store(token + 1, row, sum.y);
+        store(token, row + 8, sum.z);
+        store(token + 1, row + 8, sum.w);
+      }
     }
   }
 }
 
-template <typename T, typename W, int kTokenTiles>
+template <typename T, typename W, int kTokenTiles, bool kGated>
 __global__ void __launch_bounds__(Sizes<W, kTokenTiles>::kBoundThreads,
                                   Sizes<W, kTokenTiles>::kBoundBlocks)
-    skinny_mma_kernel(const __grid_constant__ Problem<T, W> problem) {
+    skinny_mma_kernel(const __grid_constant__ Problem<T, W, kGated> problem) {
   using S = Sizes<W, kTokenTiles>;
   extern __shared__ __align__(128) char shared[];
   // The same for the whole warp, and the compiler shall know it.
   const int warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);
   const int group = warp % kColumnGroups, row_set = warp / kColumnGroups;
-  const Share share(problem.rows, problem.columns, kPieceOfX << problem.slab_shift, S::kTiles,
-                    group, row_set);
-  Ring<T, W, kTokenTiles> ring(shared + warp * S::kRingBytes, problem, share);
+  const Share share(problem.rows, problem.tile_rows(), problem.columns,
+                    kPieceOfX << problem.slab_shift, S::kTiles, group, row_set);
+  Ring<T, W, kTokenTiles, kGated> ring(shared + warp * S::kRingBytes, problem, share);
   char* const x_memory = shared + kWarps * S::kRingBytes;
-  Slab<T, W, kTokenTiles> x(x_memory + group * S::kSlabBytes, problem, share, group, row_set);
-  Affine<T, W, kTokenTiles> affine;
+  Slab<T, W, kTokenTiles, kGated> x(x_memory + group * S::kSlabBytes, problem, share, group,
+                                    row_set);
+  Affine<T, W, kTokenTiles, kGated> affine;
   affine.fetch(problem, share, 0);
   device::wait_for_predecessor();
   x.fetch(share.begin);
@@ -163,20 +175,20 @@ __global__ void __launch_bounds__(Sizes<W, kTokenTiles>::kBoundThreads,
         if (tile >= tiles) break;
 #pragma unroll 1
         for (int chunk = 0; chunk < chunks; chunk += S::kStageChunks) {
-          multiply<T, W, kTokenTiles>(sums[tile], ring, x, chunk);
+          multiply<T, W, kTokenTiles, kGated>(sums[tile], ring, x, chunk);
         }
       }
     }
-    finish<T, W, kTokenTiles>(sums, reinterpret_cast<float4*>(x_memory), problem, share, affine,
-                              block, group, row_set);
+    finish<T, W, kTokenTiles, kGated>(sums, reinterpret_cast<float4*>(x_memory), problem, share,
+                                      affine, block, group, row_set);
     if (i + 1 == share.blocks) break;
     affine.fetch(problem, share, block + share.block_tiles);
     __syncthreads();
   }
 }
 
-template <typename T, typename W, int kTokenTiles>
-void launch_tiles(const char* op, Problem<T, W> problem, int64_t stream) {
+template <typename T, typename W, int kTokenTiles, bool kGated>
+void launch_tiles(const char* op, Problem<T, W, kGated> problem, int64_t stream) {
   using S = Sizes<W, kTokenTiles>;
   problem.slab_shift = S::kFullShift;
   if (kTokenTiles == 1) {
@@ -186,38 +198,42 @@ void launch_tiles(const char* op, Problem<T, W> problem, int64_t stream) {
       ++problem.slab_shift;
     }
   }
-  constexpr auto kernel = skinny_mma_kernel<T, W, kTokenTiles>;
+  constexpr auto kernel = skinny_mma_kernel<T, W, kTokenTiles, kGated>;
   static const bool allowed = (allow_shared(op, kernel, S::kSharedBytes), true);
   static_cast<void>(allowed);
-  const int tiles = (problem.rows + kTileRows - 1) / kTileRows;
+  const int tile_rows = problem.tile_rows(), tiles = (problem.rows + tile_rows - 1) / tile_rows;
   launch(op, kernel, std::min(tiles, num_multiprocessors()), kThreads, S::kSharedBytes, stream,
          problem);
 }
 
-// The arguments have been checked (skinny_linear.h), and none is empty. bias: null for none.
-template <typename T, typename W>
-Problem<T, W> make_problem(const Tensor& out, const Tensor& x, const Tensor& weight,
-                           const Tensor* bias) {
-  Problem<T, W> problem{};
-  problem.out = out.data;
-  problem.out_is_float = out.dtype == DType::kFloat32;
-  problem.x = x.as<T>();
-  problem.x_stride = static_cast<int>(x.strides[0]);
-  problem.weight = weight.as<W>();
-  problem.weight_stride = static_cast<int>(weight.strides[0]);
-  problem.bias = bias == nullptr ? nullptr : bias->as<T>();
-  problem.tokens = static_cast<int>(x.shape[0]);
-  problem.rows = static_cast<int>(weight.shape[0]);
-  problem.columns = static_cast<int>(weight.shape[1]);
-  return problem;
-}
-
-template <typename T, typename W>
-void run(const char* op, const Problem<T, W>& problem, int64_t stream) {
+template <typename T, typename W, bool kGated>
+void launch_problem(const char* op, const Problem<T, W, kGated>& problem, int64_t stream) {
   if (problem.tokens <= 8) return launch_tiles<T, W, 1>(op, problem, stream);
   if (problem.tokens <= 16) return launch_tiles<T, W, 2>(op, problem, stream);
   if (problem.tokens <= 32) return launch_tiles<T, W, 4>(op, problem, stream);
   launch_tiles<T, W, 8>(op, problem, stream);
+}
+
+// The arguments have been checked (skinny_linear.h), and none is empty. Null for none: scale, bias.
+template <typename T, typename W>
+void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+         const Tensor* scale, const Tensor* bias, std::optional<Activation> gate, int64_t stream) {
+  const auto with = [&](auto problem) {
+    problem.out = out.data;
+    problem.out_is_float = out.dtype == DType::kFloat32;
+    problem.x = x.as<T>();
+    problem.x_stride = static_cast<int>(x.strides[0]);
+    problem.weight = weight.as<W>();
+    problem.weight_stride = static_cast<int>(weight.strides[0]);
+    problem.scale = scale == nullptr ? nullptr : scale->as<float>();
+    problem.bias = bias == nullptr ? nullptr : bias->as<T>();
+    problem.tokens = static_cast<int>(x.shape[0]);
+    problem.rows = static_cast<int>(out.shape[1]);
+    problem.columns = static_cast<int>(weight.shape[1]);
+    problem.gate = gate.value_or(Activation{});
+    launch_problem(op, problem, stream);
+  };
+  gate ? with(Problem<T, W, true>{}) : with(Problem<T, W, false>{});
 }
 
 }  // namespace ft::cuda::skinny

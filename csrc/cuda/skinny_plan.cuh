@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cuda/activation.cuh"
 #include "device/vec.cuh"
 
 namespace ft::cuda::skinny {
@@ -56,7 +57,7 @@ struct Sizes {
   static constexpr int kBoundBlocks = kTokenTiles == 8 ? 1 : 2;
 };
 
-template <typename T, typename W>
+template <typename T, typename W, bool kGated>
 struct Problem {
   void* out;  // [tokens, rows] of T or float
   bool out_is_float;
@@ -64,10 +65,20 @@ struct Problem {
   int x_stride;
   const W* weight;
   int weight_stride;
-  const float* scale;  // of each row; only for int8
-  const T* bias;       // null for none
-  int tokens, rows, columns;
-  int slab_shift;  // log2 of a token's pieces in a slab
+  const float* scale;         // of each row; only for int8
+  const T* bias;              // null for none
+  int tokens, rows, columns;  // rows: of the result, half of the weight's with a gate
+  int slab_shift;             // log2 of a token's pieces in a slab
+  Activation gate;
+
+  // Of a tile's 16 weight rows, the last eight follow the first ones; with a gate, they are those
+  // that the first ones gate, half of the weight further on.
+  __host__ __device__ int tile_rows() const { return kGated ? kTileRows / 2 : kTileRows; }
+  // The row of the result, and of the weight, of row `at` of the tile that starts with row `first`.
+  __device__ int result_row(int first, int at) const { return first + (kGated ? at % 8 : at); }
+  __device__ int weight_row(int first, int at) const {
+    return result_row(first, at) + (kGated && at >= 8 ? rows : 0);
+  }
 
   __device__ float scale_of(int row) const { return scale == nullptr ? 1.0f : scale[row]; }
   __device__ float bias_of(int row) const {
@@ -86,12 +97,13 @@ struct Problem {
 // What one warp computes: row tiles first_tile + kRowSets * i for i < tiles, `block_tiles` of them
 // at a time, over columns [begin, end), `slab` of them at a time.
 struct Share {
-  int first_tile, tiles, blocks, block_tiles;
+  int first_tile, tiles, blocks, block_tiles, tile_rows;
   int begin, end, slab;
 
-  __device__ Share(int rows, int columns, int slab, int most_tiles, int group, int row_set)
-      : slab(slab) {
-    const unsigned all_tiles = (rows + kTileRows - 1) / kTileRows;
+  __device__ Share(int rows, int tile_rows, int columns, int slab, int most_tiles, int group,
+                   int row_set)
+      : tile_rows(tile_rows), slab(slab) {
+    const unsigned all_tiles = (rows + tile_rows - 1) / tile_rows;
     const int first = all_tiles * blockIdx.x / gridDim.x;
     const int last = all_tiles * (blockIdx.x + 1) / gridDim.x;
     const int most = (last - first + kRowSets - 1) / kRowSets;  // of a row set
@@ -103,7 +115,7 @@ struct Share {
     begin = units * group / kColumnGroups * kGroupMultiple;
     end = units * (group + 1) / kColumnGroups * kGroupMultiple;
   }
-  __device__ int first_row(int tile) const { return (first_tile + kRowSets * tile) * kTileRows; }
+  __device__ int first_row(int tile) const { return (first_tile + kRowSets * tile) * tile_rows; }
 };
 
 // The order in which a warp needs the stages of its weights: the columns of a slab, then the tiles

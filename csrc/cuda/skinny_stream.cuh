@@ -10,7 +10,7 @@ namespace ft::cuda::skinny {
 
 // A warp's private stages of weights: 16 rows of kRowBytes, pieces swapped so that the 8 lanes that
 // are served at a time find theirs in different banks.
-template <typename T, typename W, int kTokenTiles>
+template <typename T, typename W, int kTokenTiles, bool kGated>
 class Ring {
   using S = Sizes<W, kTokenTiles>;
   static constexpr int kCopyRows = 32 / S::kRowPieces;  // that one copy instruction fills
@@ -18,7 +18,7 @@ class Ring {
  public:
   uint32_t pieces[2][S::kLoads][4];  // of the current stage: of this lane's rows g and g + 8
 
-  __device__ Ring(char* stages, const Problem<T, W>& problem, const Share& share)
+  __device__ Ring(char* stages, const Problem<T, W, kGated>& problem, const Share& share)
       : stages_(stages), problem_(problem), share_(share), next_(share) {
     const int lane = threadIdx.x % 32, piece = lane % S::kRowPieces, g = lane / 4, t = lane % 4;
     copy_row_ = lane / S::kRowPieces;
@@ -29,6 +29,8 @@ class Ring {
       const int own = S::kIsInt8 ? 4 * i + t : S::kLoads * t + i;
       load_from_[i] = g * S::kRowBytes + swapped(g, own) * kPieceBytes;
     }
+    const int64_t skipped = problem.weight_row(0, kTileRows / 2) - kTileRows / 2;
+    to_gated_ = skipped * problem.weight_stride;
     aim();
 #pragma unroll 1
     for (int stage = 0; stage < S::kStages; ++stage) fetch(stages_ + stage * S::kStageBytes);
@@ -80,9 +82,10 @@ class Ring {
       const bool in_row = next_.column + copy_column_ < problem_.columns;
 #pragma unroll
       for (int i = 0; i < kTileRows; i += kCopyRows) {
-        device::copy_async(stage + copy_to_ + i * S::kRowBytes,
-                           from_ + i * static_cast<int64_t>(problem_.weight_stride),
-                           in_row && i < rows_left_);
+        const W* from = from_ + i * static_cast<int64_t>(problem_.weight_stride);
+        if (i >= kTileRows / 2) from += to_gated_;
+        device::copy_async(stage + copy_to_ + i * S::kRowBytes, from,
+                           in_row && problem_.result_row(0, i) < rows_left_);
       }
       from_ += S::kStageColumns;
       if (next_.advance(share_, S::kStageColumns)) aim();
@@ -99,23 +102,24 @@ class Ring {
   }
 
   char* stages_;
-  const Problem<T, W>& problem_;
+  const Problem<T, W, kGated>& problem_;
   const Share& share_;
   Cursor next_;
   int stage_ = 0;
   int copy_row_, copy_column_, copy_to_;  // of this lane in a stage
   int load_from_[S::kLoads];
   const W* from_;
+  int64_t to_gated_;  // behind where the last eight rows of a tile would be without a gate
   int rows_left_;
 };
 
 // x of a column group, one slab at a time; the next one waits in the registers of its two warps.
-template <typename T, typename W, int kTokenTiles>
+template <typename T, typename W, int kTokenTiles, bool kGated>
 class Slab {
   using S = Sizes<W, kTokenTiles>;
 
  public:
-  __device__ Slab(char* memory, const Problem<T, W>& problem, const Share& share, int group,
+  __device__ Slab(char* memory, const Problem<T, W, kGated>& problem, const Share& share, int group,
                   int row_set)
       : problem_(problem), end_(min(share.end, problem.columns)), group_(group) {
     const int lane = threadIdx.x % 32, thread = row_set * 32 + lane;
@@ -172,7 +176,7 @@ class Slab {
   __device__ __forceinline__ int step() const { return 32 * kRowSets >> shift(); }
   __device__ void barrier() const { device::named_barrier(1 + group_, 32 * kRowSets); }
 
-  const Problem<T, W>& problem_;
+  const Problem<T, W, kGated>& problem_;
   int end_, group_;
   int token_, column_;  // the first one that this thread copies
   const T* from_;

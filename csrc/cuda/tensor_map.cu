@@ -27,20 +27,25 @@ Encode encode_function(const char* op) {
 }  // namespace
 
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
-                    int num_boxes) {
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(box_columns),
-                               static_cast<cuuint64_t>(matrix.shape[0]),
-                               static_cast<cuuint64_t>(matrix.shape[1] / box_columns)};
-  const cuuint64_t strides[2] = {static_cast<cuuint64_t>(matrix.strides[0]) * 2,
-                                 static_cast<cuuint64_t>(box_columns) * 2};
-  const cuuint32_t box[3] = {static_cast<cuuint32_t>(box_columns),
-                             static_cast<cuuint32_t>(box_rows), static_cast<cuuint32_t>(num_boxes)};
-  const cuuint32_t steps[3] = {1, 1, 1};
+                    int num_boxes, int num_parts) {
+  const int64_t part_rows = matrix.shape[0] / num_parts, row_bytes = matrix.strides[0] * 2;
+  cuuint64_t sizes[4], strides[4];
+  cuuint32_t box[4], rank = 0;
+  const auto add_dimension = [&](int64_t size, int64_t stride, int of_box) {
+    sizes[rank] = static_cast<cuuint64_t>(size);
+    strides[rank] = static_cast<cuuint64_t>(stride);
+    box[rank++] = static_cast<cuuint32_t>(of_box);
+  };
+  add_dimension(box_columns, 2, box_columns);
+  add_dimension(part_rows, row_bytes, box_rows);
+  if (num_parts > 1) add_dimension(num_parts, part_rows * row_bytes, num_parts);
+  add_dimension(matrix.shape[1] / box_columns, box_columns * 2, num_boxes);
+  const cuuint32_t steps[4] = {1, 1, 1, 1};
   const auto type = matrix.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                      : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   CUtensorMap map;
   const CUresult result =
-      encode_function(op)(&map, type, 3, matrix.data, sizes, strides, box, steps,
+      encode_function(op)(&map, type, rank, matrix.data, sizes, strides + 1, box, steps,
                           CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {

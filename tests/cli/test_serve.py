@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import client_tools as ct
+import numpy as np
 import pytest
 from commands import SMALL_CACHE, Serving, run, serving, wait_until_gone
 from triton_process import fetch
@@ -64,6 +65,18 @@ def test_a_folder_without_tokenizer_serves_tokens_from_a_given_repository(
     with serving("--model-repository", repository) as server:
         again = ct.http_infer(server.http, "fastertransformer", ct.core_inputs([[11, 12]], 8))
         assert again["output_ids"].tolist() == first["output_ids"].tolist()
+
+
+def test_conversations(llama: Path) -> None:
+    with serving(llama, "--interactive", "--parameter", SMALL_CACHE) as server:
+        first, second = (
+            {name: array[np.newaxis] for name, array in turn.items()}
+            for turn in (ct.core_inputs([[11, 12]], 6), ct.core_inputs([[13]], 5))
+        )
+        options = {"sequence_id": "talk"}
+        ct.grpc_infer(server.grpc, "fastertransformer", first, sequence_start=True, **options)
+        outputs = ct.grpc_infer(server.grpc, "fastertransformer", second, sequence_end=True, **options)
+        assert outputs["output_ids"].shape == (1, 1, 1, 2 + 6 + 1 + 5)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

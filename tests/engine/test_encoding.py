@@ -3,6 +3,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from test_beams import check
 from toy_engine import ENCODING, ToyEngine, engine_config
 
@@ -15,7 +16,9 @@ TOKENS = st.integers(1, 9)
 
 def request(number: int, encoder_len: int, max_tokens: int, *forced: int) -> Request:
     tokens = tuple((7 * i + number) % 90 + 1 for i in range(encoder_len))
-    return Request(number, (3,), SamplingParams(max_tokens=max_tokens), tokens, forced)
+    return Request(
+        number, (3,), SamplingParams(max_tokens=max_tokens), encoder_tokens=tokens, forced_tokens=forced
+    )
 
 
 @st.composite
@@ -26,7 +29,9 @@ def requests(draw):
     width = draw(st.sampled_from([1, 1, 2, 3]))
     sampling = SamplingParams(max_tokens=draw(st.integers(1, 20)), beam_width=width)
     forced = tuple(draw(st.lists(TOKENS, max_size=min(2, sampling.max_tokens - (width > 1)))))
-    return Request(0, prompt, sampling, encoder_tokens, forced), draw(st.integers(0, 30))
+    return Request(0, prompt, sampling, encoder_tokens=encoder_tokens, forced_tokens=forced), draw(
+        st.integers(0, 30)
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -44,10 +49,7 @@ def test_same_tokens_whatever_the_schedule(work, num_blocks, budget, max_num_seq
         max_num_batched_tokens=budget, max_num_seqs=max_num_seqs, stages=stages, beam_search_rule=rule
     )
     engine = ToyEngine(config, num_blocks, depth, ENCODING)
-    entries = [
-        (arrival, Request(number, given.prompt, given.sampling, given.encoder_tokens, given.forced_tokens))
-        for number, (given, arrival) in enumerate(work)
-    ]
+    entries = [(arrival, replace(given, id=number)) for number, (given, arrival) in enumerate(work)]
     for step in range(31):
         for arrival, entry in entries:
             if arrival == step:
@@ -91,7 +93,7 @@ def test_an_input_longer_than_the_budget_has_a_step_of_its_own_and_others_go_on(
 def test_equal_inputs_share_nothing():
     engine = ToyEngine(engine_config(reuse=1), 40, 0, ENCODING)
     for number in (0, 7):
-        engine.add(Request(number, (3,) * 9, SamplingParams(max_tokens=3), (number + 1,) * 5))
+        engine.add(Request(number, (3,) * 9, SamplingParams(max_tokens=3), encoder_tokens=(number + 1,) * 5))
         engine.run()
     assert engine.scheduler.stats.num_prefix_hit_tokens == 0
 

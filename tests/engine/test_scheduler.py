@@ -93,6 +93,27 @@ def test_equal_prefix_is_computed_once():
     assert engine.scheduler.stats.num_prefix_hit_tokens == 16
 
 
+@pytest.mark.parametrize("budget", [64, 21, 5])
+def test_samples_of_one_prompt_share_its_blocks_from_the_first_step_on(budget):
+    engine = ToyEngine(engine_config(max_num_batched_tokens=budget), num_blocks=32, depth=0)
+    prompt = list(range(1, 18))
+    entries = [request(number, prompt, 4) for number in range(3)]
+    for entry in entries:
+        engine.add(entry)
+    num_computed = 0
+    while engine.scheduler.stats.num_waiting:
+        batch = engine.step()
+        num_computed += batch.num_tokens
+    assert num_computed <= 17 + 3 + 3 * 4, (
+        "the prompt, a last token for each, and what is generated meanwhile"
+    )
+    assert engine.scheduler.stats.num_prefix_hit_tokens == 2 * 16
+    engine.run()
+    for entry in entries:
+        assert engine.results[0, entry.id].tokens == expected(entry)
+    engine.scheduler.pool.check_integrity()
+
+
 def test_prefix_outlives_its_request():
     engine = ToyEngine(engine_config(max_num_batched_tokens=64), num_blocks=32, depth=0)
     for number in range(2):

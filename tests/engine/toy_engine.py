@@ -13,6 +13,7 @@ from fastertransformer.engine.scheduler import Scheduler
 from fastertransformer.messages import Beam, EngineInfo, FinishReason, Output, Request, SamplingParams
 
 VOCAB_SIZE = 97
+BLOCK_SIZE = 4
 INFO = EngineInfo(
     model_type="toy", vocab_size=VOCAB_SIZE, max_model_len=64, start_id=1, end_ids=(0,), plan=""
 )
@@ -43,12 +44,21 @@ def top(logprobs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens.astype(np.int32), logprobs[tokens]
 
 
+def remembered(tokens: list[int], memory_blocks: int, block_size: int) -> list[int]:
+    """What the last of `tokens` sees."""
+    if not memory_blocks:
+        return tokens
+    return tokens[max(0, (len(tokens) - 1) // block_size - memory_blocks + 1) * block_size :]
+
+
 def expected(request: Request) -> list[int]:
     """What a request generates when it is alone."""
     tokens = list(request.prompt)
+    memory_blocks = max(1, request.memory_len // BLOCK_SIZE) if request.memory_len else 0
     for number in range(request.sampling.max_tokens):
         forced = request.forced_tokens[number : number + 1]
-        tokens += forced or (next_token(tokens, request.encoder_tokens),)
+        seen = remembered(tokens, memory_blocks, BLOCK_SIZE)
+        tokens += forced or (next_token(seen, request.encoder_tokens),)
         if tokens[-1] in INFO.end_ids:
             break
     return tokens[len(request.prompt) :]
@@ -108,7 +118,9 @@ class ToyRunner:
         return self._read(batch.cross.block_tables[row], int(batch.cross.seq_lens[row]))
 
     def _seen(self, batch: Batch, row: int, length: int) -> list[int]:
-        seen = self._read(batch.block_tables[row], length)
+        memory_blocks = 0 if batch.memory_blocks is None else int(batch.memory_blocks[row])
+        cached = self._read(batch.block_tables[row], length)
+        seen = remembered(cached, memory_blocks, self.block_size)
         assert -1 not in seen, "a token was read before it was computed"
         return seen
 
@@ -118,7 +130,7 @@ class ToyRunner:
 
     def _sample(self, batch: Batch, row: int, seen: list[int]) -> int:
         token = next_token(seen, self._encoded(batch, row))
-        self.pool[batch.slots[row], len(seen)] = token
+        self.pool[batch.slots[row], batch.num_computed[row] + batch.query_lens[row]] = token
         return token
 
 
@@ -129,7 +141,7 @@ def engine_config(**changes: int) -> EngineConfig:
     return EngineConfig(
         model_checkpoint_path="toy",
         parallel=ParallelConfig(pipeline_para_size=stages),
-        cache=CacheConfig(block_size=4, enable_reuse=reuse),
+        cache=CacheConfig(block_size=BLOCK_SIZE, enable_reuse=reuse),
         max_num_seqs=changes.pop("max_num_seqs", 4),
         max_num_batched_tokens=changes.pop("max_num_batched_tokens", 8),
         **changes,

@@ -8,9 +8,15 @@ from torch import Tensor
 
 from fastertransformer.ops import SAMPLING_FLOATS, SAMPLING_INTEGERS
 
-NEUTRAL = {"temperature": 1.0, "repetition_penalty": 1.0, "top_k": 1}
+NEUTRAL = {
+    "temperature": 1.0,
+    "repetition_penalty": 1.0,
+    "top_k": 1,
+    "top_p_decay": 1.0,
+    "top_p_reset_id": -1,
+}
 NUM_POSITIONS = 300
-NUM_WORDS, WORD_LENGTH, NUM_END_IDS = 5, 4, 3
+NUM_WORDS, WORD_LENGTH, NUM_END_IDS, NUM_BIASES = 5, 4, 3, 7
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Step:
     seeds: Tensor
     bad_words: Tensor
     end_ids: Tensor
+    biases: Tensor
 
     def set(self, name: str, row: int, value: float) -> None:
         """Sets a parameter of the row's slot."""
@@ -59,6 +66,7 @@ def neutral_step(logits: Tensor, seed: int = 0) -> Step:
         seeds=torch.randint(-(2**63), 2**63 - 1, (num_slots,), generator=generator),
         bad_words=tokens(num_slots, NUM_WORDS, WORD_LENGTH),
         end_ids=tokens(num_slots, NUM_END_IDS, 1),
+        biases=_biases(num_slots, vocab_size, generator),
     )
     for row in range(num_rows):
         for name, value in NEUTRAL.items():
@@ -77,6 +85,8 @@ def random_step(num_rows: int, vocab_size: int, seed: int = 0, scale: float = 3.
                 step.set(name, row, value if name in SAMPLING_FLOATS else int(value))
         step.set("prompt_len", row, int(step.lengths[row]) // 2)
         _end_with_heads(step, row, generator)
+        _repeat_the_end(step, row, generator)
+    step.token_pool[torch.rand(step.token_pool.shape, generator=generator) < 0.05] = -3
     if num_rows > 3:
         step.slots[torch.randperm(num_rows, generator=generator)[: num_rows // 4]] = -1
     return step
@@ -94,7 +104,19 @@ _CHOICES = (
     ("num_bad_words", 1, NUM_WORDS + 0.99),
     ("num_end_ids", 1, NUM_END_IDS + 0.99),
     ("wants_logprob", 1, 1),
+    ("top_p_decay", 0.8, 0.9999),
+    ("top_p_min", 0.0, 0.5),
+    ("top_p_reset_id", 0, 60),
+    ("no_repeat_ngram_size", 1, 4),
+    ("num_biases", 1, NUM_BIASES + 0.99),
 )
+
+
+def _biases(num_slots: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """[slots, NUM_BIASES, 2]: different tokens of a row, and bits of floats."""
+    tokens = [torch.randperm(vocab_size, generator=generator)[:NUM_BIASES] for _ in range(num_slots)]
+    values = torch.randn((num_slots, NUM_BIASES), generator=generator) * 5
+    return torch.stack((torch.stack(tokens).int(), values.view(torch.int32)), -1)
 
 
 def _end_with_heads(step: Step, row: int, generator: torch.Generator) -> None:
@@ -105,3 +127,11 @@ def _end_with_heads(step: Step, row: int, generator: torch.Generator) -> None:
         word[: WORD_LENGTH - 1 - head] = -1
         if head and length >= head and torch.rand((), generator=generator) < 0.5:
             word[WORD_LENGTH - 1 - head : -1] = step.token_pool[slot, length - head : length]
+
+
+def _repeat_the_end(step: Step, row: int, generator: torch.Generator) -> None:
+    """Writes the last three tokens of the row into it once more."""
+    slot, length = int(step.slots[row]), int(step.lengths[row])
+    if length > 8:
+        at = int(torch.randint(length - 7, (), generator=generator))
+        step.token_pool[slot, at : at + 3] = step.token_pool[slot, length - 3 : length].clone()

@@ -10,6 +10,7 @@ from kernels import GPU, KERNEL_SETS, assert_close, run
 from sampling_steps import Step, neutral_step, random_step
 from torch import Tensor
 
+from fastertransformer.ops import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from fastertransformer.ops.registry import OPS
 from fastertransformer.ops.sampling import philox, philox_uniform, shares
 
@@ -27,7 +28,7 @@ def call(kernels: str, name: str, *arguments: Any) -> tuple[Tensor | None, list[
 
 
 def process(kernels: str, step: Step) -> Tensor:
-    words = (step.bad_words, step.end_ids)
+    words = (step.bad_words, step.end_ids, step.biases)
     tables = (step.floats, step.integers)
     rows = (step.logits, step.token_pool, step.slots, step.lengths)
     return call(kernels, "process_logits", *rows, *tables, *words)[1][0]
@@ -35,7 +36,7 @@ def process(kernels: str, step: Step) -> Tensor:
 
 def sample(kernels: str, step: Step) -> Tensor:
     tables = (step.floats, step.integers, step.seeds)
-    return call(kernels, "sample", step.logits, step.slots, step.lengths, *tables)[0]
+    return call(kernels, "sample", step.logits, step.token_pool, step.slots, step.lengths, *tables)[0]
 
 
 def log_probability(kernels: str, step: Step, tokens: Tensor) -> Tensor:
@@ -119,14 +120,29 @@ def draw_in_double_precision(
     return int((cumulative > number).int().argmax()) if min(distances) > margin else None
 
 
+def top_p_by_steps(step: Step, row: int) -> float:
+    """FasterTransformer's loop: top_p after every token of the output."""
+    slot, length = int(step.slots[row]), int(step.lengths[row])
+    floats = dict(zip(SAMPLING_FLOATS, step.floats[:, slot].tolist(), strict=True))
+    integers = dict(zip(SAMPLING_INTEGERS, step.integers[:, slot].tolist(), strict=True))
+    top_p = floats["top_p"]
+    if floats["top_p_decay"] == 1 or top_p == 0:
+        return top_p
+    for token in step.token_pool[slot, integers["prompt_len"] : length].tolist():
+        top_p = max(top_p * floats["top_p_decay"], floats["top_p_min"])
+        if token == integers["top_p_reset_id"]:
+            top_p = floats["top_p"]
+    return top_p
+
+
 def test_sample_draws_as_in_double_precision():
     step = random_step(400, 500)
     step = replace(step, slots=step.slots.clamp(min=0))  # rows without a slot of their own share slot 0
     tokens, numbers = sample("body", step), uniform(step)
     certain = 0
     for row, slot in enumerate(step.slots.tolist()):
-        _, top_p, min_p, *_ = step.floats[:, slot].tolist()
-        top_k = int(step.integers[0, slot])
+        min_p, top_k = float(step.floats[2, slot]), int(step.integers[0, slot])
+        top_p = top_p_by_steps(step, row)
         expected = draw_in_double_precision(step.logits[row], top_k, top_p, min_p, float(numbers[row]))
         certain += expected is not None
         assert expected in (None, int(tokens[row])), f"row {row}: {top_k} {top_p} {min_p}"

@@ -1,49 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Products of few rows, dense and int8, against their bodies; a row is the same whatever is beside it."""
 
-from typing import Any
-
 import pytest
 import torch
-from kernels import DTYPES, GPU, GPU_SM80, KERNEL_SETS, assert_equals_body, run
+from kernels import DTYPES, KERNEL_SETS, assert_equals_body, run
+from skinny_operands import GPU_SETS, KINDS, ROWS, SETS, check_supported, make, make_bias
 
-ROWS = [1, 2, 7, 8, 9, 31, 33, 64]
 CPU_SHAPES = [(1, 1), (5, 7), (64, 64), (37, 129), (130, 1000)]
 """[N, K] of the weight: ends of tiles and vectors."""
 GPU_SHAPES = [(1, 16), (15, 48), (17, 112), (40, 144), (129, 256), (300, 1040), (96, 4112)]
 """K is a multiple of 16. Column groups that are empty, of unequal length, or cut off at the end."""
 WIDE = [(4096, 512), (12288, 256), (22016, 128)]
 """One row tile for some blocks, several blocks of row tiles for each."""
-GPU_SETS = [GPU, GPU_SM80]
-SETS = [*KERNEL_SETS, GPU_SM80]
-KINDS = ["dense", "int8"]
 
 
 def shapes_of(kernels: str) -> list[tuple[int, int]]:
     return GPU_SHAPES if kernels.startswith("cuda") else CPU_SHAPES
-
-
-def check_supported(kernels: str, dtype: torch.dtype, kind: str = "dense") -> None:
-    if kernels.startswith("cuda") and dtype == torch.float32:
-        pytest.skip("torch multiplies float32 on GPUs")
-    if kernels == "cuda_sm80" and kind == "int8":
-        pytest.skip("int8 has one kernel for all GPUs")
-
-
-def make(kind: str, dtype: torch.dtype, rows: int, shape: tuple[int, int], seed: int = 0) -> tuple[Any, ...]:
-    """(x [rows, K], weight [N, K]) or (x, weight int8, scale [N]); products of size 1."""
-    generator = torch.Generator().manual_seed(seed)
-    n, k = shape
-    x = torch.randn((rows, k), generator=generator).to(dtype)
-    if kind == "dense":
-        return x, (torch.randn(shape, generator=generator) * k**-0.5).to(dtype)
-    weight = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
-    scale = (torch.rand(n, generator=generator) + 0.5) * k**-0.5 / 64
-    return x, weight, scale
-
-
-def make_bias(dtype: torch.dtype, size: int) -> torch.Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 def names(kind: str) -> tuple[str, str]:

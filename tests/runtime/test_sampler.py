@@ -7,7 +7,9 @@ from sampler_bench import END_ID, VOCAB_SIZE, Bench, random_logits
 from transformers import (
     MinPLogitsWarper,
     NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
@@ -36,6 +38,9 @@ ALL_KINDS = [
         "logprobs": True,
         "bad_words": ((4,), (7, 8)),
     },
+    {"top_p": 0.9, "top_p_decay": 0.5, "top_p_min": 0.1, "top_p_reset_id": 2, "seed": 11},
+    {"no_repeat_ngram_size": 2, "logit_bias": ((4, 5.5), (5, -3.0)), "logprobs": True},
+    {"no_repeat_ngram_size": 2**40, "top_p": 0.5},
 ]
 
 
@@ -120,6 +125,44 @@ def test_bad_word_longer_than_the_history_bans_nothing(device):
     logits = torch.zeros((1, VOCAB_SIZE))
     logits[0, 8] = 1
     assert bench.draw(logits)[0] == [8]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("history", [[4, 7, 8, 4, 7], [9, 9, 9, 9], [5], [4, 7, 4, 7, 4, 7, 8, 4, 7]])
+def test_no_repeated_ngram_as_in_transformers(device, size, history):
+    bench, logits = Bench(device), torch.full((1, VOCAB_SIZE), -9.0)
+    logits[0, [8, 4, 9, 5, 7, 3]] = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    bench.admit(history, no_repeat_ngram_size=size)
+    expected = NoRepeatNGramLogitsProcessor(size)(torch.tensor([history]), logits.clone())
+    assert bench.draw(logits)[0] == [expected.argmax().item()]
+
+
+def test_biases_equal_transformers_and_come_before_the_temperature(device):
+    bench, logits = Bench(device), random_logits(1)
+    biases = ((4, 2.5), (7, -30.0), (49, 4.0))
+    bench.admit([1], logit_bias=biases, temperature=2.0, logprobs=True)
+    biased = SequenceBiasLogitsProcessor([[[token], bias] for token, bias in biases])
+    expected = biased(torch.tensor([[1]]), logits.clone()) / 2
+    (token,), (logprob,) = bench.draw(logits)
+    assert token == expected.argmax().item()
+    assert logprob == pytest.approx(expected.log_softmax(-1).max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("output", "top_p"),
+    [([], 0.9), ([5], 0.6), ([5, 6], 0.4), ([5, 6, 7, 8], 0.3), ([5, 6, 2], 0.9), ([2, 2, 5], 0.6)],
+)
+def test_top_p_decays_with_the_output_and_starts_anew_after_the_reset_id(device, output, top_p):
+    """A reset id of the prompt counts for nothing."""
+    logits = random_logits(1)
+    for seed in range(40):
+        bench = Bench(device)
+        history = [1, 2, *output]
+        decay = {"top_p_decay": 2 / 3, "top_p_min": 0.3, "top_p_reset_id": 2}
+        bench.admit(history, prompt_len=2, seed=seed, top_p=0.9, **decay)
+        bench.admit(history, prompt_len=2, seed=seed, top_p=top_p)
+        (decayed, plain), _ = bench.draw(logits.expand(2, -1))
+        assert decayed == plain
 
 
 @pytest.mark.parametrize(("generated", "ends"), [(0, False), (1, False), (2, True)])

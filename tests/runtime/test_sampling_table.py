@@ -36,6 +36,8 @@ def test_what_is_greedy(sampling, greedy):
         ({"bad_words": ((4,),)}, Needs(processing=True, drawing=False, logprobs=False)),
         ({"min_length": 2}, Needs(processing=True, drawing=False, logprobs=False)),
         ({"min_length": 1}, Needs(processing=False, drawing=False, logprobs=False)),
+        ({"no_repeat_ngram_size": 3}, Needs(processing=True, drawing=False, logprobs=False)),
+        ({"logit_bias": ((4, 1.0),)}, Needs(processing=True, drawing=False, logprobs=False)),
         ({"top_k": 2}, Needs(processing=False, drawing=True, logprobs=False)),
         ({"logprobs": True}, Needs(processing=False, drawing=False, logprobs=True)),
     ],

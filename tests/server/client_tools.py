@@ -27,6 +27,9 @@ _UINT32 = (
     "beam_width",
     "sequence_length",
     "max_output_len",
+    "top_p_reset_ids",
+    "session_len",
+    "memory_len",
 )
 _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "random_seed": np.uint64,
@@ -35,6 +38,8 @@ _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "min_length": np.int32,
     "forced_bos_id": np.int32,
     "ia3_tasks": np.int32,
+    "no_repeat_ngram_size": np.int32,
+    "num_return_sequences": np.int32,
     "stop_words_list": np.int32,
     "bad_words_list": np.int32,
 }
@@ -92,9 +97,9 @@ def grpc_infer(url: str, model: str, arrays: Mapping[str, Any], **options: Any) 
     return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
-def http_infer(url: str, model: str, arrays: Mapping[str, Any]) -> Arrays:
+def http_infer(url: str, model: str, arrays: Mapping[str, Any], **options: Any) -> Arrays:
     with httpclient.InferenceServerClient(url, network_timeout=TIMEOUT_S) as client:
-        result = client.infer(model, tensors(httpclient, arrays))
+        result = client.infer(model, tensors(httpclient, arrays), **options)
     return {output["name"]: result.as_numpy(output["name"]) for output in result.get_response()["outputs"]}
 
 
@@ -106,10 +111,10 @@ class Stream:
         self._responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         client.start_stream(callback=partial(_put, self._responses))
 
-    def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "") -> None:
+    def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "", **options: Any) -> None:
         inputs = tensors(grpcclient, arrays)
         self._client.async_stream_infer(
-            model, inputs, request_id=request_id, enable_empty_final_response=True
+            model, inputs, request_id=request_id, enable_empty_final_response=True, **options
         )
 
     def next(self) -> tuple[Arrays, bool]:

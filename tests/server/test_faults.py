@@ -27,14 +27,6 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
-def ranks(server: TritonServer) -> list[int]:
-    """Engine ranks in the order of their start."""
-    lines = {pid: processes.command_line(pid) for pid in server.engine_processes()}
-    return sorted(
-        pid for pid, line in lines.items() if line.split()[1:3] == ["-m", "fastertransformer.worker"]
-    )
-
-
 def start(folder: Path, llama: Path, *launcher: str, **slots: str) -> TritonServer:
     write_model(folder / "models", llama, "fastertransformer", "streaming", DECOUPLED="true", **slots)
     write_model(folder / "models", llama, "fastertransformer", **slots)
@@ -51,7 +43,7 @@ def server_of_two_ranks(tmp_path: Path, llama: Path) -> Iterator[TritonServer]:
 def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
     server = server_of_two_ranks
     before = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
-    assert len(ranks(server)) == 2
+    assert len(server.ranks()) == 2
     with ct.open_stream(server.grpc) as stream:
         for i in range(8):
             stream.send("streaming", ct.core_inputs([[i + 3]], LONG, min_length=LONG))
@@ -60,7 +52,7 @@ def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
             outputs, final = stream.next()
             assert not final
             seen.add(int(outputs["output_ids"][0, 0, 0]))
-        old = ranks(server)
+        old = server.ranks()
         os.kill(old[1], signal.SIGKILL)
         killed = time.monotonic()
         for _ in range(8):
@@ -70,8 +62,8 @@ def test_death_of_a_rank(server_of_two_ranks: TritonServer) -> None:
     # Sent while the engine restarts: it waits for it.
     after = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
     assert after["output_ids"].tolist() == before["output_ids"].tolist()
-    assert not set(old) & set(ranks(server))
-    assert len(ranks(server)) == 2
+    assert not set(old) & set(server.ranks())
+    assert len(server.ranks()) == 2
     server.stop()
     wait_for(lambda: not server.engine_processes(), 5, "no engine process is left")
     assert not server.sockets()
@@ -83,7 +75,7 @@ def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> N
     with ct.open_stream(server.grpc) as stream:
         stream.send("streaming", ct.core_inputs([[3]], LONG, min_length=LONG))
         stream.next()
-        assert len(ranks(server)) == 2
+        assert len(server.ranks()) == 2
         server.process.kill()
         server.process.wait()
     wait_for(lambda: not server.engine_processes(), 15, "no engine process is left")
@@ -118,7 +110,7 @@ def test_server_under_mpirun(tmp_path: Path, llama: Path) -> None:
     try:
         outputs = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
         assert outputs["sequence_length"][0, 0] > 0
-        assert [os.sched_getaffinity(pid) for pid in ranks(server)] == [os.sched_getaffinity(0)] * 2
+        assert [os.sched_getaffinity(pid) for pid in server.ranks()] == [os.sched_getaffinity(0)] * 2
     finally:
         server.stop()
     wait_for(lambda: not server.engine_processes(), 5, "no engine process is left")

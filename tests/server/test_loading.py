@@ -3,26 +3,22 @@
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import client_tools as ct
 import pytest
 import tritonclient.grpc as grpcclient
+from explicit import explicit_server, left, unload
 from repositories import write_model
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
 
-@pytest.fixture(scope="module")
-def explicit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """Loads what it is told to."""
-    folder = tmp_path_factory.mktemp("explicit")
-    (folder / "models").mkdir()
-    running = TritonServer(folder, folder / "models", ["--model-control-mode=explicit"])
-    yield running
-    running.stop()
+@pytest.fixture(scope="module", name="explicit_server")
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with explicit_server(tmp_path_factory.mktemp("explicit")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -34,21 +30,6 @@ def client(explicit_server: TritonServer) -> Iterator[grpcclient.InferenceServer
 @pytest.fixture
 def models(explicit_server: TritonServer) -> Path:
     return explicit_server.folder / "models"
-
-
-def unload(client: grpcclient.InferenceServerClient, name: str) -> None:
-    """Waits: the server answers before the model is gone."""
-    client.unload_model(name)
-    deadline = time.monotonic() + 20
-    while (
-        next(m for m in client.get_model_repository_index().models if m.name == name).state != "UNAVAILABLE"
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def left(server: TritonServer) -> list[object]:
-    return [*server.engine_processes(), *server.temporary.glob("fastertransformer-*/*")]
 
 
 def test_instances_and_models_share_an_engine_that_the_last_one_ends(

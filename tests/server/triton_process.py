@@ -11,7 +11,8 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,12 +104,18 @@ class TritonServer:
 
     def engine_processes(self) -> list[int]:
         """Guards, mpiruns and ranks: all have the path of their socket on the command line."""
-        pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        return [
-            pid
-            for pid in pids
-            if f"{self.temporary}/" in processes.command_line(pid) and processes.is_alive(pid)
-        ]
+        return [pid for pid in _live() if f"{self.temporary}/" in processes.command_line(pid)]
+
+    def ranks(self) -> list[int]:
+        """Engine ranks in the order of their start."""
+        lines = {pid: processes.command_line(pid) for pid in self.engine_processes()}
+        return sorted(
+            pid for pid, line in lines.items() if line.split()[1:3] == ["-m", "fastertransformer.worker"]
+        )
+
+    def all_processes(self) -> list[int]:
+        """Server, stubs and engines, whoever their parents are: they inherit its TMPDIR."""
+        return [pid for pid in _live() if environment_of(pid).get("TMPDIR") == str(self.temporary)]
 
     def sockets(self) -> list[Path]:
         return list(self.temporary.glob("*/*/engine.sock"))
@@ -154,6 +161,30 @@ class TritonServer:
                     f"tritonserver is not ready (exit code {self.process.poll()}):\n{self.log[-8000:]}"
                 )
             time.sleep(0.1)
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """With which a process was started; empty when it is gone."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (entry.partition("=") for entry in entries)}
+
+
+def memory_of(pids: Iterable[int]) -> int:
+    """Bytes that processes hold; what several of them share counts once, in equal parts."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    return total << 10
+
+
+def _live() -> list[int]:
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if processes.is_alive(pid)]
 
 
 def fetch(url: str) -> str:

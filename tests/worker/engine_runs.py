@@ -28,13 +28,16 @@ def running_engine(
     max_tokens: int = 4096,
     reuse: bool = True,
     device: str = "cpu",
+    session_idle_s: float = 600.0,
     **config: object,
 ) -> Iterator[EngineClient]:
     """An engine without Triton; a hang ends the test by closing the connection."""
     engine_config = EngineConfig(
         model_checkpoint_path=str(checkpoint),
         parallel=ParallelConfig(tensor_para_size=tp, pipeline_para_size=pp),
-        cache=CacheConfig(max_tokens=max_tokens, block_size=BLOCK_SIZE, enable_reuse=reuse),
+        cache=CacheConfig(
+            max_tokens=max_tokens, block_size=BLOCK_SIZE, enable_reuse=reuse, session_idle_s=session_idle_s
+        ),
         num_threads=1,
         device=device,
         **config,
@@ -93,6 +96,8 @@ def mixed_requests() -> list[Request]:
         {"frequency_penalty": 0.4, "presence_penalty": 0.2, "top_k": 50, "seed": 5},
         {"bad_words": ((7,), (8, 9)), "stop_words": ((11, 12),)},
         {"min_p": 0.02, "seed": 2**63 + 1},
+        {"top_p": 0.95, "top_p_decay": 0.9, "top_p_min": 0.5, "top_p_reset_id": 5, "seed": 6},
+        {"no_repeat_ngram_size": 2, "logit_bias": ((3, 4.0), (4, -4.0))},
     ]
     requests = []
     for number in range(32):

@@ -28,6 +28,16 @@ def model(request, tmp_path_factory) -> tuple[str, Path, torch.nn.Module]:
     return request.param, folder, make(request.param, folder)
 
 
+def made_of(
+    number: int,
+    start: tuple[int, ...],
+    sampling: SamplingParams,
+    encoder_tokens: tuple[int, ...] = (),
+    forced: tuple[int, ...] = (),
+) -> Request:
+    return Request(number, start, sampling, encoder_tokens=encoder_tokens, forced_tokens=forced)
+
+
 def requests(name: str, count: int = 24) -> list[Request]:
     """Inputs of 1 to 70 tokens; some decoders start with several tokens, some outputs with a forced one."""
     source = random.Random(5)
@@ -36,7 +46,8 @@ def requests(name: str, count: int = 24) -> list[Request]:
         encoder_tokens = tuple(source.randrange(3, 90) for _ in range(source.randrange(1, 70)))
         start = (START[name], 7, 8) if number % 5 == 0 else (START[name],)
         sampling = SamplingParams(max_tokens=source.randrange(1, 40), **KINDS[number % len(KINDS)])
-        made.append(Request(number, start, sampling, encoder_tokens, (11,) if number % 3 == 0 else ()))
+        forced = (11,) if number % 3 == 0 else ()
+        made.append(made_of(number, start, sampling, encoder_tokens, forced))
     return made
 
 
@@ -60,7 +71,7 @@ def test_greedy_tokens_are_those_of_transformers(model):
     sources = [[(7 * i + number) % 80 + 3 for i in range(5 * number + 1)] for number in range(6)]
     sampling = SamplingParams(max_tokens=24, end_ids=())
     asked = [
-        Request(number, (START[name],), sampling, tuple(source)) for number, source in enumerate(sources)
+        made_of(number, (START[name],), sampling, tuple(source)) for number, source in enumerate(sources)
     ]
     with running_engine(checkpoint) as client:
         found = tokens_of(client, asked)
@@ -116,7 +127,7 @@ def test_beams_are_those_of_transformers_among_other_requests(model, changes):
         tokens = tuple(source.randrange(3, 90) for _ in range(source.randrange(1, 60)))
         sampling = SamplingParams(max_tokens=10 + number, **SEARCHES[number % 3])
         forced = (11,) if number % 2 else ()
-        searches.append(Request(100 + number, (START[name],), sampling, tokens, forced))
+        searches.append(made_of(100 + number, (START[name],), sampling, tokens, forced))
     with running_engine(checkpoint, **changes) as client:
         answers, stats = ask(client, [*searches, *requests(name, 8)])
     assert stats.num_free_blocks == stats.num_total_blocks
@@ -151,7 +162,7 @@ def test_the_output_begins_with_what_is_forced(model):
 
     def request(number: int, max_tokens: int, forced: tuple[int, ...], prompt: tuple[int, ...]) -> Request:
         sampling = SamplingParams(max_tokens=max_tokens, end_ids=(12,), logprobs=True)
-        return Request(number, prompt, sampling, source, forced)
+        return made_of(number, prompt, sampling, source, forced)
 
     asked = [
         request(0, 9, (11,), start),
@@ -172,11 +183,11 @@ def test_bad_requests_are_refused_and_others_served(model):
     good = requests(name)[1]
     sampling = SamplingParams(max_tokens=20)
     bad = {
-        "encoder_tokens is empty; an encoder-decoder": Request(100, (0,), sampling),
-        "encoder_tokens has 5000 tokens": Request(101, (0,), sampling, (5,) * 5000),
-        "token id 101 at position 1": Request(102, (0,), sampling, (5, 101)),
-        "forced_tokens: token id 500": Request(103, (0,), sampling, (5,), (500,)),
-        "need 17 KV cache blocks": Request(104, (0,), sampling, (5,) * 110),
+        "encoder_tokens is empty; an encoder-decoder": made_of(100, (0,), sampling),
+        "encoder_tokens has 5000 tokens": made_of(101, (0,), sampling, (5,) * 5000),
+        "token id 101 at position 1": made_of(102, (0,), sampling, (5, 101)),
+        "forced_tokens: token id 500": made_of(103, (0,), sampling, (5,), (500,)),
+        "need 17 KV cache blocks": made_of(104, (0,), sampling, (5,) * 110),
     }
     with running_engine(checkpoint, max_tokens=16 * BLOCK_SIZE) as client:
         answers, _ = ask(client, [*bad.values(), good])

@@ -42,6 +42,9 @@ def serve(
     decoupled: Annotated[
         bool, typer.Option(help="Stream from the token model, a response per step.")
     ] = False,
+    interactive: Annotated[
+        bool, typer.Option(help="Conversations in token ids (Triton sequences) instead of single requests.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     parameter: Annotated[
         list[str] | None,
@@ -70,9 +73,9 @@ def serve(
                 "DATA_TYPE": resolve_data_type(data_type, device),
                 "DECOUPLED": str(decoupled).lower(),
             }
-            write_repository(
-                path, Path(folder), slots, {"device": device, **parse_parameters(parameter or [])}
-            )
+            parameters = {"device": device, **parse_parameters(parameter or [])}
+            template = "interactive" if interactive else "decoder"
+            write_repository(path, Path(folder), slots, parameters, template=template)
         with running(model_repository or Path(folder), ports, host) as server:
             _print_addresses(server)
             _wait_for_end(server)
@@ -84,11 +87,13 @@ def write_repository(
     slots: dict[str, str],
     parameters: dict[str, str],
     models: list[str] | None = None,
+    template: str = "decoder",
 ) -> None:
     """Fills the templates for one checkpoint; without a tokenizer only the token model is served.
 
     Args:
         models: which of the templates; default all that can be served.
+        template: the folder of the templates.
 
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
@@ -112,8 +117,9 @@ def write_repository(
         _write_encoder(target, given, parameters, models, outputs)
     else:
         family = FAMILIES.get(model_type)
-        kind = "encoder_decoder" if family is not None and family.encoder_names else "decoder"
-        repository.write(templates() / kind, target, given, parameters, models)
+        if family is not None and family.encoder_names:
+            template = "encoder_decoder"
+        repository.write(templates() / template, target, given, parameters, models)
 
 
 def _write_encoder(

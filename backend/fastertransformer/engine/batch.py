@@ -80,6 +80,8 @@ class Batch:
     """[B, W] KV block of every block_size tokens, padded with 0."""
     sample_rows: Int32Array
     """[S] indices into B, ascending."""
+    memory_blocks: Int32Array | None = None
+    """[B] how many blocks a token sees, its own included; 0, or None for all sequences: all of them."""
     admissions: tuple[Admission, ...] = ()
     feed: Feed | None = None
     cross: Cross | None = None

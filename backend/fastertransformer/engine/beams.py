@@ -67,21 +67,21 @@ class BeamGroup:
         self._arrived[id(member)] = candidates[0][:count], candidates[1][:count]
         return len(self._arrived) == max(1, len(self._live))
 
-    def advance(self, pool: BlockPool) -> Output | None:
+    def advance(self, pool: BlockPool) -> list[Output]:
         """The next beams, from what was collected; what there is to tell."""
         arrived, self._arrived = self._arrived, {}
         if self._saved:  # what the head computed was only the tokens that its beams have in common
             self._restore(pool)
-            return None
+            return []
         beams = self._live or [(self.head, forced_path(self.head.request.forced_tokens))]
         choices = self._rule.advance(self._step(beams, [arrived[id(member)] for member, _ in beams]))
         if not choices:
-            return self._result()
+            return [self._result()]
         self._fork(pool, [member for member, _ in beams], choices)
         if not self.head.sampling.reports_beams:
-            return None
+            return []
         paths = [path for _, path in choices] + self._rule.ended
-        return self._output(paths)
+        return [self._output(paths)]
 
     def rewind(self) -> None:
         """After the blocks were taken away: the head has to compute again what the beams have in common."""

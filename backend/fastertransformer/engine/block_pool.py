@@ -13,6 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
+GONE = -1
+"""In a list of blocks: one that was given back, because nothing looks so far back any more."""
+
 
 def prefix_digests(tokens: Tokens[int], block_size: int, parent: bytes = b"") -> list[bytes]:
     """Digest of every full block of `tokens`; `parent` is the digest of what comes before them."""
@@ -44,6 +47,11 @@ class BlockPool:
         """How many blocks hold `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
+    def refusal(self, num_tokens: int) -> str:
+        """Why so many tokens can never be held."""
+        needed = self.blocks_for(num_tokens)
+        return f"{num_tokens} tokens need {needed} KV cache blocks, the whole cache has {self.num_blocks}"
+
     def match(self, digests: Tokens[bytes]) -> list[int]:
         """The longest run of published blocks for these digests; nothing is taken yet."""
         blocks = []
@@ -56,11 +64,11 @@ class BlockPool:
 
     def num_free_without(self, blocks: Tokens[int]) -> int:
         """Free blocks that would be left after `blocks` are shared."""
-        return self.num_free - sum(self._references[block] == 0 for block in blocks)
+        return self.num_free - sum(self._references[block] == 0 for block in _there(blocks))
 
     def share(self, blocks: Tokens[int]) -> None:
         """Takes one more reference on each of `blocks`."""
-        for block in blocks:
+        for block in _there(blocks):
             self._references[block] += 1
             self._free.pop(block, None)
 
@@ -77,6 +85,10 @@ class BlockPool:
         """Whether somebody else would see what one writes to a block that one holds."""
         return self._references[block] > 1
 
+    def may_be_overwritten(self, block: int) -> bool:
+        """Whether its one holder alone knows what it contains."""
+        return self._references[block] == 1 and block not in self._digest_of
+
     def publish(self, block: int, digest: bytes) -> None:
         """Offers a block whose contents are final; the first one with a digest stays the shared one."""
         if self.enable_reuse and digest not in self._block_of:
@@ -85,7 +97,7 @@ class BlockPool:
 
     def release(self, blocks: Tokens[int]) -> None:
         """Gives back one reference on each block, last block first: the start of a prefix is kept longest."""
-        for block in reversed(blocks):
+        for block in reversed(_there(blocks)):
             assert self._references[block] > 0, f"block {block} released more often than taken"
             self._references[block] -= 1
             if self._references[block] == 0:
@@ -102,3 +114,7 @@ class BlockPool:
         digest = self._digest_of.pop(block, None)
         if digest is not None:
             del self._block_of[digest]
+
+
+def _there(blocks: Tokens[int]) -> list[int]:
+    return [block for block in blocks if block != GONE]

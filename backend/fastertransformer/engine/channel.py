@@ -81,14 +81,14 @@ class Channel:
         """False once every client that ever came has left."""
         return bool(self._clients) or self._num_accepted == 0
 
-    def receive(self, block: bool) -> list[Received]:
-        """Messages that arrived; waits for the first one if `block`.
+    def receive(self, patience: float | None) -> list[Received]:
+        """Messages that arrived; waits `patience` seconds for the first one, without a number for ever.
 
         Raises:
             EngineDead: nobody connected in time.
         """
         received: list[Received] = []
-        for key, events in self._selector.select(self._patience(block)):
+        for key, events in self._selector.select(patience if self._clients else self._first_client_seconds):
             if key.fileobj is self._listener:
                 self._accept()
                 continue
@@ -118,11 +118,6 @@ class Channel:
         for client in self._clients.values():
             client.connection.close()
         Path(self._path).unlink(missing_ok=True)
-
-    def _patience(self, block: bool) -> float | None:
-        if not self._clients:
-            return self._first_client_seconds
-        return None if block else 0
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()

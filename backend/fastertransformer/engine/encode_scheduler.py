@@ -70,6 +70,16 @@ class EncodeScheduler:
             del self._live[key]
         self._forget_ended()
 
+    def end_sessions(self, client: int, session_ids: Iterable[int]) -> None:
+        """There are none."""
+
+    @property
+    def patience(self) -> None:
+        """Nothing is kept that could expire."""
+
+    def expire(self, now: float) -> None:
+        """Nothing."""
+
     def schedule(self) -> EncodeBatch | None:
         """The next step, or None when nothing waits."""
         entries = self._take()

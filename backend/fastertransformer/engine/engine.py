@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The loop of rank 0: receive, schedule, broadcast, execute, tell. Its neighbours are Protocols."""
 
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from ..errors import InvalidRequest
-from ..messages import Abort, AnyRequest, ClientMessage, EngineInfo, EngineStats, Output, Submit
+from ..messages import (
+    Abort,
+    AnyRequest,
+    ClientMessage,
+    EndSessions,
+    EngineInfo,
+    EngineStats,
+    Output,
+    Submit,
+)
 from ..validation import check
 from .batch import Batch
 from .channel import Received
@@ -46,7 +56,16 @@ class Scheduling(Protocol):
 
     def abort(self, client: int, request_ids: Iterable[int]) -> None: ...
 
+    def end_sessions(self, client: int, session_ids: Iterable[int]) -> None: ...
+
     def drop_client(self, client: int) -> None: ...
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds until the next `expire` has something to do; None when there is nothing."""
+        ...
+
+    def expire(self, now: float) -> None: ...
 
     def schedule(self) -> Plan | None: ...
 
@@ -65,8 +84,8 @@ class Clients(Protocol):
         """False once the last one has left."""
         ...
 
-    def receive(self, block: bool) -> list[Received]:
-        """Messages that arrived; waits for the first one if `block`."""
+    def receive(self, patience: float | None) -> list[Received]:
+        """Messages that arrived; waits `patience` seconds for the first one, without a number for ever."""
         ...
 
     def send(self, outputs: Iterable[tuple[int, Output]], stats: EngineStats) -> None:
@@ -104,7 +123,7 @@ class Engine:
     def serve(self) -> None:
         """`depth` steps stay in flight while the next one is prepared."""
         in_flight: deque[Pending] = deque()
-        while self._receive(block=self._scheduler.idle):
+        while self._receive():
             batch = self._scheduler.schedule()
             if batch is not None:
                 self._control.broadcast(batch)
@@ -116,13 +135,15 @@ class Engine:
             pending.result()
         self._control.broadcast(None)
 
-    def _receive(self, block: bool) -> bool:
+    def _receive(self) -> bool:
         """Takes in what the clients sent; False once the last one has left."""
-        for client, message in self._channel.receive(block):
+        patience = self._scheduler.patience if self._scheduler.idle else 0
+        for client, message in self._channel.receive(patience):
             if message is None:
                 self._scheduler.drop_client(client)
             else:
                 self._take(client, message)
+        self._scheduler.expire(time.monotonic())
         return self._channel.is_open
 
     def _take(self, client: int, message: ClientMessage) -> None:
@@ -137,6 +158,8 @@ class Engine:
                         self._scheduler.add(client, request)
             case Abort(request_ids):
                 self._scheduler.abort(client, request_ids)
+            case EndSessions(session_ids):
+                self._scheduler.end_sessions(client, session_ids)
 
 
 def follow(control: Control, runner: Runner) -> None:

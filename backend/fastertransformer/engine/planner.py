@@ -39,6 +39,7 @@ def build_batch(entries: List[Entry], feed: bool) -> Batch:
         query_lens=_array([entry.num_tokens for entry in entries]),
         block_tables=_block_tables([s.blocks for s in sequences]),
         sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
+        memory_blocks=_memory_blocks(sequences),
         admissions=tuple(_admission(s) for s in sequences if not s.is_placed),
         feed=_feed(fed) if fed else None,
         cross=_cross(sequences) if sequences[0].encoder_len else None,
@@ -54,7 +55,11 @@ def _block_tables(lists: List[list[int]]) -> Int32Array:
     tables = np.zeros((len(lists), max(map(len, lists))), np.int32)
     for row, blocks in zip(tables, lists, strict=True):
         row[: len(blocks)] = blocks
-    return tables
+    return np.maximum(tables, 0)  # what is gone is not read
+
+
+def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
+    return _array([s.memory_blocks for s in sequences]) if any(s.memory_blocks for s in sequences) else None
 
 
 def _cross(sequences: List[Sequence]) -> Cross:

@@ -15,9 +15,11 @@ from ..config import EngineConfig
 from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, StepResult
 from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
-from .block_pool import BlockPool, prefix_digests
+from .block_pool import BlockPool
 from .planner import Entry, build_batch, entry_for
+from .prefixes import Prefixes
 from .sequence import Sequence, SequenceKey, State
+from .sessions import Sessions
 
 ClientOutput = tuple[int, Output]
 """(client, output)"""
@@ -30,6 +32,8 @@ class Scheduler:
         # What a decoder computes depends on its encoder's input: nothing is shared by the tokens alone.
         enable_reuse = config.cache.enable_reuse and not info.max_encoder_len
         self.pool = BlockPool(num_blocks, config.cache.block_size, enable_reuse)
+        self.sessions = Sessions(self.pool, config.cache.session_idle_s)
+        self._prefixes = Prefixes(self.pool, self.sessions)
         self._config = config
         self._info = info
         self._num_stages = config.parallel.pipeline_para_size
@@ -70,17 +74,21 @@ class Scheduler:
         else:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
-            self._queue(Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens]))
+            sequence = Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens])
+            if request.memory_len:
+                sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
+            sequence.keeps = request.session is not None and not request.session.is_last
+            self._queue(sequence)
 
     def _queue(self, sequence: Sequence) -> None:
         """Unless what is forced upon its output is all of it."""
         if (output := sequence.forced_output()) is not None:
             self._tell(sequence.client, output)
-        else:
-            if sequence.sampling.beam_width > 1:
-                start_search(sequence, self._config.beam_search_rule, self._info.vocab_size)
-            self._sequences[sequence.key] = sequence
-            self._waiting.append(sequence)
+            return
+        if sequence.sampling.beam_width > 1:
+            start_search(sequence, self._config.beam_search_rule, self._info.vocab_size)
+        self._sequences[sequence.key] = sequence
+        self._waiting.append(sequence)
 
     def reject(self, client: int, request: AnyRequest, error: str) -> None:
         """Answers a request that never becomes a sequence."""
@@ -94,17 +102,37 @@ class Scheduler:
                 self._finish(sequence)
                 self._tell(client, Output(request_id, finish_reason=FinishReason.ABORTED))
 
+    def end_sessions(self, client: int, session_ids: Iterable[int]) -> None:
+        """Keeps nothing for them any more; unknown ids have nothing."""
+        keys = [(client, session_id) for session_id in session_ids]
+        for sequence in self._sequences.values():
+            sequence.keeps = sequence.keeps and sequence.session_key not in keys
+        self.sessions.forget(keys)
+
     def drop_client(self, client: int) -> None:
-        """Ends all requests of a client that is gone."""
+        """Ends all requests and sessions of a client that is gone."""
         for sequence in [s for s in self._sequences.values() if s.client == client]:
+            sequence.keeps = False
             self._finish(sequence)
+        self.sessions.forget_client(client)
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds until the next `expire` has something to do; None when there is nothing."""
+        return self.sessions.patience
+
+    def expire(self, now: float) -> None:
+        """Gives back what sessions have kept for too long."""
+        self.sessions.expire(now)
 
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
-        self._was_encoding = self._encoder_takes_the_step()
         budget = self._config.max_num_batched_tokens
+        self._was_encoding = self._encoder_takes_the_step()
         planned = [] if self._was_encoding else self._continue_running(budget, room)
+        for entry in planned:
+            self._prefixes.publish(entry.sequence, entry.num_tokens)
         budget -= sum(entry.num_tokens for entry in planned)
         admitted = self._admit(budget, room - len(planned), is_empty=not planned)
         if not planned and not admitted:
@@ -162,6 +190,8 @@ class Scheduler:
         copies = tail_to_copy(self.pool, sequence)
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
         while needed + copies > self.pool.num_free:
+            if self.sessions.give_way():
+                continue
             if any(s.state is State.PREEMPTED for s in self._sequences.values()):
                 return False  # its blocks come back when the batches in flight are done
             self._preempt(self._running[-1])
@@ -204,6 +234,7 @@ class Scheduler:
             budget -= sequence.encoder_len
             count = min(sequence.num_to_compute, max(budget, 1))
             admitted.append(entry_for(sequence, count))
+            self._prefixes.publish(sequence, count)
             budget -= count
         return admitted
 
@@ -213,18 +244,22 @@ class Scheduler:
         return now, 0 if sequence.group is None else sequence.group.blocks_to_fork(self.pool)
 
     def _take_blocks(self, sequence: Sequence) -> bool:
-        """Blocks for all known tokens, shared ones first; at least one token is left to compute."""
+        """Blocks for all known tokens, computed ones first; at least one token is left to compute."""
         if len(sequence.members) > len(self._free_slots):
             return False
-        shared = self.pool.match(self._digests(sequence, (len(sequence.tokens) - 1) // self.pool.block_size))
+        key = sequence.session_key
+        computed, num_computed = self._prefixes.find(sequence)
         needed, later = self._blocks_needed(sequence)
-        if needed + later - len(shared) > self.pool.num_free_without(shared):
-            return False
-        self.pool.share(shared)
+        while needed + later - len(computed) > self.pool.num_free_without(computed):
+            if not self.sessions.give_way(unless=key):
+                return False
+        self.pool.share(computed)
+        if key is not None:
+            self.sessions.forget([key])
         sequence.cross_blocks = self.pool.allocate(self.pool.blocks_for(sequence.encoder_len))
-        sequence.blocks = shared + self.pool.allocate(needed - len(shared) - len(sequence.cross_blocks))
-        sequence.num_published = len(shared)
-        sequence.num_computed = len(shared) * self.pool.block_size
+        sequence.blocks = computed + self.pool.allocate(needed - len(computed) - len(sequence.cross_blocks))
+        sequence.num_published = num_computed // self.pool.block_size
+        sequence.num_computed = num_computed
         self._num_prefix_hit_tokens += sequence.num_computed
         return True
 
@@ -232,12 +267,8 @@ class Scheduler:
         """Forward progress: what cannot start on an empty engine never will."""
         if self._waiting and not self._running and not self._in_flight:
             head = self._waiting[0]
-            error = (
-                f"{len(head.tokens)} tokens need {self.pool.blocks_for(len(head.tokens))} KV cache blocks, "
-                f"the whole cache has {self.pool.num_blocks}"
-            )
             self._finish(head)
-            self.reject(head.client, head.request, error)
+            self.reject(head.client, head.request, self.pool.refusal(len(head.tokens)))
 
     # Bookkeeping
 
@@ -248,8 +279,8 @@ class Scheduler:
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
             sequence.num_pending += entry.samples and sequence.group is None
-            sequence.take_place()
-            self._publish(sequence)
+            sequence.was_placed()
+            self._prefixes.forget_oldest(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
         sequence.num_pending -= 1
@@ -258,45 +289,25 @@ class Scheduler:
         output = sequence.append(token, logprob)
         self._tell(sequence.client, output)
         if output.finish_reason is None:
-            self._publish(sequence)
+            self._prefixes.publish(sequence)
         else:
             self._finish(sequence)
 
     def _search(self, group: BeamGroup, sequence: Sequence, candidates: Candidates) -> None:
         """Takes in what one beam got; the last one of a step makes the search go on."""
-        if sequence.state is not State.RUNNING or not group.collect(sequence, candidates):
-            return
-        output = group.advance(self.pool)
-        if output is not None:
-            self._tell(sequence.client, output)
-            if output.finish_reason is not None:
-                self._finish(group.head)
-
-    def _publish(self, sequence: Sequence) -> None:
-        """Batches run in order, so a block may be shared as soon as a batch that fills it is scheduled."""
-        full = min(sequence.num_computed, len(sequence.tokens)) // self.pool.block_size
-        if not self.pool.enable_reuse or full <= sequence.num_published:
-            return
-        digests = self._digests(sequence, full)
-        for index in range(sequence.num_published, full):
-            self.pool.publish(sequence.blocks[index], digests[index])
-        sequence.num_published = full
-
-    def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
-        """Digests of the first `count` blocks; none when nothing is shared."""
-        if not self.pool.enable_reuse:
-            return []
-        known = sequence.digests
-        if len(known) < count:
-            tokens = sequence.tokens[len(known) * self.pool.block_size : count * self.pool.block_size]
-            known += prefix_digests(tokens, self.pool.block_size, parent=known[-1] if known else b"")
-        return known[:count]
+        if sequence.state is State.RUNNING and group.collect(sequence, candidates):
+            for output in group.advance(self.pool):
+                self._tell(sequence.client, output)
+                if output.finish_reason is not None:
+                    self._finish(group.head)
 
     def _finish(self, sequence: Sequence) -> None:
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
         self._leave(sequence, State.FINISHED)
         del self._sequences[sequence.key]
+        if sequence.session_key is not None and not sequence.keeps:
+            self.sessions.forget([sequence.session_key])
         self._settle(sequence)
 
     def _leave(self, sequence: Sequence, state: State) -> None:
@@ -310,21 +321,20 @@ class Scheduler:
         members = sequence.members
         if sequence.state is State.RUNNING or sequence.slot < 0 or any(s.num_in_flight for s in members):
             return
+        if sequence.keeps and sequence.session_key is not None and sequence.state is State.FINISHED:
+            computed = sequence.tokens[: sequence.num_computed]
+            self.sessions.keep(sequence.session_key, computed, sequence.blocks)
+            sequence.blocks = []
         for member in members:
             self.pool.release(member.blocks)
             self.pool.release(member.cross_blocks)
             heapq.heappush(self._free_slots, member.slot)
             member.vacate()
         if sequence.state is State.PREEMPTED:
-            self._wait_again(members)
-
-    def _wait_again(self, members: list[Sequence]) -> None:
-        head = members[0]
-        if head.group is not None:
-            head.group.rewind()
-        for member in members:
-            member.state = State.WAITING
-        self._waiting.appendleft(head)
+            if sequence.group is not None:
+                sequence.group.rewind()
+            self._leave(sequence, State.WAITING)
+            self._waiting.appendleft(members[0])
 
     def _tell(self, client: int, output: Output) -> None:
         self._outbox.append((client, output))

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..messages import Beam, FinishReason, Output, Request, SamplingParams
+from .sessions import SessionKey
 
 if TYPE_CHECKING:
     from .beams import BeamGroup
@@ -57,10 +58,19 @@ class Sequence:
     """Slot whose tokens it takes over in its next step."""
     copies_block: tuple[int, int] | None = None
     """(from, to): what its next step copies before it writes."""
+    memory_blocks: int = 0
+    """How many blocks a token sees, its own included; 0 sees all."""
+    keeps: bool = False
+    """Its session goes on from its keys and values."""
 
     @property
     def key(self) -> SequenceKey:
         return self.client, self.request.id
+
+    @property
+    def session_key(self) -> SessionKey | None:
+        session = self.request.session
+        return None if session is None else (self.client, session.id)
 
     @property
     def members(self) -> "list[Sequence]":
@@ -70,6 +80,10 @@ class Sequence:
     @property
     def sampling(self) -> SamplingParams:
         return self.request.sampling
+
+    def oldest_block(self, position: int, block_size: int) -> int:
+        """The first block that the token at `position` sees."""
+        return max(0, position // block_size - self.memory_blocks + 1) if self.memory_blocks else 0
 
     @property
     def prompt_len(self) -> int:
@@ -139,16 +153,16 @@ class Sequence:
         longest = max(map(len, self.sampling.stop_words), default=0)
         return longest > 0 and self._is_stop_word([*self.tokens[-longest:], token])
 
+    def was_placed(self) -> None:
+        """A batch that brings what was missing in its slot and in its blocks is on its way."""
+        self.is_placed, self.copies_slot, self.copies_block = True, -1, None
+        self.is_encoded = True
+
     def vacate(self) -> None:
         """Forgets slot and blocks, which somebody has taken back."""
         self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
         self.is_placed, self.copies_slot, self.copies_block = False, -1, None
         self.cross_blocks, self.is_encoded = [], False
-
-    def take_place(self) -> None:
-        """The next step puts on every rank what this sequence starts from."""
-        self.is_placed, self.copies_slot, self.copies_block = True, -1, None
-        self.is_encoded = True
 
     def _is_stop_word(self, tokens: list[int]) -> bool:
         return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)

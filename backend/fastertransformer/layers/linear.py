@@ -17,3 +17,7 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """[T, K] -> [T, N]"""
         return self._weight.matmul(x, self._bias)
+
+    def gated(self, x: Tensor, kind: str) -> Tensor:
+        """[T, K] -> act(first half of the outputs) * second half [T, N / 2]"""
+        return self._weight.gated_matmul(x, self._bias, kind)

@@ -14,8 +14,10 @@ class Mlp:
         self._up = up
         self._down = down
         self._kind = activation
-        self._activation = ops.gated_activation if gated else ops.activation
+        self._gated = gated
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]."""
-        return self._down(self._activation(self._up(x), self._kind))
+        if self._gated:
+            return self._down(self._up.gated(x, self._kind))
+        return self._down(ops.activation(self._up(x), self._kind))

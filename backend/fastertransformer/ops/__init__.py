@@ -9,6 +9,8 @@ from .embedding import add_positions, embedding
 from .encoder_attention import encoder_attention
 from .kv_cache import kv_write
 from .linear import (
+    skinny_gated_linear,
+    skinny_gated_linear_int8,
     skinny_int8_rows,
     skinny_linear,
     skinny_linear_int8,
@@ -63,6 +65,8 @@ __all__ = [
     "sample",
     "set_device",
     "set_num_threads",
+    "skinny_gated_linear",
+    "skinny_gated_linear_int8",
     "skinny_int8_rows",
     "skinny_linear",
     "skinny_linear_int8",

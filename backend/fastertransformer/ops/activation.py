@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .registry import op
 
-_FUNCTIONS = {
+FUNCTIONS = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
@@ -18,7 +18,7 @@ _FUNCTIONS = {
 @op(out=lambda x, kind: torch.empty_like(x))
 def activation(x: Tensor, kind: str) -> Tensor:
     """act(x), [T, I]; kinds: gelu (erf), gelu_tanh, relu, silu. (Hendrycks and Gimpel, arXiv 1606.08415)"""
-    result: Tensor = _FUNCTIONS[kind](x.float())
+    result: Tensor = FUNCTIONS[kind](x.float())
     return result.to(x.dtype)
 
 
@@ -26,5 +26,5 @@ def activation(x: Tensor, kind: str) -> Tensor:
 def gated_activation(x: Tensor, kind: str) -> Tensor:
     """act(x[:, :I]) * x[:, I:], [T, 2I] -> [T, I]. (Shazeer, arXiv 2002.05202)"""
     gate, up = x.float().chunk(2, -1)
-    result: Tensor = _FUNCTIONS[kind](gate) * up
+    result: Tensor = FUNCTIONS[kind](gate) * up
     return result.to(x.dtype)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .activation import FUNCTIONS
 from .registry import has_kernel, op
 
 _CPU_ROWS = {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4}
@@ -38,6 +39,16 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+@op(out=lambda x, weight, bias, kind: x.new_empty((x.shape[0], weight.shape[0] // 2)))
+def skinny_gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+    """act(gate) * up with [gate, up] = x @ weight^T + bias in float32, rounded once.
+
+    x [M, K] with few rows, weight [2I, K], bias [2I] -> [M, I]; kinds as in `gated_activation`.
+    """
+    product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    return _gated(product, kind).to(x.dtype)
+
+
 @op(out=lambda x, weight: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
 def skinny_logits(x: Tensor, weight: Tensor) -> Tensor:
     """`skinny_linear` without a bias, its sums left in float32."""
@@ -54,7 +65,22 @@ def skinny_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
     return (product if bias is None else product + bias).to(x.dtype)
 
 
+@op(out=lambda x, weight, scale, bias, kind: x.new_empty((x.shape[0], weight.shape[0] // 2)))
+def skinny_gated_linear_int8(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, kind: str
+) -> Tensor:
+    """`skinny_gated_linear` with the weights scale * weight: weight [2I, K] int8, scale [2I] float32."""
+    product = F.linear(x.float(), weight.float()) * scale
+    return _gated(product if bias is None else product + bias, kind).to(x.dtype)
+
+
 @op(out=lambda x, weight, scale: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
 def skinny_logits_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """`skinny_linear_int8` without a bias, its sums left in float32."""
     return F.linear(x.float(), weight.float()) * scale
+
+
+def _gated(product: Tensor, kind: str) -> Tensor:
+    gate, up = product.chunk(2, -1)
+    result: Tensor = FUNCTIONS[kind](gate) * up
+    return result

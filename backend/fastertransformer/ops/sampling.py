@@ -5,7 +5,7 @@ The order within a step is FasterTransformer's: bad words, temperature, penaltie
 ops share these arguments, which lie on the device:
 
     logits: [S, V] float32.
-    token_pool: [slots, positions] int32, the tokens of every slot.
+    token_pool: [slots, positions] int32, the tokens of every slot; below 0 what is not of the vocabulary.
     slots: [S] int32; -1 marks a row that only fills the batch: it is not touched, and its result is 0.
     lengths: [S] int32, tokens that the row has, which is the position of the token drawn.
     floats, integers: [rows, slots] float32 and int32, the rows of SAMPLING_FLOATS and SAMPLING_INTEGERS.
@@ -28,10 +28,22 @@ SAMPLING_FLOATS = (
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+    "top_p_decay",
+    "top_p_min",
 )
 """`temperature` is what logits are divided by, never 0."""
 
-SAMPLING_INTEGERS = ("top_k", "prompt_len", "first_end", "num_bad_words", "num_end_ids", "wants_logprob")
+SAMPLING_INTEGERS = (
+    "top_k",
+    "prompt_len",
+    "first_end",
+    "num_bad_words",
+    "num_end_ids",
+    "wants_logprob",
+    "top_p_reset_id",
+    "no_repeat_ngram_size",
+    "num_biases",
+)
 """`top_k` 1 is greedy, 0 has no limit; `first_end` is the length from which on an end id may come."""
 
 _MASK = 0xFFFFFFFF
@@ -56,21 +68,26 @@ def process_logits(
     integers: Tensor,
     bad_words: Tensor,
     end_ids: Tensor,
+    biases: Tensor,
 ) -> None:
-    """Bans bad words, divides by the temperature, penalises, bans the end ids of short rows; in place.
+    """Adds biases, bans bad words and repeated n-grams, divides by the temperature, penalises, bans the end
+    ids of short rows; in place.
 
     A row that asks for none of it keeps its bits. (contract: docs/compatibility.md)
 
     Args:
         bad_words, end_ids: [slots, W, L] int32, of which the first `num_bad_words` and `num_end_ids` count;
             right-aligned, padded with -1. The last token of a word is banned where the others end the row.
+        biases: [slots, W, 2] int32, of which the first `num_biases` count: a token, once in a row, and the
+            bits of the float that is added to its logit.
     """
     at = _columns(floats, integers, slots)
     unready = (lengths < at["first_end"]) & (at["num_end_ids"] > 0)
     penalised = (
         (at["repetition_penalty"] != 1) | (at["presence_penalty"] != 0) | (at["frequency_penalty"] != 0)
     )
-    asks = unready | penalised | (at["temperature"] != 1) | (at["num_bad_words"] > 0)
+    lists = (at["num_bad_words"] > 0) | (at["num_biases"] > 0) | (at["no_repeat_ngram_size"] > 0)
+    asks = unready | penalised | (at["temperature"] != 1) | lists
     rows = (asks & (slots >= 0)).nonzero()[:, 0]
     if not len(rows):
         return
@@ -78,7 +95,9 @@ def process_logits(
     lengths, places, unready = lengths[rows], slots[rows].long(), unready[rows]
     history = token_pool[places, : int(lengths.max())]
     processed = logits[rows]
+    _add_biases(processed, biases[places], at["num_biases"])
     _ban(processed, history, lengths, bad_words[places], at["num_bad_words"])
+    _ban_ngrams(processed, history, lengths, at["no_repeat_ngram_size"])
     processed /= at["temperature"][:, None]
     if penalised[rows].any():
         _penalise(processed, history, lengths, at)
@@ -105,12 +124,36 @@ def _ban(logits: Tensor, history: Tensor, lengths: Tensor, words: Tensor, counts
     logits[rows, last[rows, columns].long()] = -torch.inf
 
 
+def _add_biases(logits: Tensor, biases: Tensor, counts: Tensor) -> None:
+    """Biases [S, W, 2] of which a row's first `counts` [S] count."""
+    counted = torch.arange(biases.shape[1], device=logits.device) < counts[:, None]
+    rows, columns = counted.nonzero(as_tuple=True)
+    tokens, bits = biases[rows, columns].unbind(-1)
+    logits[rows, tokens.long()] += bits.contiguous().view(torch.float32)
+
+
+def _ban_ngrams(logits: Tensor, history: Tensor, lengths: Tensor, sizes: Tensor) -> None:
+    """Bans what would end an n-gram that the row has already. (transformers' no_repeat_ngram_size)"""
+    for size in set(sizes.tolist()) - {0}:
+        if size > history.shape[1]:
+            continue
+        rows = ((sizes == size) & (lengths >= size)).nonzero()[:, 0]
+        ngrams = history[rows].unfold(1, size, 1)
+        steps = torch.arange(1 - size, 0, device=logits.device)
+        tail = history[rows].gather(1, lengths[rows, None].long() + steps)
+        known = torch.arange(ngrams.shape[1], device=logits.device) <= lengths[rows, None] - size
+        heads, last = ngrams[..., :-1], ngrams[..., -1]
+        repeated = ((heads == tail[:, None]) & (heads >= 0)).all(-1) & known & (last >= 0)
+        found, columns = repeated.nonzero(as_tuple=True)
+        logits[rows[found], last[found, columns].long()] = -torch.inf
+
+
 def _penalise(logits: Tensor, history: Tensor, lengths: Tensor, at: dict[str, Tensor]) -> None:
     """Repetition (logit * p below zero, else logit / p) and presence (logit - p) count prompt and output,
     each token once; frequency (logit - p * count) counts the output."""
     repetition = at["repetition_penalty"][:, None]
     positions = torch.arange(history.shape[1], device=logits.device)
-    known = positions < lengths[:, None]
+    known = (positions < lengths[:, None]) & (history >= 0)
     generated = known & (positions >= at["prompt_len"][:, None])
     tokens = history.long().where(known, 0)
     seen = torch.zeros_like(logits).scatter_add_(1, tokens, known.float()) > 0
@@ -126,9 +169,15 @@ def greedy(logits: Tensor, slots: Tensor) -> Tensor:
     return torch.where(slots < 0, 0, logits.argmax(-1)).int()
 
 
-@op(out=lambda logits, slots, *_: torch.empty_like(slots))
+@op(out=lambda logits, token_pool, slots, *_: torch.empty_like(slots))
 def sample(
-    logits: Tensor, slots: Tensor, lengths: Tensor, floats: Tensor, integers: Tensor, seeds: Tensor
+    logits: Tensor,
+    token_pool: Tensor,
+    slots: Tensor,
+    lengths: Tensor,
+    floats: Tensor,
+    integers: Tensor,
+    seeds: Tensor,
 ) -> Tensor:
     """[S] int32, one token per row: `greedy` where top_k is 1, else drawn.
 
@@ -136,6 +185,7 @@ def sample(
     (0: all), of those what has at least min_p times the mass of the best; of equal ones the first come first.
     Then it takes the first token, in vocabulary order, at which the cumulative mass passes `philox_uniform`
     of the whole. (transformers' filters; Holtzman et al., arXiv 1904.09751; Nguyen et al., arXiv 2407.01082)
+    top_p falls with the output where top_p_decay is not 1, see `_decayed`.
 
     Masses are integers: their sums do not depend on the order, so every device draws the same token. A row
     without any mass, as one whose logits are all -inf, takes greedy's token.
@@ -145,9 +195,35 @@ def sample(
     rows = ((integers[SAMPLING_INTEGERS.index("top_k"), places] != 1) & (slots >= 0)).nonzero()[:, 0]
     if len(rows):
         at = _columns(floats, integers, slots[rows])
+        if (at["top_p_decay"] != 1).any():
+            history = token_pool[places[rows], : int(lengths[rows].max())]
+            at["top_p"] = _decayed(at, history, lengths[rows])
         uniform = philox_uniform(seeds[places[rows]], lengths[rows])
         tokens[rows] = _draw(logits[rows], tokens[rows], at, uniform)
     return tokens
+
+
+def _decayed(at: dict[str, Tensor], history: Tensor, lengths: Tensor) -> Tensor:
+    """[R] float32, max(top_p * top_p_decay^n, top_p_min) where n > 0: n tokens came after the prompt, or
+    after the last top_p_reset_id of the output. (factual nucleus sampling; Lee et al., arXiv 2206.04624)"""
+    positions = torch.arange(history.shape[1], device=history.device)
+    generated = (positions >= at["prompt_len"][:, None]) & (positions < lengths[:, None])
+    resets = generated & (history == at["top_p_reset_id"][:, None])
+    begin = torch.where(resets, positions + 1, 0).amax(-1).maximum(at["prompt_len"])
+    times = lengths - begin
+    power = _power(at["top_p_decay"].double(), times)
+    decayed = (at["top_p"] * power).maximum(at["top_p_min"].double()).float()
+    decays = (times > 0) & (at["top_p_decay"] != 1) & (at["top_p"] > 0)
+    return torch.where(decays, decayed, at["top_p"])
+
+
+def _power(base: Tensor, exponent: Tensor) -> Tensor:
+    """base^exponent, [R] float64 and integers -> float64, in products that round alike on every device."""
+    result = torch.ones_like(base)
+    while bool((exponent > 0).any()):
+        result = torch.where(exponent % 2 == 1, result * base, result)
+        base, exponent = base * base, exponent // 2
+    return result
 
 
 def _draw(logits: Tensor, otherwise: Tensor, at: dict[str, Tensor], uniform: Tensor) -> Tensor:

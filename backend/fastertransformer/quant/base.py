@@ -16,6 +16,13 @@ class Weight(Protocol):
         """x [M, K] -> x @ weight^T + bias [M, N]."""
         ...
 
+    def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        """x [M, K] -> act(gate) * up [M, N / 2] with [gate, up] = x @ weight^T + bias.
+
+        Kinds of act: those of ops.gated_activation.
+        """
+        ...
+
     def logits(self, x: Tensor) -> Tensor:
         """x [M, K] -> x @ weight^T [M, N] in float32."""
         ...

@@ -24,6 +24,11 @@ class DenseWeight:
             return ops.skinny_linear(x, self.tensor, bias)
         return linear(x, self.tensor, bias)
 
+    def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        if x.shape[0] <= self._skinny_rows:
+            return ops.skinny_gated_linear(x, self.tensor, bias, kind)
+        return ops.gated_activation(linear(x, self.tensor, bias), kind)
+
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits(x, self.tensor)

@@ -60,6 +60,11 @@ class Int8Weight:
             return ops.skinny_linear_int8(x, self.values, self.scale, bias)
         return linear(x, self.expand(), bias)
 
+    def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        if x.shape[0] <= self._skinny_rows:
+            return ops.skinny_gated_linear_int8(x, self.values, self.scale, bias, kind)
+        return ops.gated_activation(linear(x, self.expand(), bias), kind)
+
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits_int8(x, self.values, self.scale)

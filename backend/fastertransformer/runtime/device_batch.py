@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import ops
 from ..engine.batch import Batch, Cross, Int32Array
 from ..models import CrossMetadata, StepMetadata
+from .attention_rows import attention_rows
 from .transfer import to_device
 
 NO_SLOT = -1
@@ -50,6 +51,7 @@ def padded(batch: Batch, num_sequences: int, table_width: int, cross_width: int)
         num_computed=np.pad(batch.num_computed, (0, count)),
         query_lens=np.pad(batch.query_lens, (0, count), constant_values=1),
         block_tables=_widened(batch.block_tables, num_sequences, table_width),
+        memory_blocks=None if batch.memory_blocks is None else np.pad(batch.memory_blocks, (0, count)),
         sample_rows=np.arange(num_sequences, dtype=np.int32),
         cross=cross,
     )
@@ -69,14 +71,14 @@ def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
     blocks = batch.block_tables[rows, positions // block_size]
     is_real = batch.slots != NO_SLOT
     lengths = batch.num_computed + batch.query_lens
-    seq_lens = np.where(is_real, lengths, 0)
+    attended = attention_rows(batch, np.where(is_real, lengths, 0), block_size)
     arrays = {
         "positions": positions,
         "slot_mapping": np.where(is_real[rows], blocks * block_size + positions % block_size, NO_SLOT),
-        "block_tables": batch.block_tables,
-        "cu_seqlens_q": cu_seqlens_q,
-        "seq_lens": seq_lens,
-        "work": ops.attention_work(batch.query_lens, seq_lens),
+        "block_tables": attended.block_tables,
+        "cu_seqlens_q": np.concatenate(([0], np.cumsum(attended.query_lens))),
+        "seq_lens": attended.seq_lens,
+        "work": ops.attention_work(attended.query_lens, attended.seq_lens),
         "token_slots": np.maximum(batch.slots, 0)[rows],
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],

@@ -118,7 +118,8 @@ def workspace_size(config: EngineConfig, model: Model, num_blocks: int) -> int:
     """Float32 elements of the attention kernels' scratch for the most chunks that can run at once."""
     if model.device.type != "cuda":
         return 0
-    num_chunks = num_blocks * config.cache.block_size // ops.CHUNK_KEYS + config.max_num_seqs
+    # Twice: a sequence that forgets may come in pieces, of which the first and the last have one query.
+    num_chunks = 2 * (num_blocks * config.cache.block_size // ops.CHUNK_KEYS + config.max_num_seqs)
     num_chunks = max(num_chunks, _num_cross_chunks(config, model))
     return ops.attention_workspace_size(num_chunks, model.num_heads, model.spec.head_dim)
 

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,12 +29,15 @@ class SampledHere:
     """A step whose tokens this rank drew."""
 
     tokens: HostCopy
-    logprobs: HostCopy
+    logprobs: HostCopy | None
+    """None where no request asked."""
     world: World
     batch: Batch
 
     def result(self) -> StepResult:
-        result = unpack(self.batch, self.tokens.wait().numpy(), self.logprobs.wait().numpy())
+        tokens = self.tokens.wait().numpy()
+        zeros = np.zeros(len(tokens), np.float32)
+        result = unpack(self.batch, tokens, zeros if self.logprobs is None else self.logprobs.wait().numpy())
         self.world.check()
         return result
 
@@ -105,7 +109,7 @@ class ModelRunner:
         self._encode(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._sampled(batch, self._graphs.replay(batch, needs))
+            return self._sampled(batch, self._graphs.replay(batch, needs), needs)
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
@@ -115,11 +119,12 @@ class ModelRunner:
         sampled = self._compute(step, needs)
         if len(batch.sample_rows):
             self._pipeline.return_samples(*sampled)
-        return self._sampled(batch, sampled)
+        return self._sampled(batch, sampled, needs)
 
-    def _sampled(self, batch: Batch, sampled: Sampled) -> SampledHere:
+    def _sampled(self, batch: Batch, sampled: Sampled, needs: Needs) -> SampledHere:
         tokens, logprobs = sampled
-        return SampledHere(HostCopy(tokens), HostCopy(logprobs), self._world, batch)
+        is_wanted = needs.logprobs or batch.beams is not None
+        return SampledHere(HostCopy(tokens), HostCopy(logprobs) if is_wanted else None, self._world, batch)
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table, after the copies that beams need."""

@@ -14,6 +14,7 @@ class Sampler:
     def __init__(self, table: SamplingTable, token_pool: Tensor) -> None:
         self._table = table
         self._token_pool = token_pool
+        self._no_logprobs = torch.zeros(len(token_pool), device=token_pool.device)
 
     def __call__(self, logits: Tensor, slots: Tensor, lengths: Tensor, needs: Needs) -> tuple[Tensor, Tensor]:
         """Tokens [S] int32 and their log-probabilities [S] float32 (0 where not asked for).
@@ -27,13 +28,10 @@ class Sampler:
             needs: what must run; a row that asks for less gets the same from more.
         """
         table = self._table
+        given = (logits, self._token_pool, slots, lengths, table.floats, table.integers)
         if needs.processing:
-            words = (table.bad_words.tokens, table.end_ids.tokens)
-            ops.process_logits(logits, self._token_pool, slots, lengths, table.floats, table.integers, *words)
-        if needs.drawing:
-            tokens = ops.sample(logits, slots, lengths, table.floats, table.integers, table.seeds)
-        else:
-            tokens = ops.greedy(logits, slots)
+            ops.process_logits(*given, table.bad_words.tokens, table.end_ids.tokens, table.biases.tokens)
+        tokens = ops.sample(*given, table.seeds) if needs.drawing else ops.greedy(logits, slots)
         if needs.logprobs:
             return tokens, ops.log_probability(logits, tokens, slots, table.integers)
-        return tokens, torch.zeros_like(tokens, dtype=torch.float32)
+        return tokens, self._no_logprobs[: len(tokens)]

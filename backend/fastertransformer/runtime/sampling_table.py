@@ -20,6 +20,7 @@ _INT32_MAX = 2**31 - 1
 # Words and tokens per word that fit from the start: whoever captured the tables need not do it again.
 _BAD_WORDS_CAPACITY = (16, 4)
 _END_IDS_CAPACITY = (8, 1)
+_BIASES_CAPACITY = (16, 2)
 
 
 def is_greedy(sampling: SamplingParams) -> bool:
@@ -110,6 +111,11 @@ def _doubled(size: int, wanted: int) -> int:
     return size if wanted <= size else max(wanted, 2 * size)
 
 
+def _bits(value: float) -> int:
+    """Those of the float32, as a signed integer."""
+    return int(np.float32(value).view(np.int32))
+
+
 class SamplingTable:
     """What the sampler looks up by slot, laid out as in ops/sampling.py."""
 
@@ -129,11 +135,16 @@ class SamplingTable:
         self.integers = self._mirror.tensor[end:]
         self.bad_words = WordTable(max_num_seqs, _BAD_WORDS_CAPACITY, device)
         self.end_ids = WordTable(max_num_seqs, _END_IDS_CAPACITY, device)
+        self.biases = WordTable(max_num_seqs, _BIASES_CAPACITY, device)
 
     @property
     def generation(self) -> int:
         """Changes when a tensor of the table becomes another: what holds its address must be made again."""
-        return self.bad_words.generation + self.end_ids.generation
+        return sum(words.generation for words in self._lists)
+
+    @property
+    def _lists(self) -> tuple[WordTable, ...]:
+        return self.bad_words, self.end_ids, self.biases
 
     def put_all(self, admissions: Iterable[Admission]) -> None:
         """Fills the columns of sequences that take a slot, for what is enqueued from now on. Never waits."""
@@ -142,8 +153,8 @@ class SamplingTable:
             self._put(admission)
         if admissions:
             self._mirror.upload(0, len(self._mirror.host))
-            self.bad_words.upload()
-            self.end_ids.upload()
+            for words in self._lists:
+                words.upload()
 
     def _put(self, admission: Admission) -> None:
         slot, sampling = admission.slot, admission.sampling
@@ -156,14 +167,18 @@ class SamplingTable:
             "num_bad_words": len(sampling.bad_words),
             "num_end_ids": len(admission.end_ids),
             "wants_logprob": sampling.logprobs,
+            "no_repeat_ngram_size": min(sampling.no_repeat_ngram_size, _INT32_MAX),
+            "num_biases": len(sampling.logit_bias),
         }
         for name, column in self._host.items():
             column[slot] = values[name] if name in values else getattr(sampling, name)
         self._host_seeds[slot] = sampling.seed
         self.bad_words.put(slot, sampling.bad_words)
         self.end_ids.put(slot, tuple((end_id,) for end_id in admission.end_ids))
+        self.biases.put(slot, tuple((token, _bits(bias)) for token, bias in sampling.logit_bias))
         penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
-        self._is_processed[slot] = not neutral or penalties != (1, 0, 0) or bool(sampling.bad_words)
+        lists = sampling.bad_words or sampling.logit_bias or sampling.no_repeat_ngram_size
+        self._is_processed[slot] = not neutral or penalties != (1, 0, 0) or bool(lists)
 
     def needs(self, slots: Int32Array, lengths: Int32Array) -> Needs:
         """What the rows of a step ask for.

@@ -13,6 +13,7 @@ from ..messages import (
     Abort,
     AnyRequest,
     ClientMessage,
+    EndSessions,
     EngineInfo,
     EngineMessage,
     FrameReader,
@@ -59,6 +60,10 @@ class EngineClient:
     def abort(self, request_ids: Sequence[int]) -> None:
         """Ends requests early; ids that already ended are ignored. Raises: EngineDead."""
         self._send(Abort(list(request_ids)))
+
+    def end_sessions(self, session_ids: Sequence[int]) -> None:
+        """Gives back what they keep in the engine. Raises: EngineDead."""
+        self._send(EndSessions(list(session_ids)))
 
     def outputs(self) -> Iterator[Outputs]:
         """Blocks for the engine's steps.

@@ -94,6 +94,21 @@ def _words(name: str, ids: list[int], ends: list[int]) -> tuple[tuple[int, ...],
     return tuple(tuple(ids[start:end]) for start, end in zip(starts, used, strict=False))
 
 
+def bias_lists(name: str, array: Array, batch: int) -> Sequence[Any]:
+    """[B, n, 2]: pairs of a token id and what is added to its logit; pairs with the id -1 only fill up."""
+    if array.ndim != 3 or array.shape[2] != 2 or array.shape[0] not in (1, batch):
+        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, pairs, 2]")
+    biases = [_biases(name, row) for row in array.tolist()]
+    return biases if len(biases) == batch else biases * batch
+
+
+def _biases(name: str, pairs: list[list[float]]) -> tuple[tuple[int, float], ...]:
+    for token, _ in pairs:
+        if not token.is_integer():
+            raise InvalidRequest(f"{name}: token id {token} is not an integer; pairs are (token id, bias)")
+    return tuple((int(token), bias) for token, bias in pairs if token != -1)
+
+
 def only(allowed: Any, reason: str) -> Reader:
     """A reader for what is not served yet: refuses every value but `allowed`."""
 

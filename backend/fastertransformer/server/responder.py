@@ -17,6 +17,7 @@ from ..errors import EngineDead, FasterTransformerError, Overloaded
 from ..messages import EngineStats, FinishReason, Output, Outputs
 from .call import Call, Reply, Row, is_finished
 from .client import EngineClient
+from .conversations import Begun, Conversations, Turn
 from .metrics import Metrics
 
 PATIENCE_S = 30.0
@@ -38,6 +39,8 @@ class Exchange:
     """Arrival, on the monotonic clock."""
     is_closed: bool = False
     """The last response was sent."""
+    turn: Turn | None = None
+    """Of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,22 @@ class Stop:
     """No event follows."""
 
 
-Event = Exchange | Refused | Cancelled | Attached | EngineDead | Outputs | Stop
+Event = Turn | Exchange | Refused | Cancelled | Attached | EngineDead | Outputs | Stop
 
 
 class Responder:
-    """Starts its thread at once; `stop` ends it."""
+    """Starts its thread at once; `stop` ends it.
 
-    def __init__(self, metrics: Metrics, log: Callable[[str], None]) -> None:
+    Args:
+        conversations: of a model that takes turns.
+    """
+
+    def __init__(
+        self, metrics: Metrics, log: Callable[[str], None], conversations: Conversations | None = None
+    ) -> None:
         self._metrics = metrics
         self._log = log
+        self._conversations = conversations
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._client: EngineClient | None = None
         self._lines: dict[int, tuple[Exchange, Row]] = {}
@@ -105,7 +115,8 @@ class Responder:
             for exchange in dict.fromkeys(exchange for event in events for exchange in self._handle(event)):
                 self._respond(exchange)
             self._expire()
-        self._fail_all(self.live(), EngineDead("the model was unloaded"))
+        while live := self.live():  # for each that fails the next turn of its conversation begins
+            self._fail_all(live, EngineDead("the model was unloaded"))
 
     def _next_events(self) -> list[Event]:
         """All that is there; waits for the first."""
@@ -122,6 +133,9 @@ class Responder:
             case Outputs():
                 self._metrics.stats = event.stats
                 return [exchange for output in event.outputs for exchange in self._update(output)]
+            case Turn():
+                assert self._conversations is not None
+                self._begin(self._conversations.arrive(event))
             case Exchange():
                 self._lines |= {row.request.id: (event, row) for row in event.call.rows}
                 self._submit(event)
@@ -180,6 +194,8 @@ class Responder:
         except Exception as error:
             self._log(traceback.format_exc())
             self._fail_all([exchange], error)
+        if exchange.is_closed:
+            self._end_turn(exchange)
 
     def _fail_all(self, exchanges: Iterable[Exchange], error: Exception) -> None:
         for exchange in exchanges:
@@ -188,6 +204,22 @@ class Responder:
             exchange.is_closed = True
             self._forget([row.request.id for row in exchange.call.rows])
             self._send_error(exchange.reply, error)
+            self._end_turn(exchange)
+
+    def _end_turn(self, exchange: Exchange) -> None:
+        """Lets the next turn of the conversation begin."""
+        turn, exchange.turn = exchange.turn, None
+        if turn is not None and self._conversations is not None:
+            self._begin(self._conversations.close(turn, exchange.call))
+
+    def _begin(self, turns: Iterable[Begun]) -> None:
+        for turn, begun in turns:
+            if isinstance(begun, Exception):
+                if not isinstance(begun, FasterTransformerError):
+                    self._log("".join(traceback.format_exception(begun)))
+                self._handle(Refused(turn.reply, begun))
+            else:
+                self._handle(Exchange(begun, turn.reply, turn=turn))
 
     def _send_error(self, reply: Reply, error: Exception) -> None:
         try:
@@ -210,3 +242,9 @@ class Responder:
             expired, EngineDead(f"the engine did not come back within {PATIENCE_S:g} s; try again")
         )
         self._waiting = [exchange for exchange in self._waiting if not exchange.is_closed]
+        if self._conversations is not None:
+            self._conversations.expire()
+            ended = self._conversations.take_ended()
+            if ended and self._client is not None:
+                with suppress(EngineDead):
+                    self._client.end_sessions(ended)

@@ -14,13 +14,18 @@ from ..config import EngineConfig
 from ..errors import FasterTransformerError, ModelLoadError
 from . import contracts, parameters, placement
 from .call import Selective
+from .contracts.interactive import InteractiveContract
+from .conversations import Conversations, Turn
 from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
 from .metrics import Metrics
 from .monitor import Monitor
 from .placement import Placement
-from .responder import Exchange, Refused, Responder
+from .responder import Event, Exchange, Refused, Responder
 from .supervisor import Supervisor
-from .triton import TritonReply, log_error, log_info, read_tensors
+from .triton import TritonReply, log_error, log_info, read_sequence, read_tensors
+
+_DEFAULT_IDLE_US = 1_000_000
+"""Triton's own."""
 
 
 class Service:
@@ -44,7 +49,7 @@ class Service:
         timeout = parameters.seconds(values, "engine_start_timeout_s", DEFAULT_START_TIMEOUT_S)
         launcher = Launcher(config, place, os.getppid(), log_info, timeout)
         metrics = _metrics(arguments, place, config)
-        self._responder = Responder(metrics, log_error)
+        self._responder = Responder(metrics, log_error, self._conversations(model_config))
         try:
             self._supervisor = Supervisor(launcher, self._responder.post, log_error)
         except ModelLoadError:
@@ -60,16 +65,28 @@ class Service:
         """Starts a request. Never blocks and never raises: the answer comes from another thread."""
         reply = TritonReply(request)
         try:
-            tensors = read_tensors(request, self._contract.input_types, self._batched)
-            call = self._contract.open(tensors, self._supervisor.info)
-            if isinstance(call, Selective):
-                call.select(list(request.requested_output_names()))
+            event = self._read(request, reply)
         except Exception as error:
             if not isinstance(error, FasterTransformerError):
                 log_error(traceback.format_exc())
-            self._responder.post(Refused(reply, error))
-        else:
-            self._responder.post(Exchange(call, reply))
+            event = Refused(reply, error)
+        self._responder.post(event)
+
+    def _read(self, request: Any, reply: TritonReply) -> Event:
+        tensors = read_tensors(request, self._contract.input_types, self._batched)
+        info = self._supervisor.info
+        if isinstance(self._contract, InteractiveContract):
+            return Turn(*read_sequence(request), tensors, info, reply)
+        call = self._contract.open(tensors, info)
+        if isinstance(call, Selective):
+            call.select(list(request.requested_output_names()))
+        return Exchange(call, reply)
+
+    def _conversations(self, model_config: Mapping[str, Any]) -> Conversations | None:
+        if not isinstance(self._contract, InteractiveContract):
+            return None
+        idle_us = int(model_config["sequence_batching"].get("max_sequence_idle_microseconds", 0))
+        return Conversations(self._contract, (idle_us or _DEFAULT_IDLE_US) / 1e6)
 
     def stop(self) -> None:
         self._monitor.stop()

@@ -2,6 +2,7 @@
 """Tensors, errors and replies of Triton's Python backend; imported in its stub process only."""
 
 import ctypes
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,21 +25,35 @@ _CODES = {
 
 
 class TritonReply:
-    """Sends the responses of one request; works in decoupled models and in others."""
+    """Sends the responses of one request; works in decoupled models and in others.
+
+    The server forgets a request with its last response, and to ask for its cancellation then, even from
+    another thread at the same time, crashes it: hence the lock.
+    """
 
     def __init__(self, request: Any) -> None:
         self._sender = request.get_response_sender()
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def send(self, outputs: Mapping[str, Array], final: bool) -> None:
         response = pb_utils.InferenceResponse([to_tensor(name, array) for name, array in outputs.items()])
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+        if final:
+            self._close(response)
+        else:
+            self._sender.send(response)
 
     def fail(self, error: Exception) -> None:
-        response = pb_utils.InferenceResponse([], error=to_triton_error(error))
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        self._close(pb_utils.InferenceResponse([], error=to_triton_error(error)))
 
     def is_cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        with self._lock:
+            return not self._is_closed and bool(self._sender.is_cancelled())
+
+    def _close(self, response: Any) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def read_tensors(request: Any, types: Mapping[str, Any], batched: bool) -> dict[str, Array]:
@@ -48,10 +63,19 @@ def read_tensors(request: Any, types: Mapping[str, Any], batched: bool) -> dict[
     """
     arrays = {}
     for tensor in request.inputs():
+        if tensor.name() not in types:  # what sequence_batching adds; see `read_sequence`
+            continue
         is_text = types[tensor.name()] is np.object_
         array = tensor.as_numpy() if is_text else np.from_dlpack(tensor)
         arrays[tensor.name()] = array if batched else array[np.newaxis]
     return arrays
+
+
+def read_sequence(request: Any) -> tuple[int | str, bool, bool]:
+    """(correlation id, whether it starts the sequence, whether it ends it)."""
+    flags = request.flags()
+    starts = bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START)
+    return request.correlation_id(), starts, bool(flags & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END)
 
 
 def to_tensor(name: str, array: Array) -> Any:

@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32, 2)
   for (; filled < Shape::kStages && !stream.has_newest(); ++filled) stream.copy(filled);
   DecodeItem item;
   if (block < plan.num_items) item = plan[block];
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_sequences);
   for (; filled < Shape::kStages; ++filled) stream.copy(filled);
 
   int stage = 0;

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kPlainWarps * 32)
     if (a.cu_seqlens_q[i] <= token && token < a.cu_seqlens_q[i + 1]) sequence = i;
   }
   __syncthreads();
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_tokens);
   const int head = blockIdx.y * kPlainWarps + warp;
   if (sequence < 0 || head >= a.num_heads) return;  // a token that fills up the batch
   if (skip_single && a.cu_seqlens_q[sequence + 1] - a.cu_seqlens_q[sequence] == 1) return;

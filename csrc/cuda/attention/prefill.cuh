@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 2) prefill_kernel(const Atten
   const int num_units = a.work[2 * a.num_sequences + 1] * PrefillShape<kHeadDim>::kParts;
   // The first block waits in any case: the kernel must not end before the one in front of it.
   if (blockIdx.x > 0 && blockIdx.x >= num_units * a.num_heads) return;
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_tokens);
   PrefillBlock<T, kHeadDim> block(a, shared);
   for (int i = blockIdx.x; i < num_units * a.num_heads; i += gridDim.x) {
     const PrefillItem item = find_prefill_item<T, kHeadDim>(a, i, num_units, &sequence);

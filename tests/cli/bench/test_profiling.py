@@ -30,9 +30,9 @@ def watch(workload: Workload, max_num_seqs: int = 64) -> tuple[Watcher, Noting]:
     """A watcher whose requests were taken."""
     recorder = Noting()
     watcher = Watcher(workload, max_num_seqs, recorder)
-    ((_, message),) = watcher.receive(block=True)
+    ((_, message),) = watcher.receive(patience=None)
     assert [request.id for request in message.requests] == list(range(workload.batch))
-    assert watcher.receive(block=True) == []
+    assert watcher.receive(patience=None) == []
     return watcher, recorder
 
 

@@ -44,7 +44,7 @@ class Watcher:
     def is_open(self) -> bool:
         return self._left > 0
 
-    def receive(self, block: bool) -> list[tuple[int, ClientMessage | None]]:
+    def receive(self, patience: float | None) -> list[tuple[int, ClientMessage | None]]:
         """All requests at the first call."""
         requests, self._requests = self._requests, []
         if not requests:

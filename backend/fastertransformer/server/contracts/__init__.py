@@ -10,9 +10,10 @@ from . import encoder_call
 from .core import CoreContract
 from .encoder import EncoderContract
 from .encoder_decoder import EncoderDecoderContract
+from .interactive import InteractiveContract
 
 
-def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract:
+def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract | InteractiveContract:
     """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
     names = {entry["name"] for entry in model_config["input"]}
     outputs = {entry["name"] for entry in model_config["output"]}
@@ -29,6 +30,8 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
         return TextContract.from_parameters(model_config, parameters)
     if {"input_ids", "max_output_len"} <= names:
         return EncoderDecoderContract(model_config)
+    if "input_ids" in names and "sequence_batching" in model_config:
+        return InteractiveContract(model_config)
     if "input_ids" in names:
         return CoreContract(model_config)
     raise ModelLoadError(

@@ -16,6 +16,7 @@ from ..call import Row
 from ..protocol import (
     Array,
     Input,
+    bias_lists,
     declared,
     first_row,
     only,
@@ -29,7 +30,7 @@ from ..protocol import (
 from .core_call import GPT_OUTPUTS, LLAMA_OUTPUTS, CoreCall
 
 _NO_PROMPT_LEARNING = refused("prompt learning is not served yet")
-_NO_DECAY = "top_p decay is not served yet"
+MAX_RETURN_SEQUENCES = 256
 
 
 def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
@@ -42,12 +43,18 @@ INPUTS = (
     Input("request_output_len", "TYPE_UINT32", (-1,), per_row, "max_tokens", optional=False),
     Input("runtime_top_k", "TYPE_UINT32", (1,), per_row, "top_k", 0),
     Input("runtime_top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
+    Input("top_p_decay", "TYPE_FP32", (1,), per_row, "top_p_decay", 1.0),
+    Input("top_p_min", "TYPE_FP32", (1,), per_row, "top_p_min", 1e-6),
+    Input("top_p_reset_ids", "TYPE_UINT32", (1,), per_row, "top_p_reset_id", -1),
     Input("min_p", "TYPE_FP32", (1,), per_row, "min_p", 0.0),
     Input("temperature", "TYPE_FP32", (1,), per_row, "temperature", 1.0),
     Input("repetition_penalty", "TYPE_FP32", (1,), per_row, "repetition_penalty", 1.0),
     Input("presence_penalty", "TYPE_FP32", (1,), per_row, "presence_penalty", 0.0),
     Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
     Input("min_length", "TYPE_INT32", (1,), per_row, "min_length", 0),
+    Input("no_repeat_ngram_size", "TYPE_INT32", (1,), per_row, "no_repeat_ngram_size", 0),
+    Input("logit_bias", "TYPE_FP32", (-1, 2), bias_lists, "logit_bias", ()),
+    Input("num_return_sequences", "TYPE_INT32", (1,), first_row, "num_return_sequences", 1),
     Input("random_seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
     Input("is_return_log_probs", "TYPE_BOOL", (1,), first_row, "logprobs", False),
     Input("start_id", "TYPE_UINT32", (1,), per_row, "start_id"),
@@ -58,15 +65,14 @@ INPUTS = (
     Input("len_penalty", "TYPE_FP32", (1,), per_row, "length_penalty", 0.0),
     Input("beam_search_diversity_rate", "TYPE_FP32", (1,), per_row, "diversity_rate", 0.0),
     Input("early_stopping", "TYPE_BOOL", (1,), per_row, "early_stopping", False),
-    Input("top_p_decay", "TYPE_FP32", (1,), only(1.0, _NO_DECAY)),
-    Input("top_p_min", "TYPE_FP32", (1,), per_row),  # these two mean something with a decay only
-    Input("top_p_reset_ids", "TYPE_UINT32", (1,), per_row),
+    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
     Input(
         "is_return_context_embeddings",
         "TYPE_BOOL",
         (1,),
         only(False, "context embeddings are not served yet"),
     ),
+    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
     Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
     Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
@@ -93,10 +99,12 @@ class CoreContract:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         ids = tensors["input_ids"]
         values = read_rows(INPUTS, tensors, len(ids))
-        prompts = [_prompt(row) for row in values]
-        rows = [Row(self._request(*pair, info)) for pair in zip(values, prompts, strict=True)]
+        samples = _num_samples(values[0])
+        prompts = [prompt for row in values for prompt in [_prompt(row)] * samples]
+        own = [row | {"seed": _seed(row["seed"], sample)} for row in values for sample in range(samples)]
+        rows = [Row(self._request(*pair, info)) for pair in zip(own, prompts, strict=True)]
         end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
-        call = CoreCall(rows, prompts, ids.shape[1], [ends[0] for ends in end_ids])
+        call = CoreCall(rows, prompts, ids.shape[1], [ends[0] for ends in end_ids], samples)
         call.streams, call.output_table, call.output_types = self._streams, self._outputs, self._output_types
         return call
 
@@ -106,13 +114,29 @@ class CoreContract:
             **{key: value for key, value in values.items() if key in _SAMPLING},
             reports_beams=self._streams and values["beam_width"] > 1,
         )
-        request = Request(next(self._ids), prompt or (start_id,), sampling)
+        prompt = prompt or (start_id,)
+        request = Request(next(self._ids), prompt, sampling, memory_len=values["memory_len"])
         validation.check(request, info, NAMES)
         return request
+
+
+def _num_samples(values: Mapping[str, Any]) -> int:
+    """Of every row: each is a request of the engine, which computes their common prompt once."""
+    samples: int = values["num_return_sequences"]
+    if not 1 <= samples <= MAX_RETURN_SEQUENCES:
+        raise InvalidRequest(f"num_return_sequences is {samples}; allowed is [1, {MAX_RETURN_SEQUENCES}]")
+    return samples
+
+
+def _seed(seed: int, sample: int) -> int:
+    """Samples of a row draw from neighbouring seeds; the first one is what the row is alone."""
+    return (seed + sample) % (validation.MAX_SEED + 1) if sample else seed
 
 
 def _prompt(values: Mapping[str, Any]) -> tuple[int, ...]:
     ids, length = values["prompt"], values["prompt_len"]
     if not 0 <= length <= len(ids):
         raise InvalidRequest(f"input_lengths is {length}; allowed is [0, {len(ids)}], the width of input_ids")
+    if 0 < values["memory_len"] < length:
+        raise InvalidRequest(f"memory_len is {values['memory_len']}; the prompt alone has {length} tokens")
     return tuple(ids[:length].tolist())

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ...messages import Beam
 from ..call import Row
 from ..protocol import Array, Output, compute_outputs
 
@@ -14,18 +13,25 @@ _NOT_FOUND = -1e20
 
 
 class CoreCall:
-    """B rows of W beams in arrays that grow token by token, so that any response is a copy of them.
+    """B * N sequences in arrays that grow token by token, so that any response is a copy of them.
 
-    Without a beam search W is 1.
+    In a beam search of width W each of them is W lines of the arrays, else one.
 
     Args:
+        rows: N samples of the client's first row, N of its second, ...
         prompts: what the client sent, without the start id that an empty prompt is given.
         padded_len: width of the client's input_ids.
-        fill_ids: [B] what follows the last token of a row.
+        fill_ids: what follows the last token of each of `rows`.
+        num_samples: N, which takes the place of FasterTransformer's beams in the outputs; in a search N * W.
     """
 
     def __init__(
-        self, rows: Sequence[Row], prompts: Sequence[Sequence[int]], padded_len: int, fill_ids: Sequence[int]
+        self,
+        rows: Sequence[Row],
+        prompts: Sequence[Sequence[int]],
+        padded_len: int,
+        fill_ids: Sequence[int],
+        num_samples: int = 1,
     ) -> None:
         longest = max(row.request.sampling.max_tokens for row in rows)
         self.rows = rows
@@ -33,16 +39,19 @@ class CoreCall:
         self.output_table: Sequence[Output[CoreCall]] = GPT_OUTPUTS
         self.output_types: Mapping[str, type] = {}
         self.padded_len = padded_len
+        width = rows[0].request.sampling.beam_width
+        count = len(rows) * width
         self.fill_ids = fill_ids
-        shape = len(rows), rows[0].request.sampling.beam_width
-        self.prompt_lens = np.repeat([[len(prompt)] for prompt in prompts], shape[1], axis=1)
-        self.generated = np.zeros(shape, np.int64)
-        self.cum_logprobs = np.zeros(shape, np.float32)
-        self.logprobs = np.zeros((*shape, longest), np.float32)
-        self.output_ids = np.empty((*shape, padded_len + longest), np.int64)
-        for lines, prompt, fill_id in zip(self.output_ids, prompts, fill_ids, strict=True):
-            lines[:] = fill_id
-            lines[:, : len(prompt)] = prompt
+        self.num_samples = num_samples * width
+        self.prompt_lens = np.repeat([len(prompt) for prompt in prompts], width)
+        self.generated = np.zeros(count, np.int64)
+        self.cum_logprobs = np.zeros(count, np.float32)
+        self.logprobs = np.zeros((count, longest), np.float32)
+        self.output_ids = np.empty((count, padded_len + longest), np.int64)
+        lines = self.output_ids.reshape(len(rows), width, -1)
+        for beams, prompt, fill_id in zip(lines, prompts, fill_ids, strict=True):
+            beams[:] = fill_id
+            beams[:, : len(prompt)] = prompt
 
     @property
     def wants_logprobs(self) -> bool:
@@ -51,24 +60,26 @@ class CoreCall:
     def advance(self) -> Sequence[int]:
         for index, row in enumerate(self.rows):
             if row.request.sampling.beam_width > 1:
-                self._replace(index, row.beams)
+                self._replace(index, row)
                 continue
-            begin, known, now = self.prompt_lens[index, 0], self.generated[index, 0], len(row.tokens)
-            self.output_ids[index, 0, begin + known : begin + now] = row.tokens[known:]
-            self.logprobs[index, 0, known : len(row.logprobs)] = row.logprobs[known:]
-            self.cum_logprobs[index, 0] += sum(row.logprobs[known:])
+            begin, known, now = self.prompt_lens[index], self.generated[index], len(row.tokens)
+            self.output_ids[index, begin + known : begin + now] = row.tokens[known:]
+            self.logprobs[index, known : len(row.logprobs)] = row.logprobs[known:]
+            self.cum_logprobs[index] += sum(row.logprobs[known:])
             self.generated[index] = now
         return ()
 
-    def _replace(self, index: int, beams: Sequence[Beam]) -> None:
+    def _replace(self, index: int, row: Row) -> None:
         """Beams may become others from their first token on. What was not found has no token."""
-        self.output_ids[index, :, self.prompt_lens[index, 0] :] = self.fill_ids[index]
-        self.logprobs[index], self.generated[index], self.cum_logprobs[index] = 0, 0, _NOT_FOUND
-        for place, beam in enumerate(beams):
-            begin, count = self.prompt_lens[index, 0], len(beam.tokens)
-            self.output_ids[index, place, begin : begin + count] = beam.tokens
-            self.logprobs[index, place, :count] = beam.logprobs
-            self.generated[index, place], self.cum_logprobs[index, place] = count, beam.cum_logprob
+        first, width = index * row.request.sampling.beam_width, row.request.sampling.beam_width
+        own, begin = slice(first, first + width), self.prompt_lens[first]
+        self.output_ids[own, begin:] = self.fill_ids[index]
+        self.logprobs[own], self.generated[own], self.cum_logprobs[own] = 0, 0, _NOT_FOUND
+        for line, beam in enumerate(row.beams, first):
+            count = len(beam.tokens)
+            self.output_ids[line, begin : begin + count] = beam.tokens
+            self.logprobs[line, :count] = beam.logprobs
+            self.generated[line], self.cum_logprobs[line] = count, beam.cum_logprob
 
     @property
     def has_news(self) -> bool:
@@ -78,13 +89,22 @@ class CoreCall:
         return compute_outputs(self.output_table, self.output_types, self)
 
     def is_finished(self) -> Array:
-        """[B, W]"""
-        finished = [[row.finish_reason is not None] for row in self.rows]
-        return np.repeat(finished, self.generated.shape[1], axis=1)
+        finished = [row.finish_reason is not None for row in self.rows]
+        return np.repeat(finished, len(self.generated) // len(self.rows))
+
+
+def _samples(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]:
+    """[B * N, ...] -> [B, N, ...]"""
+
+    def apart(call: CoreCall) -> Array:
+        together = compute(call)
+        return together.reshape(-1, call.num_samples, *together.shape[1:])
+
+    return apart
 
 
 def _if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array | None]:
-    return lambda call: compute(call) if call.wants_logprobs else None
+    return lambda call: _samples(compute)(call) if call.wants_logprobs else None
 
 
 def _never(_call: CoreCall) -> None:
@@ -92,19 +112,19 @@ def _never(_call: CoreCall) -> None:
 
 
 _COMMON: tuple[Output[CoreCall], ...] = (
-    Output("output_ids", "TYPE_UINT32", (-1, -1), lambda call: call.output_ids),
+    Output("output_ids", "TYPE_UINT32", (-1, -1), _samples(lambda call: call.output_ids)),
     Output("cum_log_probs", "TYPE_FP32", (-1,), _if_asked(lambda call: call.cum_logprobs)),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), _if_asked(lambda call: call.logprobs)),
-    Output("is_finished", "TYPE_BOOL", (-1,), CoreCall.is_finished),
+    Output("is_finished", "TYPE_BOOL", (-1,), _samples(CoreCall.is_finished)),
 )
 GPT_OUTPUTS: tuple[Output[CoreCall], ...] = (
     *_COMMON,
-    Output("sequence_length", "TYPE_UINT32", (-1,), lambda call: call.padded_len + call.generated),
-    Output("response_input_lengths", "TYPE_INT32", (-1,), lambda call: call.prompt_lens),
+    Output("sequence_length", "TYPE_UINT32", (-1,), _samples(lambda call: call.padded_len + call.generated)),
+    Output("response_input_lengths", "TYPE_INT32", (-1,), _samples(lambda call: call.prompt_lens)),
     Output("context_embeddings", "TYPE_FP32", (-1, -1), _never),  # the input that asks for it is refused
 )
 LLAMA_OUTPUTS: tuple[Output[CoreCall], ...] = (
     *_COMMON,
-    Output("sequence_length", "TYPE_UINT32", (-1,), lambda call: call.generated),
-    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), lambda call: call.prompt_lens),
+    Output("sequence_length", "TYPE_UINT32", (-1,), _samples(lambda call: call.generated)),
+    Output("input_sequence_lengths", "TYPE_UINT32", (-1,), _samples(lambda call: call.prompt_lens)),
 )

@@ -84,7 +84,11 @@ class EncoderDecoderContract:
             reports_beams=self._streams and values["beam_width"] > 1,
         )
         request = Request(
-            next(self._ids), (start_id,), sampling, _encoder_tokens(values), _forced_tokens(values, info)
+            next(self._ids),
+            (start_id,),
+            sampling,
+            encoder_tokens=_encoder_tokens(values),
+            forced_tokens=_forced_tokens(values, info),
         )
         validation.check(request, info, NAMES)
         return request

@@ -15,7 +15,7 @@ from ...messages import EngineInfo, Request, SamplingParams
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
-from ..protocol import Array, Input, declared, first_row, only, per_row, read_rows, require
+from ..protocol import Array, Input, bias_lists, declared, first_row, only, per_row, read_rows, require
 from ..stop_words import StopWords
 from ..tokenizer import TextTokenizer
 from .text_call import OUTPUTS, TextCall, TextRow
@@ -56,11 +56,16 @@ INPUTS = (
     Input("pad_id", "TYPE_INT32", (1,), per_row),  # text is not padded
     Input("top_k", "TYPE_INT32", (1,), per_row, "top_k", 0),
     Input("top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
+    Input("top_p_decay", "TYPE_FP32", (1,), per_row, "top_p_decay", 1.0),
+    Input("top_p_min", "TYPE_FP32", (1,), per_row, "top_p_min", 1e-6),
+    Input("top_p_reset_ids", "TYPE_INT32", (1,), per_row, "top_p_reset_id", -1),
     Input("min_p", "TYPE_FP32", (1,), per_row, "min_p", 0.0),
     Input("temperature", "TYPE_FP32", (1,), per_row, "temperature", 1.0),
     Input("repetition_penalty", "TYPE_FP32", (1,), per_row, "repetition_penalty", 1.0),
     Input("presence_penalty", "TYPE_FP32", (1,), per_row, "presence_penalty", 0.0),
     Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
+    Input("no_repeat_ngram_size", "TYPE_INT32", (1,), per_row, "no_repeat_ngram_size", 0),
+    Input("logit_bias", "TYPE_FP32", (-1, 2), bias_lists, "logit_bias", ()),
     Input("length_penalty", "TYPE_FP32", (1,), per_row, "length_penalty", 0.0),
     Input("early_stopping", "TYPE_BOOL", (1,), per_row, "early_stopping", False),
     Input("min_tokens", "TYPE_INT32", (1,), per_row, "min_length", 0),
@@ -145,7 +150,8 @@ class TextContract:
         )
         text = self._tokenizer.encode(values["text"])
         if info.max_encoder_len:
-            request = Request(next(self._ids), (info.start_id,), sampling, text, info.forced_ids)
+            start, forced = (info.start_id,), info.forced_ids
+            request = Request(next(self._ids), start, sampling, encoder_tokens=text, forced_tokens=forced)
         else:
             request = Request(next(self._ids), text or (info.start_id,), sampling)
         validation.check(request, info, NAMES)

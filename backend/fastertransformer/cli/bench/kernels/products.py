@@ -2,11 +2,15 @@
 """Cases: matrix products with few rows, in the sizes of a model's layers."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ....models.spec import ModelSpec
+from ....ops.registry import OPS
+from ..timing import Call
 from .case import Arguments, Case, Inputs
 
 _LOGIT_BYTES = 4
@@ -32,6 +36,8 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
         for role, (n, k) in matrices(spec).items():
             yield _linear(role, m, n, k, itemsize)
             yield _linear_int8(role, m, n, k, itemsize)
+        if spec.gated_mlp:
+            yield from _gated(m, *matrices(spec)["up"], spec.activation, itemsize)
         yield _logits(m, spec.vocab_size, spec.hidden_size, itemsize)
         yield _logits_int8(m, spec.vocab_size, spec.hidden_size, itemsize)
 
@@ -60,6 +66,23 @@ def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
         num_bytes=n * (k + _SCALE_BYTES) + (m * k + m * n) * itemsize,
         flops=2 * m * n * k,
     )
+
+
+def _gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Iterator[Case]:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k), None, kind
+
+    def make_int8(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), *_int8(inputs, n, k), None, kind
+
+    def make_peer(inputs: Inputs) -> Call:
+        x, weight, bias, _ = make(inputs)
+        return lambda: OPS["gated_activation"].body(linear(x, weight, bias), kind)
+
+    sizes, tokens = f"gate_up {n}x{k} {kind} M={m}", (m * k + m * n // 2) * itemsize
+    case = partial(Case, sizes=sizes, flops=2 * m * n * k)
+    yield case(op="skinny_gated_linear", make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer)
+    yield case(op="skinny_gated_linear_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens)
 
 
 def _logits(m: int, n: int, k: int, itemsize: int) -> Case:

@@ -16,7 +16,14 @@ _TOKEN_BYTES = 4
 _CONTEXT = 1024
 _BAD_WORDS = (16, 4)
 _END_IDS = (8, 1)
-_NEUTRAL = {"temperature": 1.0, "repetition_penalty": 1.0, "top_p": 1.0, "wants_logprob": 1}
+_BIASES = (16, 2)
+_NEUTRAL = {
+    "temperature": 1.0,
+    "repetition_penalty": 1.0,
+    "top_p": 1.0,
+    "top_p_decay": 1.0,
+    "wants_logprob": 1,
+}
 _DRAWS: dict[str, dict[str, float]] = {"top-k": {"top_k": 50}, "top-p": {"top_p": 0.9}, "all": {}}
 
 
@@ -41,11 +48,12 @@ def _cases(vocab_size: int, count: int) -> Iterator[Case]:
         """A penalty so weak that logits stay finite however often it is applied, and unlikely bad words."""
         pool = inputs.integers(vocab_size, count, 2 * _CONTEXT)
         tables = _tables(inputs, count, {"presence_penalty": 1e-6, "num_bad_words": _BAD_WORDS[0]})
-        words = (inputs.integers(vocab_size, count, *size) for size in (_BAD_WORDS, _END_IDS))
+        words = (inputs.integers(vocab_size, count, *size) for size in (_BAD_WORDS, _END_IDS, _BIASES))
         return (logits(inputs), pool, _slots(inputs, count), _lengths(inputs, count), *tables, *words)
 
     def sample(parameters: dict[str, float], inputs: Inputs) -> Arguments:
-        rows = logits(inputs), _slots(inputs, count), _lengths(inputs, count)
+        pool = inputs.integers(vocab_size, count, 2 * _CONTEXT)
+        rows = logits(inputs), pool, _slots(inputs, count), _lengths(inputs, count)
         seeds = inputs.integers(1 << 30, count).long()
         return (*rows, *_tables(inputs, count, parameters), seeds)
 

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The ring of skinny_linear_sm90.cu in shared memory, and the two threads of a block that fill it.
+#pragma once
+
+#include "cuda/tensor_map.h"
+#include "device/hopper.cuh"
+#include "device/pdl.cuh"
+
+namespace ft::cuda::sm90 {
+
+constexpr int kTileRows = 32;
+constexpr int kGroupRows = 8;  // what rows are dealt out by
+constexpr int kUnitColumns = 128;
+constexpr int kBoxColumns = 64;  // 128 bytes, what one swizzle spans
+constexpr int kBoxes = kUnitColumns / kBoxColumns;
+constexpr int kBoxRowBytes = kBoxColumns * 2;
+constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
+constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
+constexpr int kThreads = kConsumers + 64;
+constexpr int kAlignment = 1024;  // of a swizzled box
+constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
+constexpr int kAheadUnits = 12;   // brought into the second cache behind a full ring
+constexpr int kSumTokens = 16;    // whose sums are added at a time
+
+// The rows [begin, end) of a block, in multiples of kGroupRows. They are counted in the order of
+// the tiles, whose rows come from all parts of the weight (box_map) in equal numbers.
+struct Share {
+  int groups_of_each, blocks_with_one_more;
+
+  __device__ int begin(int block) const {
+    return (block * groups_of_each + min(block, blocks_with_one_more)) * kGroupRows;
+  }
+};
+
+// The weight in boxes of a whole tile, and of the rows behind the last whole tile of a block, of
+// which there are two numbers.
+struct WeightMaps {
+  CUtensorMap tile, rest, longer_rest;
+};
+
+// The tiles of neighbouring blocks that share what they load of x: all go through as many tiles,
+// though the last one of a block may have no rows.
+struct Tiles {
+  int begin, end;  // rows of this block
+  int count;
+  bool is_longer;  // than blocks further on
+
+  __device__ Tiles(const Share& share, int cluster) {
+    const int block = blockIdx.x, first = block / cluster * cluster;
+    begin = share.begin(block), end = share.begin(block + 1);
+    count = (share.begin(first + 1) - share.begin(first) + kTileRows - 1) / kTileRows;
+    is_longer = block < share.blocks_with_one_more;
+  }
+  __device__ int row(int tile) const { return begin + tile * kTileRows; }
+  __device__ int rows(int tile) const { return max(0, min(kTileRows, end - row(tile))); }
+};
+
+template <int kTokens>
+struct Ring {
+  // Every tile of a block reads x. With many tokens that is more than the weights, and too much for
+  // the second cache, if neighbouring blocks do not share it.
+  static constexpr int kCluster = kTokens > 16 ? kBoxes : 1;
+  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
+  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
+  static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
+  static constexpr int kXBytes = kTokens * kUnitColumns * 2;
+  static constexpr int kStageBytes = kWeightBytes + kXBytes;
+  static constexpr int kStages = kBytes / kStageBytes;
+  static constexpr int kSumBytes =
+      kConsumers / 32 * (kTokens < kSumTokens ? kTokens : kSumTokens) * kSumStride * 4;
+  static constexpr int kSharedBytes = kAlignment + kStages * (kStageBytes + 16) + kSumBytes;
+
+  char* memory;
+  float* sums;  // [warp, token, row of kSumStride]
+  uint64_t* full;
+  uint64_t* empty;
+
+  __device__ explicit Ring(char* shared) {
+    memory = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
+    sums = reinterpret_cast<float*>(memory + kStages * kStageBytes);
+    full = reinterpret_cast<uint64_t*>(memory + kStages * kStageBytes + kSumBytes);
+    empty = full + kStages;
+  }
+  __device__ char* weight(int stage) const { return memory + stage * kStageBytes; }
+  __device__ char* x(int stage) const { return weight(stage) + kWeightBytes; }
+};
+
+#ifdef FT_HOPPER
+
+// A stage of the ring and the phase of its barriers.
+template <int kStages>
+struct Position {
+  int stage = 0, phase = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) stage = 0, phase ^= 1;
+  }
+};
+
+// The weight's units of a block, in the order in which they are needed.
+template <int kParts>
+struct WeightUnits {
+  const WeightMaps& maps;
+  Tiles tiles;
+  int units_of_tile, tile = 0, unit = 0;
+
+  __device__ bool is_at_end() const { return tile == tiles.count; }
+  __device__ void advance() {
+    if (++unit == units_of_tile) unit = 0, ++tile;
+  }
+  __device__ int rows() const { return tiles.rows(tile); }
+  __device__ void copy(void* to, uint64_t* barrier) const {
+    const int row = tiles.row(tile);
+    if (rows() == 0) return;
+    if constexpr (kParts > 1) {
+      device::copy_part_boxes(to, map(), row / kParts, unit * kBoxes, barrier, device::kEvictFirst);
+    } else {
+      device::copy_boxes(to, map(), row, unit * kBoxes, barrier, device::kEvictFirst);
+    }
+  }
+  __device__ void prefetch() const {
+    const int row = tiles.row(tile);
+    if (rows() == 0) return;
+    if constexpr (kParts > 1) {
+      device::prefetch_part_boxes(map(), row / kParts, unit * kBoxes);
+    } else {
+      device::prefetch_boxes(map(), row, unit * kBoxes);
+    }
+  }
+
+ private:
+  __device__ const CUtensorMap& map() const {
+    return rows() == kTileRows ? maps.tile : tiles.is_longer ? maps.longer_rest : maps.rest;
+  }
+};
+
+// One thread for the weights, another for x: neither waits for the other. Between two products the
+// memory is idle for longer than a ring takes to fill, so behind a full ring the second cache takes
+// in what comes next, and keeps that lead: copies from the cache alone would leave the memory idle.
+template <int kTokens, int kParts>
+__device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next) {
+  using R = Ring<kTokens>;
+  WeightUnits<kParts> ahead = next;
+  Position<R::kStages> at;
+  for (int count = 0; !next.is_at_end(); ++count, next.advance(), at.advance()) {
+    if (count < R::kStages) ahead.advance();
+    const int num_ahead = count < R::kStages ? 0 : count == R::kStages ? kAheadUnits : 1;
+    for (int i = 0; i < num_ahead && !ahead.is_at_end(); ++i, ahead.advance()) {
+      ahead.prefetch();
+    }
+    uint64_t* const full = &ring.full[at.stage];
+    device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+    device::barrier_expect(full, next.rows() * kUnitColumns * 2 + R::kXBytes);
+    next.copy(ring.weight(at.stage), full);
+  }
+}
+
+template <int kTokens>
+__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int num_tiles, int units) {
+  using R = Ring<kTokens>;
+  device::wait_for_predecessor();
+  Position<R::kStages> at;
+  for (int tile = 0; tile < num_tiles; ++tile) {
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      uint64_t* const full = &ring.full[at.stage];
+      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+      if constexpr (R::kCluster == 1) {
+        device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, full, device::kEvictLast);
+      } else {
+        const int box = device::block_in_cluster();  // of this block's to load
+        device::copy_boxes_to_cluster(ring.x(at.stage) + box * R::kXBytes / kBoxes, x, 0,
+                                      unit * kBoxes + box, full, device::kEvictLast, R::kCluster);
+      }
+    }
+  }
+}
+
+#endif  // FT_HOPPER
+
+}  // namespace ft::cuda::sm90

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Instances share engines by GPU group, and models of different T and P live side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import client_tools as ct
+import pytest
+import tritonclient.grpc as grpcclient
+from explicit import explicit_server, left, unload
+from repositories import write_model
+from triton_process import TritonServer, environment_of, memory_of
+
+from fastertransformer.server import processes
+
+MESHES = {"one": (1, 1), "tensor": (2, 1), "pipeline": (1, 2)}
+STUB = "triton_python_backend_stub"
+LARGEST_STUB = 64 << 20
+"""Without torch; an engine of the same model takes three times as much."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with explicit_server(tmp_path_factory.mktemp("instances")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: TritonServer) -> Iterator[grpcclient.InferenceServerClient]:
+    with grpcclient.InferenceServerClient(server.grpc) as connected:
+        yield connected
+
+
+def stubs(server: TritonServer) -> list[int]:
+    return [pid for pid in server.all_processes() if STUB in processes.command_line(pid)]
+
+
+def answer(server: TritonServer, model: str) -> list[int]:
+    outputs = ct.grpc_infer(server.grpc, model, ct.core_inputs([[11, 12, 13]], 12))
+    return outputs["output_ids"][0, 0].tolist()
+
+
+def test_instances_of_a_group_add_no_engine_and_no_weights(
+    server: TritonServer, client: grpcclient.InferenceServerClient, llama: Path
+) -> None:
+    engines = []
+    for count in (1, 2, 4):
+        write_model(server.folder / "models", llama, "fastertransformer", INSTANCES=str(count))
+        client.load_model("fastertransformer")
+        answer(server, "fastertransformer")
+        assert len(stubs(server)) == count
+        assert len(server.ranks()) == len(server.sockets()) == 1
+        assert all(memory_of([stub]) < LARGEST_STUB for stub in stubs(server))
+        engines.append(memory_of(server.ranks()))
+        unload(client, "fastertransformer")
+        assert left(server) == []
+    assert max(engines) < 1.3 * min(engines)
+    assert min(engines) > 2 * LARGEST_STUB
+
+
+def test_models_of_different_meshes_come_and_go_in_any_order(
+    server: TritonServer, client: grpcclient.InferenceServerClient, llama: Path
+) -> None:
+    for name, (tp, pp) in MESHES.items():
+        sizes = {"TENSOR_PARA_SIZE": str(tp), "PIPELINE_PARA_SIZE": str(pp)}
+        write_model(server.folder / "models", llama, "fastertransformer", name, **sizes)
+    loaded: list[str] = []
+    expected: list[int] = []
+    for step in ("+tensor", "+one", "+pipeline", "-one", "+tensor", "-tensor", "+one", "-pipeline", "-one"):
+        name = step[1:]
+        if step[0] == "+":
+            client.load_model(name)  # of one that is loaded: nothing happens, its files are the same
+            loaded += [name] if name not in loaded else []
+        else:
+            unload(client, name)
+            loaded.remove(name)
+        sizes = [MESHES[model] for model in loaded]
+        assert len(server.ranks()) == sum(tp * pp for tp, pp in sizes), step
+        for model in loaded:
+            expected = expected or answer(server, model)
+            assert answer(server, model) == expected, (step, model)
+    assert left(server) == []
+
+
+def test_instance_i_computes_on_group_i_modulo_the_number_of_groups(tmp_path: Path, llama: Path) -> None:
+    """The rule needs no GPU: where CUDA knows none of these devices, their engines compute on the CPU."""
+    devices = "77,78"
+    with explicit_server(tmp_path, "env", f"CUDA_VISIBLE_DEVICES={devices}") as server:
+        write_model(tmp_path / "models", llama, "fastertransformer", INSTANCES="3")
+        with grpcclient.InferenceServerClient(server.grpc) as client:
+            client.load_model("fastertransformer")
+        of_ranks = [environment_of(rank)["CUDA_VISIBLE_DEVICES"] for rank in server.ranks()]
+        assert sorted(of_ranks) == devices.split(",")
+        users = sorted(len(path.read_text().split()) for path in server.temporary.glob("*/*/users"))
+        assert users == [1, 2]
+        answer(server, "fastertransformer")
+    assert left(server) == []
