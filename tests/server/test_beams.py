@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
+from fastertransformer.cli.request import ask
+
 PROMPTS = [[11, 12, 13], [21, 22, 23, 24, 25]]
 WIDTH, NEW = 4, 9
 
@@ -54,7 +56,9 @@ def test_all_beams_equal_transformers(server: TritonServer, llama: Path, model: 
         assert len(responses) == 1
 
 
-def test_beams_as_text(server: TritonServer, tokenizer: Tokenizer) -> None:
+def test_beams_as_text(
+    server: TritonServer, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids = tokenizer.encode("Hello").ids
     arrays = ct.core_inputs([ids], NEW, beam_width=3, len_penalty=1.0)
     outputs = ct.grpc_infer(server.grpc, "fastertransformer", arrays)
@@ -65,6 +69,8 @@ def test_beams_as_text(server: TritonServer, tokenizer: Tokenizer) -> None:
     body = {"text_input": "Hello", "max_tokens": NEW, "beam_width": 3, "length_penalty": 1.0}
     assert generate(server, **body)["text_output"] == expected
     assert [piece["text_output"] for piece in generate_stream(server, **body)] == [expected]
+    ask(server.grpc, "text", body)
+    assert all(text in capsys.readouterr().out for text in expected)
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(server: TritonServer) -> None:

@@ -88,6 +88,23 @@ def test_forced_token_and_log_probs(server: TritonServer, model: PreTrainedModel
     np.testing.assert_allclose(outputs["cum_log_probs"][:, 0], logprobs.sum(-1), rtol=1e-6)
 
 
+def test_beams_equal_transformers(server: TritonServer, model: PreTrainedModel) -> None:
+    outputs = infer(server, new=7, beam_width=3, len_penalty=1.0)
+    assert outputs["output_ids"].shape == (4, 3, 7)
+    assert outputs["input_sequence_lengths"].tolist() == [[3] * 3, [7] * 3, [1] * 3, [4] * 3]
+    for lines, tokens in zip(outputs["output_ids"].tolist(), INPUTS, strict=True):
+        rows = model.generate(
+            torch.tensor([tokens]),
+            num_beams=3,
+            num_return_sequences=3,
+            max_new_tokens=7,
+            length_penalty=1.0,
+            do_sample=False,
+            pad_token_id=EOS_ID,
+        )
+        assert lines == [row[1:] + [EOS_ID] * (8 - len(row)) for row in rows.tolist()]
+
+
 def test_streams(server: TritonServer) -> None:
     arrays = ct.encoder_decoder_inputs(INPUTS[:1], 6, end_id=299)
     responses = ct.stream_infer(server.grpc, "streaming", arrays)

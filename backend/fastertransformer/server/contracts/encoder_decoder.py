@@ -43,8 +43,9 @@ _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 
 
 def _input_lengths(call: CoreCall) -> Array:
-    """[B, beam = 1]"""
-    return np.array([[len(row.request.encoder_tokens)] for row in call.rows])
+    """[B, W]"""
+    lengths = [[len(row.request.encoder_tokens)] for row in call.rows]
+    return np.repeat(lengths, call.generated.shape[1], axis=1)
 
 
 OUTPUTS: tuple[Output[CoreCall], ...] = (
@@ -78,7 +79,10 @@ class EncoderDecoderContract:
 
     def _request(self, values: Mapping[str, Any], info: EngineInfo) -> Request:
         start_id = info.start_id if values["start_id"] is None else values["start_id"]
-        sampling = SamplingParams(**{key: value for key, value in values.items() if key in _SAMPLING})
+        sampling = SamplingParams(
+            **{key: value for key, value in values.items() if key in _SAMPLING},
+            reports_beams=self._streams and values["beam_width"] > 1,
+        )
         request = Request(
             next(self._ids), (start_id,), sampling, _encoder_tokens(values), _forced_tokens(values, info)
         )
