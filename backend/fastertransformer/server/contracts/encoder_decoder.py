@@ -45,7 +45,7 @@ _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 def _input_lengths(call: CoreCall) -> Array:
     """[B, W]"""
     lengths = [[len(row.request.encoder_tokens)] for row in call.rows]
-    return np.repeat(lengths, call.generated.shape[1], axis=1)
+    return np.repeat(lengths, call.num_samples, axis=1)
 
 
 OUTPUTS: tuple[Output[CoreCall], ...] = (
