@@ -123,6 +123,7 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, add_layer_norm);
   FT_BIND(cuda, activation);
   FT_BIND(cuda, gated_activation);
+  FT_BIND(cuda, add);
   FT_BIND(cuda, embedding);
   FT_BIND(cuda, add_positions);
   FT_BIND(cuda, take_tokens);

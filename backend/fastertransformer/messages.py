@@ -66,13 +66,14 @@ class Session(Struct, frozen=True):
     """Nothing is kept after this request."""
 
 
-class Request(Struct, frozen=True, tag=True):
+class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
     prompt: tuple[int, ...]
-    """All tokens before the new ones; in a session with all of its requests and answers so far. Of an
-    encoder-decoder: what its decoder starts with."""
+    """All tokens before the new ones, in a session with all of its requests and answers so far; -1 - r stands
+    for row r of `embeddings`, or of the table of task `prompt_task`.
+    Of an encoder-decoder: what its decoder starts with."""
     sampling: SamplingParams
     session: Session | None = None
     memory_len: int = 0
@@ -81,6 +82,12 @@ class Request(Struct, frozen=True, tag=True):
     """What an encoder-decoder encodes."""
     forced_tokens: tuple[int, ...] = ()
     """The output begins with them, whatever the model would say; their log-probability is 0."""
+    embeddings: bytes = b""
+    """Rows of float32 that replace rows of the word table."""
+    prompt_task: int = -1
+    """Number of the checkpoint's prompt-learning task; -1 for none."""
+    wants_context: bool = False
+    """Whether to return the sum of the prompt's hidden states."""
 
 
 class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -134,6 +141,8 @@ class Output(Struct, frozen=True, omit_defaults=True):
     finish_reason: FinishReason | None = None
     beams: tuple[Beam, ...] = ()
     """Of a beam search: all beams from their first token on, best first, instead of `tokens`."""
+    context: bytes = b""
+    """Sum of the prompt's hidden states, [hidden_size] float32; beside the first token, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
     arrays: dict[str, Array] = {}
@@ -149,6 +158,29 @@ class EncoderInfo(Struct, frozen=True, kw_only=True):
     """Names that a request may ask for."""
     labels: tuple[str, ...] = ()
     """Of the classes of a classification head."""
+
+
+class PromptKind(Enum):
+    """What a prompt-learning table holds, under FasterTransformer's numbers."""
+
+    NONE = 0
+    SOFT = 1
+    """Embeddings in front of the prompt."""
+    PREFIX = 2
+    """Keys and values in front of the prompt."""
+    VIRTUAL = 3
+    """Embeddings of ids behind the vocabulary's (p-tuning, prompt tuning)."""
+
+
+class PromptLearning(Struct, frozen=True):
+    """The prompt-learning tables of a checkpoint."""
+
+    start_id: int
+    """The id from which on ids are rows of a table."""
+    kind: PromptKind = PromptKind.NONE
+    task_names: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
+    """Rows of each task."""
 
 
 class EngineInfo(Struct, frozen=True, kw_only=True):
@@ -169,6 +201,9 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """The printed memory plan."""
     step_bytes: int = 0
     """Weights that a decode step reads, over all ranks."""
+    embedding_size: int = 0
+    """Width of a row of `Request.embeddings`."""
+    prompt_learning: PromptLearning | None = None
     kv_token_bytes: int = 0
     """Keys and values of one token, over all ranks."""
     encoder: EncoderInfo | None = None

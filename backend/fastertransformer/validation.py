@@ -5,7 +5,17 @@ import math
 from collections.abc import Callable, Mapping
 
 from .errors import InvalidRequest
-from .messages import AnyRequest, EncodeRequest, EncoderInfo, EngineInfo, Request, SamplingParams
+from .messages import (
+    AnyRequest,
+    EncodeRequest,
+    EncoderInfo,
+    EngineInfo,
+    PromptKind,
+    Request,
+    SamplingParams,
+)
+
+_FLOAT_BYTES = 4
 
 MAX_SEED = 2**64 - 1
 MAX_BEAM_WIDTH = 64
@@ -58,7 +68,9 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
             f"the model is an encoder ({info.model_type}): it encodes, and generates no tokens"
         )
     _check_ranges(request.sampling, names)
-    _check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size)
+    _check_embeddings(request, info, names)
+    rows = num_prompt_rows(request, info)
+    _check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size, rows)
     for field in ("stop_words", "bad_words"):
         for word in getattr(request.sampling, field):
             _check_word(names.get(field, field), word, info.vocab_size)
@@ -79,9 +91,44 @@ def _check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
             raise InvalidRequest(f"{names.get(field, field)} is {value}; allowed is {text}")
 
 
-def _check_tokens(name: str, tokens: tuple[int, ...], vocab_size: int) -> None:
+def num_prompt_rows(request: Request, info: EngineInfo) -> int:
+    """How many rows the prompt's negative ids may name."""
+    learning = info.prompt_learning
+    if request.prompt_task >= 0 and learning is not None:
+        return learning.lengths[request.prompt_task]
+    return len(request.embeddings) // (_FLOAT_BYTES * info.embedding_size) if info.embedding_size else 0
+
+
+def num_prefix_tokens(request: Request, info: EngineInfo) -> int:
+    """The prompt's first tokens whose keys and values a table has."""
+    learning = info.prompt_learning
+    if request.prompt_task < 0 or learning is None or learning.kind is not PromptKind.PREFIX:
+        return 0
+    return learning.lengths[request.prompt_task]
+
+
+def _check_embeddings(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    num_tasks = 0 if info.prompt_learning is None else len(info.prompt_learning.task_names)
+    if not -1 <= request.prompt_task < num_tasks:
+        raise InvalidRequest(
+            f"{names.get('prompt_task', 'prompt_task')} is {request.prompt_task}; the checkpoint has"
+            f" {num_tasks} tasks"
+        )
+    row_bytes = _FLOAT_BYTES * info.embedding_size
+    if request.embeddings and (row_bytes == 0 or len(request.embeddings) % row_bytes):
+        raise InvalidRequest(
+            f"{names.get('embeddings', 'embeddings')} has {len(request.embeddings)} bytes; "
+            f"rows have {info.embedding_size} values of {_FLOAT_BYTES} bytes"
+        )
+    length = num_prefix_tokens(request, info)
+    if request.prompt[:length] != tuple(range(-1, -1 - length, -1)):
+        raise InvalidRequest(f"prompt does not begin with the {length} tokens of task {request.prompt_task}")
+
+
+def _check_tokens(name: str, tokens: tuple[int, ...], vocab_size: int, rows: int = 0) -> None:
+    """Args: rows: ids down to -rows are allowed, too."""
     for position, token in enumerate(tokens):
-        if not 0 <= token < vocab_size:
+        if not -rows <= token < vocab_size:
             raise InvalidRequest(
                 f"{name}: token id {token} at position {position} is not in the vocabulary [0, {vocab_size})"
             )

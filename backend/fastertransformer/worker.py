@@ -20,13 +20,14 @@ import torch
 from . import config as configuration
 from . import ops
 from .config import EngineConfig
+from .engine.batch import FloatArray
 from .engine.channel import Channel
 from .engine.encode_scheduler import EncodeScheduler
 from .engine.engine import Clients, Engine, Runner, follow
 from .engine.scheduler import Scheduler
 from .errors import ModelLoadError
-from .messages import EncoderInfo, EngineInfo
-from .models import EncoderModel, Model, load
+from .messages import EncoderInfo, EngineInfo, PromptKind, PromptLearning
+from .models import EncoderModel, Model, Prompts, load, load_prompts
 from .parallel.world import LocalWorld, World
 from .runtime.device import choose_device
 from .runtime.encode_runner import EncodeRunner
@@ -67,6 +68,8 @@ class Rank:
     runner: Runner
     num_blocks: int
     depth: int
+    prompt_tables: tuple[FloatArray, ...] = ()
+    """[rows, E] of the checkpoint's prompt-learning tasks."""
 
 
 def run(config: EngineConfig, world: World, socket_path: str) -> None:
@@ -95,12 +98,15 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     longest = longest_sequence(config, model)
     if isinstance(model, EncoderModel):
         return _encoder_rank(config, world, model, longest)
+    prompts = load_prompts(config.model_checkpoint_path, model, world.mesh)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
-    runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len, plan.max_encoder_len)
+    runner = ModelRunner(
+        config, world, model, num_blocks, plan.max_model_len, plan.max_encoder_len, prompts.prefixes
+    )
     runner.prepare(_progress(world, "captured %d of %d graphs"))
-    info = _engine_info(model, plan, world)  # every rank is ready once this returns
-    return Rank(info, runner, num_blocks, _depth(config, device))
+    info = _engine_info(model, prompts, plan, world)  # every rank is ready once this returns
+    return Rank(info, runner, num_blocks, _depth(config, device), prompts.embeddings)
 
 
 def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longest: int) -> Rank:
@@ -125,14 +131,14 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
 def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:
     """The loop of rank 0 for `clients`, with nothing in it yet."""
     scheduler = (
-        Scheduler(config, rank.info, rank.num_blocks)
+        Scheduler(config, rank.info, rank.num_blocks, rank.prompt_tables)
         if rank.info.encoder is None
         else EncodeScheduler(config)
     )
     return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 
 
-def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
+def _engine_info(model: Model, prompts: Prompts, plan: MemoryPlan, world: World) -> EngineInfo:
     return EngineInfo(
         model_type=model.info.model_type,
         vocab_size=model.info.vocab_size,
@@ -143,11 +149,23 @@ def _engine_info(model: Model, plan: MemoryPlan, world: World) -> EngineInfo:
         encoder_vocab_size=0 if model.spec.encoder is None else model.spec.encoder.vocab_size,
         forced_ids=model.info.forced_ids,
         plan=str(plan),
+        embedding_size=model.embedding_size,
+        prompt_learning=_prompt_learning(model, prompts),
         step_bytes=world.sum(model.step_bytes),
         kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),
         max_num_seqs=plan.max_num_seqs,
         num_blocks=plan.num_blocks,
         block_size=plan.block_size,
+    )
+
+
+def _prompt_learning(model: Model, prompts: Prompts) -> PromptLearning:
+    """Without tables, ids behind the vocabulary's are virtual."""
+    return PromptLearning(
+        start_id=model.info.vocab_size if prompts.start_id is None else prompts.start_id,
+        kind=PromptKind(prompts.learning_type),
+        task_names=tuple(task.name for task in prompts.tasks),
+        lengths=tuple(task.length for task in prompts.tasks),
     )
 
 

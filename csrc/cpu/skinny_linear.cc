@@ -17,6 +17,7 @@ namespace {
 constexpr int kColumns = 4;
 constexpr int kRows = 4;
 constexpr int64_t kPageBytes = 4096;
+constexpr int64_t kGatedColumns = 64;
 constexpr int64_t kGrainElements = 1 << 15;  // of the weight: some microseconds
 
 // acc[r][c] = sum_k x[r][k] w[c][k]
@@ -61,14 +62,13 @@ void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int6
   }
 }
 
-// What the weights of one product are made of; null where there is no scale, bias or gate.
+// What the weights of one product are made of; null where there is no scale or bias.
 template <typename T, typename W>
 struct Matrix {
   const W* weight;
-  int64_t stride, columns, size;  // columns of the result: half of the weight's rows with a gate
+  int64_t stride, columns, size;
   const float* scale;
   const T* bias;
-  Activation gate;
 
   float finish(float sum, int64_t n) const {
     const float scaled = scale == nullptr ? sum : sum * scale[n];
@@ -76,43 +76,25 @@ struct Matrix {
   }
 };
 
-using Tile = float[kRows][kColumns];
-static_assert(sizeof(Tile) == sizeof(vec));
-
-// The products of `rows` rows of x with rows [n, n + columns) of the weight.
-template <typename T, typename W>
-void multiply_part(Tile& tile, const float* x, int rows, const Matrix<T, W>& matrix, int64_t n,
-                   int columns) {
+// Columns [n, n + columns) of the products with every row of x, to [rows, columns] at `out`.
+template <typename Out, typename T, typename W>
+void multiply_columns(Out* out, int64_t out_stride, const float* x, int64_t rows,
+                      const Matrix<T, W>& matrix, int64_t n, int columns) {
   const int64_t size = matrix.size;
   const W* w = matrix.weight + n * matrix.stride;
-  if (columns == kColumns) {
-    multiply_rows<kColumns>(rows, tile, x, size, w, matrix.stride, size);
-  } else {
-    multiply_rows<1>(rows, tile, x, size, w, matrix.stride, size);
-  }
-  for (int r = 0; r < rows; ++r) {
-    for (int c = 0; c < columns; ++c) tile[r][c] = matrix.finish(tile[r][c], n + c);
-  }
-}
-
-// Columns [n, n + columns) of every row of the result.
-template <typename Out, typename T, typename W>
-void multiply_columns(const Tensor& out, const float* x, const Matrix<T, W>& matrix, int64_t n,
-                      int columns) {
-  const int64_t rows = out.shape[0];
   for (int64_t m = 0; m < rows; m += kRows) {
     const int count = static_cast<int>(rows - m < kRows ? rows - m : kRows);
-    const float* few = x + m * matrix.size;
-    Tile tile{};
-    multiply_part(tile, few, count, matrix, n, columns);
-    if (matrix.gate != nullptr) {
-      Tile gated{};
-      multiply_part(gated, few, count, matrix, matrix.columns + n, columns);
-      store(&tile[0][0], matrix.gate(load(&tile[0][0])) * load(&gated[0][0]));
+    float acc[kRows][kColumns];
+    if (columns == kColumns) {
+      multiply_rows<kColumns>(count, acc, x + m * size, size, w, matrix.stride, size);
+    } else {
+      multiply_rows<1>(count, acc, x + m * size, size, w, matrix.stride, size);
     }
     for (int r = 0; r < count; ++r) {
-      Out* y = out.as<Out>() + (m + r) * out.strides[0] + n;
-      for (int c = 0; c < columns; ++c) store_part(y + c, broadcast(tile[r][c]), 1);
+      Out* y = out + (m + r) * out_stride;
+      for (int c = 0; c < columns; ++c) {
+        store_part(y + c, broadcast(matrix.finish(acc[r][c], n + c)), 1);
+      }
     }
   }
 }
@@ -126,16 +108,18 @@ int tile_width(int64_t rows, int64_t weight_row_bytes) {
 
 template <typename Out, typename T, typename W>
 void multiply(const Tensor& out, const float* x, const Matrix<T, W>& matrix) {
-  const int width = tile_width(out.shape[0], matrix.size * sizeof(W));
+  const int64_t rows = out.shape[0], stride = out.strides[0];
+  const int width = tile_width(rows, matrix.size * sizeof(W));
   const int64_t tiles = matrix.columns / width;
   const int64_t smallest = 1 + kGrainElements / (width * matrix.size);
+  Out* const y = out.as<Out>();
   parallel_for(tiles, balanced_grain(tiles, smallest), [&](int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      multiply_columns<Out>(out, x, matrix, tile * width, width);
+    for (int64_t n = begin * width; n < end * width; n += width) {
+      multiply_columns(y + n, stride, x, rows, matrix, n, width);
     }
   });
   for (int64_t n = tiles * width; n < matrix.columns; ++n) {
-    multiply_columns<Out>(out, x, matrix, n, 1);
+    multiply_columns(y + n, stride, x, rows, matrix, n, 1);
   }
 }
 
@@ -156,6 +140,42 @@ class Scratch {
   float* data_ = nullptr;
   int64_t size_ = 0;
 };
+
+// Activates the first half of the products and multiplies it with the second one, kGatedColumns
+// columns of both at a time, in the order in which their weights lie.
+template <typename T, typename W>
+void multiply_gated(const Tensor& out, const float* x, const Matrix<T, W>& matrix,
+                    Activation activate) {
+  const int64_t rows = out.shape[0], size = out.shape[1];
+  const int width = tile_width(rows, matrix.size * sizeof(W));
+  const auto multiply_part = [&](float* to, int64_t n, int64_t count) {
+    int64_t i = 0;
+    for (; i + width <= count; i += width) {
+      multiply_columns(to + i, kGatedColumns, x, rows, matrix, n + i, width);
+    }
+    for (; i < count; ++i) multiply_columns(to + i, kGatedColumns, x, rows, matrix, n + i, 1);
+  };
+  const int64_t blocks = (size + kGatedColumns - 1) / kGatedColumns;
+  const int64_t smallest = 1 + kGrainElements / (2 * kGatedColumns * matrix.size);
+  parallel_for(blocks, balanced_grain(blocks, smallest), [&](int64_t begin, int64_t end) {
+    static thread_local Scratch scratch;
+    float* const gate = scratch.reserve(2 * rows * kGatedColumns);
+    float* const gated = gate + rows * kGatedColumns;
+    for (int64_t n = begin * kGatedColumns; n < end * kGatedColumns; n += kGatedColumns) {
+      const int64_t count = size - n < kGatedColumns ? size - n : kGatedColumns;
+      multiply_part(gate, n, count);
+      multiply_part(gated, size + n, count);
+      for (int64_t m = 0; m < rows; ++m) {
+        T* y = out.as<T>() + m * out.strides[0] + n;
+        for_lanes(count, [&](int64_t i, int64_t lanes) {
+          const int64_t at = m * kGatedColumns + i;
+          const vec activated = activate(load_lanes(gate + at, lanes));
+          store_lanes(y + i, activated * load_lanes(gated + at, lanes), lanes);
+        });
+      }
+    }
+  });
+}
 
 // x as contiguous floats, converted once for all columns.
 template <typename T>
@@ -213,11 +233,11 @@ void run(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor*
     using W = decltype(weight_type);
     const Matrix<T, W> matrix{weight.as<W>(),
                               weight.strides[0],
-                              out.shape[1],
+                              weight.shape[0],
                               weight.shape[1],
                               scale == nullptr ? nullptr : scale->as<float>(),
-                              bias == nullptr ? nullptr : bias->as<T>(),
-                              gate};
+                              bias == nullptr ? nullptr : bias->as<T>()};
+    if (gate != nullptr) return multiply_gated(out, widened<T>(x), matrix, gate);
     if (out.dtype == DType::kFloat32) return multiply<float>(out, widened<T>(x), matrix);
     multiply<T>(out, widened<T>(x), matrix);
   });

@@ -21,6 +21,7 @@ void add_layer_norm(const Tensor& out, const Tensor& x, const Tensor& residual,
                     const Tensor& weight, const Tensor& bias, double eps, int64_t stream);
 void activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream);
 void gated_activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream);
+void add(const Tensor& x, const Tensor& y, int64_t stream);
 void embedding(const Tensor& out, const Tensor& ids, const Tensor& weight, int64_t stream);
 void add_positions(const Tensor& hidden, const Tensor& table, const Tensor& positions,
                    int64_t stream);

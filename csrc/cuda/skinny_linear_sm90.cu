@@ -120,13 +120,7 @@ __device__ void multiply_stage(Accumulators<kTokens>& acc, const Ring<kTokens>& 
     }
   }
   __syncwarp();
-  if constexpr (Ring<kTokens>::kCluster == 1) {
-    if (lane == 0) device::barrier_arrive(&ring.empty[stage]);
-  } else {
-    if (lane < Ring<kTokens>::kCluster) {
-      device::barrier_arrive_in_cluster(&ring.empty[stage], lane);
-    }
-  }
+  if (lane == 0) device::barrier_arrive(&ring.empty[stage]);
 #pragma unroll
   for (int group = 0; group < kTokens / 8; ++group) {
 #pragma unroll
@@ -137,20 +131,19 @@ __device__ void multiply_stage(Accumulators<kTokens>& acc, const Ring<kTokens>& 
 }
 
 template <typename T, typename Out, int kTokens, int kParts>
-__device__ void consume(const Ring<kTokens>& ring, const Tiles& tiles, int units,
+__device__ void consume(const Ring<kTokens>& ring, int begin, int end, int units,
                         const Result<T, Out, kParts>& result) {
   Position<Ring<kTokens>::kStages> at;
-  for (int tile = 0; tile < tiles.count; ++tile) {
-    const int rows = tiles.rows(tile);
+  for (int first = begin; first < end; first += kTileRows) {
+    const int rows = min(kTileRows, end - first);
     Accumulators<kTokens> acc = {};
     for (int unit = 0; unit < units; ++unit, at.advance()) {
       device::barrier_wait(&ring.full[at.stage], at.phase);
       multiply_stage<T, kTokens>(acc, ring, at.stage, rows);
     }
-    if (rows == 0) continue;
     float sums[kTokens / 8];
     add_warps<kTokens>(sums, acc, ring.sums);
-    result.store(sums, tiles.row(tile), rows);
+    result.store(sums, first, rows);
   }
 }
 
@@ -163,27 +156,25 @@ __global__ void __launch_bounds__(kThreads, 1)
                               const Result<T, Out, kParts> result, int units, Share share) {
 #ifdef FT_HOPPER
   extern __shared__ char shared[];
-  constexpr int kCluster = Ring<kTokens>::kCluster;
   const Ring<kTokens> ring(shared);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Ring<kTokens>::kStages; ++stage) {
       device::barrier_init(&ring.full[stage], 1);
-      device::barrier_init(&ring.empty[stage], kCluster * kConsumers / 32);
+      device::barrier_init(&ring.empty[stage], kConsumers / 32);
     }
     device::barrier_init_fence();
   }
-  kCluster > 1 ? device::cluster_barrier() : __syncthreads();
-  const Tiles tiles(share, kCluster);
+  __syncthreads();
+  const int begin = share.begin(blockIdx.x), end = share.begin(blockIdx.x + 1);
   if (threadIdx.x < kConsumers) {
     device::wait_for_predecessor();
-    consume<T>(ring, tiles, units, result);
+    consume<T>(ring, begin, end, units, result);
   } else if (threadIdx.x == kConsumers) {
-    load_weights(ring, WeightUnits<kParts>{weight, tiles, units});
+    const bool is_longer = blockIdx.x < share.blocks_with_one_more;
+    load_weights(ring, WeightUnits<kParts>{weight, is_longer, end, units, begin});
   } else if (threadIdx.x == kConsumers + 32) {
-    load_x(ring, x, tiles.count, units);
+    load_x(ring, x, begin, end, units);
   }
-  // A neighbour may still write into this block's memory.
-  if (kCluster > 1) device::cluster_barrier();
 #endif
 }
 
@@ -191,9 +182,7 @@ template <typename T, typename Out, int kTokens, int kParts>
 void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
          const Tensor* bias, Activation gate, int64_t stream) {
   const int64_t groups = (weight.shape[0] + kGroupRows - 1) / kGroupRows;
-  constexpr int kCluster = Ring<kTokens>::kCluster;
-  const int64_t most = std::min<int64_t>(groups, num_multiprocessors());
-  const int64_t blocks = std::max<int64_t>(most / kCluster, 1) * kCluster;
+  const int64_t blocks = std::min<int64_t>(groups, num_multiprocessors());
   const Share share{static_cast<int>(groups / blocks), static_cast<int>(groups % blocks)};
   constexpr auto kernel = skinny_linear_sm90_kernel<T, Out, kTokens, kParts>;
   constexpr int kSharedBytes = Ring<kTokens>::kSharedBytes;
@@ -207,9 +196,9 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weigh
   const Result<T, Out, kParts> result{out.as<Out>(), bias == nullptr ? nullptr : bias->as<T>(),
                                       static_cast<int>(x.shape[0]), static_cast<int>(out.shape[1]),
                                       gate};
-  launch_clusters(op, kernel, kCluster, static_cast<unsigned>(blocks), kThreads, kSharedBytes,
-                  stream, maps, box_map(op, x, kTokens, kBoxColumns, kBoxes / kCluster), result,
-                  (weight.shape[1] + kUnitColumns - 1) / kUnitColumns, share);
+  launch(op, kernel, static_cast<unsigned>(blocks), kThreads, kSharedBytes, stream, maps,
+         box_map(op, x, kTokens, kBoxColumns, kBoxes), result,
+         (weight.shape[1] + kUnitColumns - 1) / kUnitColumns, share);
 }
 
 template <typename T, typename Out, int kParts>

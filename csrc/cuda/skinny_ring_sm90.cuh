@@ -19,8 +19,9 @@ constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
 constexpr int kThreads = kConsumers + 64;
 constexpr int kAlignment = 1024;  // of a swizzled box
 constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
-constexpr int kAheadUnits = 12;   // brought into the second cache behind a full ring
-constexpr int kSumTokens = 16;    // whose sums are added at a time
+constexpr int kFewTokens = 16;
+constexpr int kAheadUnits = 12;  // brought into the second cache behind a full ring
+constexpr int kSumTokens = 16;   // whose sums are added at a time
 
 // The rows [begin, end) of a block, in multiples of kGroupRows. They are counted in the order of
 // the tiles, whose rows come from all parts of the weight (box_map) in equal numbers.
@@ -38,30 +39,10 @@ struct WeightMaps {
   CUtensorMap tile, rest, longer_rest;
 };
 
-// The tiles of neighbouring blocks that share what they load of x: all go through as many tiles,
-// though the last one of a block may have no rows.
-struct Tiles {
-  int begin, end;  // rows of this block
-  int count;
-  bool is_longer;  // than blocks further on
-
-  __device__ Tiles(const Share& share, int cluster) {
-    const int block = blockIdx.x, first = block / cluster * cluster;
-    begin = share.begin(block), end = share.begin(block + 1);
-    count = (share.begin(first + 1) - share.begin(first) + kTileRows - 1) / kTileRows;
-    is_longer = block < share.blocks_with_one_more;
-  }
-  __device__ int row(int tile) const { return begin + tile * kTileRows; }
-  __device__ int rows(int tile) const { return max(0, min(kTileRows, end - row(tile))); }
-};
-
 template <int kTokens>
 struct Ring {
-  // Every tile of a block reads x. With many tokens that is more than the weights, and too much for
-  // the second cache, if neighbouring blocks do not share it.
-  static constexpr int kCluster = kTokens > 16 ? kBoxes : 1;
   // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
-  static constexpr int kBytes = (kTokens <= 16 ? 92 : 184) * 1024;
+  static constexpr int kBytes = (kTokens <= kFewTokens ? 92 : 184) * 1024;
   static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
   static constexpr int kXBytes = kTokens * kUnitColumns * 2;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
@@ -101,17 +82,15 @@ struct Position {
 template <int kParts>
 struct WeightUnits {
   const WeightMaps& maps;
-  Tiles tiles;
-  int units_of_tile, tile = 0, unit = 0;
+  bool is_longer;
+  int end, units_of_row, row, unit = 0;
 
-  __device__ bool is_at_end() const { return tile == tiles.count; }
+  __device__ bool is_at_end() const { return row >= end; }
   __device__ void advance() {
-    if (++unit == units_of_tile) unit = 0, ++tile;
+    if (++unit == units_of_row) unit = 0, row += kTileRows;
   }
-  __device__ int rows() const { return tiles.rows(tile); }
+  __device__ int rows() const { return min(kTileRows, end - row); }
   __device__ void copy(void* to, uint64_t* barrier) const {
-    const int row = tiles.row(tile);
-    if (rows() == 0) return;
     if constexpr (kParts > 1) {
       device::copy_part_boxes(to, map(), row / kParts, unit * kBoxes, barrier, device::kEvictFirst);
     } else {
@@ -119,8 +98,6 @@ struct WeightUnits {
     }
   }
   __device__ void prefetch() const {
-    const int row = tiles.row(tile);
-    if (rows() == 0) return;
     if constexpr (kParts > 1) {
       device::prefetch_part_boxes(map(), row / kParts, unit * kBoxes);
     } else {
@@ -130,13 +107,13 @@ struct WeightUnits {
 
  private:
   __device__ const CUtensorMap& map() const {
-    return rows() == kTileRows ? maps.tile : tiles.is_longer ? maps.longer_rest : maps.rest;
+    return rows() == kTileRows ? maps.tile : is_longer ? maps.longer_rest : maps.rest;
   }
 };
 
 // One thread for the weights, another for x: neither waits for the other. Between two products the
 // memory is idle for longer than a ring takes to fill, so behind a full ring the second cache takes
-// in what comes next, and keeps that lead: copies from the cache alone would leave the memory idle.
+// in what comes next. With many tokens the gap is shorter, and the cache has to deliver x as well.
 template <int kTokens, int kParts>
 __device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next) {
   using R = Ring<kTokens>;
@@ -144,9 +121,8 @@ __device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next
   Position<R::kStages> at;
   for (int count = 0; !next.is_at_end(); ++count, next.advance(), at.advance()) {
     if (count < R::kStages) ahead.advance();
-    const int num_ahead = count < R::kStages ? 0 : count == R::kStages ? kAheadUnits : 1;
-    for (int i = 0; i < num_ahead && !ahead.is_at_end(); ++i, ahead.advance()) {
-      ahead.prefetch();
+    if (kTokens <= kFewTokens && count == R::kStages) {
+      for (int i = 0; i < kAheadUnits && !ahead.is_at_end(); ++i, ahead.advance()) ahead.prefetch();
     }
     uint64_t* const full = &ring.full[at.stage];
     device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
@@ -156,21 +132,15 @@ __device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next
 }
 
 template <int kTokens>
-__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int num_tiles, int units) {
-  using R = Ring<kTokens>;
+__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
+                       int units) {
   device::wait_for_predecessor();
-  Position<R::kStages> at;
-  for (int tile = 0; tile < num_tiles; ++tile) {
+  Position<Ring<kTokens>::kStages> at;
+  for (int row = begin; row < end; row += kTileRows) {
     for (int unit = 0; unit < units; ++unit, at.advance()) {
-      uint64_t* const full = &ring.full[at.stage];
       device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      if constexpr (R::kCluster == 1) {
-        device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, full, device::kEvictLast);
-      } else {
-        const int box = device::block_in_cluster();  // of this block's to load
-        device::copy_boxes_to_cluster(ring.x(at.stage) + box * R::kXBytes / kBoxes, x, 0,
-                                      unit * kBoxes + box, full, device::kEvictLast, R::kCluster);
-      }
+      device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
+                         device::kEvictLast);
     }
   }
 }

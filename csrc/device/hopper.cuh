@@ -34,29 +34,6 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
-// At the same place in the shared memory of block `block` of this cluster.
-__device__ __forceinline__ void barrier_arrive_in_cluster(uint64_t* barrier, int block) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
-      "}\n" ::"r"(shared_address(barrier)),
-      "r"(block)
-      : "memory");
-}
-
-// Of all threads of all blocks of a cluster.
-__device__ __forceinline__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-
-__device__ __forceinline__ int block_in_cluster() {
-  int rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(bytes)
@@ -81,20 +58,6 @@ __device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
       "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared_address(barrier)), "l"(cache_hint)
-      : "memory");
-}
-
-// The same into the shared memory of the first `num_blocks` blocks of this cluster, at the same
-// place in each, where it counts at the same barrier.
-__device__ __forceinline__ void copy_boxes_to_cluster(void* to, const CUtensorMap& map, int row,
-                                                      int box, uint64_t* barrier,
-                                                      uint64_t cache_hint, int num_blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3, %4}], [%5], %6, %7;" ::"r"(
-          shared_address(to)),
-      "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared_address(barrier)),
-      "h"(static_cast<uint16_t>((1 << num_blocks) - 1)), "l"(cache_hint)
       : "memory");
 }
 

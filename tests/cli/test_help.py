@@ -15,7 +15,7 @@ WIDE = {"COLUMNS": "200"}
 def test_help_lists_the_verbs():
     done = run("--help")
     assert done.returncode == 0
-    for name in ("serve", "request", "check", "bench", "demo"):
+    for name in ("serve", "request", "check", "convert", "bench", "demo"):
         assert f" {name} " in done.stdout
         assert VERBS[name].get_short_help_str(200).rstrip(".") in done.stdout
 

@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "add_layer_norm": (X, X, WEIGHT, WEIGHT, 1e-5),
     "activation": (X, "gelu"),
     "gated_activation": (X, "gelu"),
+    "add": (X, X),
     "embedding": (LIST, TABLE),
     "add_positions": (X, TABLE, LIST),
     "take_tokens": (POOL, LIST, LIST),

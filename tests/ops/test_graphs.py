@@ -58,6 +58,7 @@ def step(given: dict[str, Tensor]) -> Tensor:
     ops.add_positions(hidden, given["places"], positions)
     normed = ops.layer_norm(hidden, weight, bias, EPS)
     active = ops.activation(normed, "gelu_tanh")
+    ops.add(active, normed)
     normed = ops.add_rms_norm(active, hidden, weight, EPS)
     q, k, v = normed.view(NUM_TOKENS, -1, HEAD_DIM).split([NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS], 1)
     caches = (given["k_cache"], given["v_cache"], given["slot_mapping"])
@@ -89,7 +90,7 @@ def test_replays_compute_with_new_contents(dtype):
             given[name].copy_(value)
         graph.replay()
         wanted = step(expected)
-        assert_close(result.cpu(), wanted, 4.0)  # three roundings stand one behind the other
+        assert_close(result.cpu(), wanted, 5.0)  # four roundings stand one behind the other
         for name, value in expected.items():
             assert_close(given[name].cpu(), value, 2.0)
 
@@ -116,6 +117,59 @@ def test_overlap_changes_no_bit(dtype):
     assert bool(expected.isfinite().all())
     expected_residual = residual.clone()
     graph, result = captured(chain, *given, False)
+    for _ in range(REPLAYS):
+        residual.copy_(start)
+        graph.replay()
+        assert torch.equal(result, expected)
+        assert torch.equal(residual, expected_residual)
+
+
+def mlp_chain(
+    x: Tensor, residual: Tensor, weight: Tensor, up: list[Tensor], down: list[Tensor], synchronize: bool
+) -> Tensor:
+    """[T, H] through norms and products in turn; weights come ahead while what they multiply is computed.
+
+    Args:
+        up, down: a matrix, or int8 and its scales.
+    """
+    for _ in range(CHAIN // 4):
+        normed = ops.add_rms_norm(x, residual, weight, EPS)
+        if len(up) == 1:
+            x = ops.skinny_linear(ops.skinny_gated_linear(normed, *up, None, "silu"), *down, None)
+        else:
+            gated = ops.skinny_gated_linear_int8(normed, *up, None, "silu")
+            x = ops.skinny_linear_int8(gated, *down, None)
+        if synchronize:
+            torch.cuda.synchronize()
+    return x
+
+
+def quantised(matrix: Tensor) -> list[Tensor]:
+    """Int8 and scales."""
+    return [
+        (matrix * 100).clamp_(-127, 127).to(torch.int8),
+        torch.full((len(matrix),), 0.01).to(matrix.device),
+    ]
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("is_int8", [False, True])
+@pytest.mark.parametrize("rows", [1, 12, 64])
+def test_overlap_with_products_changes_no_bit(dtype, is_int8, rows):
+    generator = torch.Generator().manual_seed(rows)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype).cuda()
+
+    x, residual, weight = random(rows, 1024), random(rows, 1024), random(1024)
+    matrices = random(2 * 2816, 1024).mul_(1 / 32), random(1024, 2816).mul_(1 / 53)
+    up, down = (quantised(matrix) if is_int8 else [matrix] for matrix in matrices)
+    start = residual.clone()
+    torch.cuda.synchronize()  # weights are read before the kernel in front has ended
+    expected = mlp_chain(x, residual, weight, up, down, True)
+    assert bool(expected.isfinite().all())
+    expected_residual = residual.clone()
+    graph, result = captured(mlp_chain, x, residual, weight, up, down, False)
     for _ in range(REPLAYS):
         residual.copy_(start)
         graph.replay()

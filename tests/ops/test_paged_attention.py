@@ -207,6 +207,20 @@ def test_a_graph_can_be_replayed_with_other_contents(kernels, dtype, batch):
 
 
 @pytest.mark.parametrize("kernels", [GPU])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+def test_a_batch_that_fills_the_device(kernels, dtype, head_dim):
+    """Large batches take wider tiles; a row gets the same as in a small one, bit for bit."""
+    shape = {"num_heads": 64, "num_kv_heads": 8, "head_dim": head_dim, "dtype": dtype, "seeds": [1, 2]}
+    large = Batch(query_lens=[1100, 1], seq_lens=[1300, 700], **shape)
+    small = Batch(query_lens=[60, 1], seq_lens=[1300, 700], **shape)
+    result = attend(kernels, large)
+    expected = OPS["paged_attention"].body(*(_to(kernels, argument) for argument in large.arguments()))
+    assert_close(result, expected.cpu())
+    assert torch.equal(result[-61:], attend(kernels, small))
+
+
+@pytest.mark.parametrize("kernels", [GPU])
 def test_the_newest_key_is_of_the_kernel_before(kernels):
     """Kernels may start early, and read older keys before the newest are written."""
     arguments = replace(SINGLE, dtype=torch.bfloat16).arguments()

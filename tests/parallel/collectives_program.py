@@ -38,10 +38,13 @@ def check_pipeline(world: MpiWorld) -> None:
         if not mesh.is_last_stage:
             pipeline.send_hidden(hidden + 1)
         else:
-            pipeline.return_samples(torch.tensor([batch, 7], dtype=torch.int32), torch.tensor([0.5, batch]))
+            contexts = torch.full((batch, 3), 0.1 + batch, dtype=torch.float64)
+            tokens = torch.tensor([batch, 7], dtype=torch.int32)
+            pipeline.return_samples(tokens, torch.tensor([0.5, batch]), contexts)
     if mesh.rank == 0 and mesh.pp_size > 1:
         for batch in range(batches):
-            tokens, logprobs = pipeline.receive_samples(2)
+            tokens, logprobs, contexts = pipeline.receive_samples(2, (batch, 3))
+            assert contexts.tolist() == [[0.1 + batch] * 3] * batch
             assert tokens.tolist() == [batch, 7]
             assert logprobs.tolist() == [0.5, batch]
 

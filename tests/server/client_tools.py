@@ -30,6 +30,9 @@ _UINT32 = (
     "top_p_reset_ids",
     "session_len",
     "memory_len",
+    "prompt_learning_task_name_ids",
+    "request_prompt_lengths",
+    "request_prompt_type",
 )
 _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "random_seed": np.uint64,

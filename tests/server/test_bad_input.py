@@ -39,10 +39,18 @@ CASES = [
     ("logit_bias", F32([[[5, 1], [5, 2]], [[5, 1], [-1, 0]]]), ": token id 5 comes 2 times; allowed is once"),
     ("logit_bias", F32([[[5, 1, 2]]] * 2), r".*\[-1,-1,2\], got \[2,1,3\]"),
     ("num_return_sequences", I32([[0], [0]]), r" is 0; allowed is \[1, 256\]"),
-    ("memory_len", U32([[2], [2]]), " is 2; the prompt alone has 3 tokens"),
-    ("is_return_context_embeddings", np.array([[True]] * 2), f" is True; .*{NOT_SERVED}"),
-    ("request_prompt_type", U32([[1], [1]]), f" .*{NOT_SERVED}"),
-    ("request_prompt_embedding", np.zeros((2, 1, 64), np.float16), f" .*{NOT_SERVED}"),
+    (
+        "request_prompt_type",
+        U32([[1], [1]]),
+        " was sent without request_prompt_embedding and request_prompt_l",
+    ),
+    (
+        "request_prompt_embedding",
+        np.zeros((2, 1, 64), np.float16),
+        " was sent without request_prompt_lengths",
+    ),
+    ("request_prompt_embedding", np.full((2, 1, 64), np.inf, np.float16), " has values that are not finite"),
+    ("prompt_learning_task_name_ids", U32([[0], [2]]), r" is 2; allowed are 0 \(squad\), 1 \(boolq\)"),
     ("stop_words_list", I32([[[1, 2], [3, -1]]] * 2), ": a word ends at 3"),
     ("stop_words_list", np.zeros((2, 3, 1), I32), r".*\[-1,2,-1\], got \[2,3,1\]"),
     ("bad_words_list", I32([[[1, 999], [2, -1]]] * 2), ": token id 999"),
@@ -60,6 +68,35 @@ def test_error_names_tensor_value_and_range(
         ct.grpc_infer(server.grpc, "fastertransformer", GOOD | {name: value})
     assert re.search(f"{name}'?{expected}", caught.value.message()), caught.value.message()
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+SOFT = {
+    "request_prompt_embedding": np.zeros((2, 3, 64), np.float16),
+    "request_prompt_lengths": U32([[3], [2]]),
+    "request_prompt_type": U32([[1], [1]]),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"request_prompt_embedding": np.zeros((2, 3, 32), np.float16)},
+            "has rows of 32 values; allowed is 64",
+        ),
+        ({"request_prompt_embedding": np.zeros((3, 3, 64), np.float16)}, "request_prompt_embedding"),
+        ({"request_prompt_lengths": U32([[3], [4]])}, r"request_prompt_lengths is 4; allowed is \[0, 3\]"),
+        ({"request_prompt_type": U32([[1], [2]])}, "request_prompt_type is 2; allowed are 1 .* 3 .*tasks"),
+        (
+            {"request_prompt_type": U32([[3]] * 2), "input_ids": U32([[11, 303, 13], [21, 22, 0]])},
+            r"input_ids: virtual id 303 at position 1; .* \[300, 303\)",
+        ),
+        ({"request_output_len": U32([[4], [MAX_POSITIONS - 3]])}, "input_ids has 4 tokens"),
+    ],
+)
+def test_error_of_a_prompt(server: TritonServer, change: ct.Arrays, expected: str) -> None:
+    with pytest.raises(InferenceServerException, match=expected):
+        ct.grpc_infer(server.grpc, "fastertransformer", GOOD | SOFT | change)
 
 
 def test_error_of_a_start_id(server: TritonServer) -> None:

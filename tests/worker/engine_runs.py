@@ -59,12 +59,14 @@ class Answer:
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.context = b""
         self.last: Output | None = None
 
     def take(self, output: Output) -> None:
         assert self.last is None, "an output after the last one"
         self.tokens += output.tokens
         self.logprobs += output.logprobs
+        self.context += output.context
         self.last = output if output.finish_reason else None
 
 

@@ -21,7 +21,10 @@ _MIB = 1 << 20
 
 
 def check(
-    path: Annotated[Path, typer.Argument(help="Hugging Face folder or GGUF file.", show_default=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Hugging Face folder, FasterTransformer's own or GGUF file.", show_default=False),
+    ],
     tensor_para_size: Annotated[int, typer.Option(help="Ranks that share every layer.")] = 1,
     pipeline_para_size: Annotated[int, typer.Option(help="Ranks that take layers in turn.")] = 1,
     data_type: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto",

@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import ModelLoadError
+from ..models.checkpoint.fastertransformer import find_folder
 from .console import errors
 
 
@@ -23,11 +24,14 @@ def find_gguf(path: Path) -> Path | None:
 
 
 def find_tokenizer(path: Path) -> Path | None:
-    """A folder with tokenizer.json; made from the GGUF file where that holds the tokenizer."""
+    """A folder with tokenizer.json, which may be the one around `<n>-gpu`; made from the GGUF file where
+    that holds the tokenizer."""
     gguf = find_gguf(path)
     if gguf is not None:
         return cached(gguf, "tokenizer", _convert_tokenizer)
-    return path if (path / "tokenizer.json").exists() else None
+    own = find_folder(path)
+    places = [path] if own is None else [path, own, own.parent]
+    return next((place for place in places if (place / "tokenizer.json").exists()), None)
 
 
 def hugging_face_folder(path: Path) -> Path:

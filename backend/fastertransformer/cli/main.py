@@ -5,7 +5,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import FasterTransformerError
-from . import bench, check, demo, request, serve
+from . import bench, check, convert, demo, request, serve
 from .console import errors
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("request")(request.request)
 app.command("check")(check.check)
+app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)
 app.command("bench-kernels")(bench.bench_kernels)
 app.command("demo")(demo.demo)

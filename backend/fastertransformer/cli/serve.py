@@ -25,10 +25,14 @@ from .tritonserver import Ports, ServerError, TritonServer
 
 READY_TIMEOUT_S = 900.0
 
+GPT_FAMILIES = ("gpt2", "fastertransformer-gpt", "fastertransformer-gptj", "fastertransformer-gptneox")
+"""Their clients expect the old GPT classes' lengths."""
+
 
 def serve(
     path: Annotated[
-        Path | None, typer.Argument(help="Hugging Face folder or GGUF file.", show_default=False)
+        Path | None,
+        typer.Argument(help="Hugging Face folder, FasterTransformer's own or GGUF file.", show_default=False),
     ] = None,
     model_repository: Annotated[
         Path | None, typer.Option(help="Serve this repository as it is, instead of PATH.", show_default=False)
@@ -108,7 +112,7 @@ def write_repository(
     checkpoint_slots = {
         "CHECKPOINT": str(path.resolve()),
         "TOKENIZER": str(tokenizer.resolve()) if tokenizer else "",
-        "CONTRACT": "gpt" if model_type == "gpt2" else "llama",
+        "CONTRACT": "gpt" if model_type in GPT_FAMILIES else "llama",
     }
     given = {"MODEL_TYPE": parameters.get("model_type", ""), **checkpoint_slots, **slots}
     parameters = {key: value for key, value in parameters.items() if key != "model_type"}

@@ -63,6 +63,27 @@ class BeamStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What replaces the word table's rows for some tokens of the step."""
+
+    tokens: Int32Array
+    """[N] indices into the step's tokens."""
+    rows: FloatArray
+    """[N, E]"""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLoad:
+    """Keys and values of a prefix prompt that a sequence gets before its first step."""
+
+    task: int
+    begin: int
+    """The first of them that is not in the cache yet."""
+    blocks: Int32Array
+    """Of the sequence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """B sequences, S of which sample a token. Immutable after broadcast.
 
@@ -87,6 +108,10 @@ class Batch:
     cross: Cross | None = None
     """In a model with an encoder."""
     beams: BeamStep | None = None
+    embeddings: Embeddings | None = None
+    prefixes: tuple[PrefixLoad, ...] = ()
+    contexts: tuple[tuple[int, int], ...] = ()
+    """[begin, end) of the step's tokens whose hidden states are wanted as a sum."""
 
     @property
     def num_tokens(self) -> int:
@@ -105,3 +130,5 @@ class StepResult:
     """[R, K] the most probable next tokens of the rows of beams, best first."""
     candidate_logprobs: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """[R, K]"""
+    contexts: npt.NDArray[np.float64] | None = None
+    """[C, H] sums for `Batch.contexts`; None where there are none."""

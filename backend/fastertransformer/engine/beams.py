@@ -166,7 +166,7 @@ def _clone(pool: BlockPool, parent: Sequence, child: Sequence) -> None:
     child.tokens, child.blocks = list(parent.tokens), list(parent.blocks)
     child.cross_blocks, child.is_encoded = list(parent.cross_blocks), True
     child.digests, child.num_published = list(parent.digests), parent.num_published
-    child.num_computed = parent.num_computed
+    child.num_computed, child.salt, child.embeddings = parent.num_computed, parent.salt, parent.embeddings
     child.copies_slot = parent.slot if child.is_placed else -1
 
 

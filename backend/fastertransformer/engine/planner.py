@@ -1,12 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Turns the scheduler's choice of sequences into the arrays of a Batch."""
 
+import itertools
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import Admission, Batch, BeamStep, Cross, Feed, Int32Array
+from .batch import (
+    Admission,
+    Batch,
+    BeamStep,
+    Cross,
+    Embeddings,
+    Feed,
+    FloatArray,
+    Int32Array,
+    PrefixLoad,
+)
 from .sequence import Sequence
 
 
@@ -17,11 +28,15 @@ class Entry:
     sequence: Sequence
     num_tokens: int
     samples: bool = False
+    num_context: int = 0
+    """Leading tokens whose hidden states are added to the sum that the client wants."""
 
 
 def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
     """An entry samples when it computes the last token that the sequence has."""
-    return Entry(sequence, num_tokens, num_tokens == sequence.num_to_compute)
+    prompt_left = sequence.prompt_len - sequence.num_computed if sequence.wants_context else 0
+    num_context = max(0, min(num_tokens, prompt_left))
+    return Entry(sequence, num_tokens, num_tokens == sequence.num_to_compute, num_context)
 
 
 def build_batch(entries: List[Entry], feed: bool) -> Batch:
@@ -42,6 +57,9 @@ def build_batch(entries: List[Entry], feed: bool) -> Batch:
         memory_blocks=_memory_blocks(sequences),
         admissions=tuple(_admission(s) for s in sequences if not s.is_placed),
         feed=_feed(fed) if fed else None,
+        embeddings=_embeddings(entries),
+        prefixes=tuple(load for s in sequences if not s.is_placed and (load := _prefix_load(s)) is not None),
+        contexts=_contexts(entries),
         cross=_cross(sequences) if sequences[0].encoder_len else None,
         beams=_beam_step(entries),
     )
@@ -78,6 +96,38 @@ def _admission(sequence: Sequence) -> Admission:
         sampling=sequence.sampling,
         encoder_tokens=_array(() if sequence.is_encoded else sequence.request.encoder_tokens),
         cross_blocks=_array(sequence.cross_blocks),
+    )
+
+
+def _embeddings(entries: List[Entry]) -> Embeddings | None:
+    """Rows for the negative tokens of this step."""
+    places: list[int] = []
+    rows: list[FloatArray] = []
+    begin = 0
+    for entry in entries:
+        sequence, first = entry.sequence, entry.sequence.num_computed
+        if sequence.embeddings is not None and first < sequence.prompt_len:
+            tokens = _array(sequence.tokens[first : first + entry.num_tokens])
+            found = np.flatnonzero(tokens < 0)
+            places += (begin + found).tolist()
+            rows.append(sequence.embeddings[-1 - tokens[found]])
+        begin += entry.num_tokens
+    return Embeddings(_array(places), np.concatenate(rows)) if places else None
+
+
+def _prefix_load(sequence: Sequence) -> PrefixLoad | None:
+    """What of its prefix does not lie in blocks that it shares."""
+    if sequence.num_shared >= sequence.prefix_len:
+        return None
+    return PrefixLoad(sequence.request.prompt_task, sequence.num_shared, _array(sequence.blocks))
+
+
+def _contexts(entries: List[Entry]) -> tuple[tuple[int, int], ...]:
+    begins = itertools.accumulate((entry.num_tokens for entry in entries), initial=0)
+    return tuple(
+        (begin, begin + entry.num_context)
+        for begin, entry in zip(begins, entries, strict=False)
+        if entry.num_context
     )
 
 

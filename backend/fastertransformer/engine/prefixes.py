@@ -14,7 +14,10 @@ class Prefixes:
         self._sessions = sessions
 
     def find(self, sequence: Sequence) -> tuple[list[int], int]:
-        """Blocks that hold its first tokens, and how many; one is left to compute. They are not taken."""
+        """Blocks that hold its first tokens, and how many; one is left to compute, and the whole prompt where
+        its hidden states are wanted. They are not taken."""
+        if sequence.wants_context:
+            return [], 0
         known = len(sequence.tokens) - 1
         shared = self._pool.match(self._digests(sequence, known // self._pool.block_size))
         num_shared = len(shared) * self._pool.block_size
@@ -51,6 +54,7 @@ class Prefixes:
         if len(known) < count:
             tokens = sequence.tokens[len(known) * self._pool.block_size : count * self._pool.block_size]
             # What a token has seen is in its keys and values, too.
-            root = f"memory {sequence.memory_blocks}".encode() if sequence.memory_blocks else b""
-            known += prefix_digests(tokens, self._pool.block_size, parent=known[-1] if known else root)
+            memory = f"memory {sequence.memory_blocks}".encode() if sequence.memory_blocks else b""
+            parent = known[-1] if known else memory + sequence.salt
+            known += prefix_digests(tokens, self._pool.block_size, parent)
         return known[:count]

@@ -10,14 +10,16 @@ computed again later. Over 300 lines because whatever changes a sequence's state
 import heapq
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Sequence as List
 
 from ..config import EngineConfig
 from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
-from .batch import Batch, StepResult
+from .batch import Batch, FloatArray, StepResult
 from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool
 from .planner import Entry, build_batch, entry_for
 from .prefixes import Prefixes
+from .prompts import PromptTables
 from .sequence import Sequence, SequenceKey, State
 from .sessions import Sessions
 
@@ -26,9 +28,16 @@ ClientOutput = tuple[int, Output]
 
 
 class Scheduler:
-    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone."""
+    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
 
-    def __init__(self, config: EngineConfig, info: EngineInfo, num_blocks: int) -> None:
+
+    Args:
+        prompt_tables: embeddings of the checkpoint's prompt-learning tasks.
+    """
+
+    def __init__(
+        self, config: EngineConfig, info: EngineInfo, num_blocks: int, prompt_tables: List[FloatArray] = ()
+    ) -> None:
         # What a decoder computes depends on its encoder's input: nothing is shared by the tokens alone.
         enable_reuse = config.cache.enable_reuse and not info.max_encoder_len
         self.pool = BlockPool(num_blocks, config.cache.block_size, enable_reuse)
@@ -36,6 +45,7 @@ class Scheduler:
         self._prefixes = Prefixes(self.pool, self.sessions)
         self._config = config
         self._info = info
+        self._prompts = PromptTables(info, prompt_tables)
         self._num_stages = config.parallel.pipeline_para_size
         self._sequences: dict[SequenceKey, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
@@ -75,6 +85,8 @@ class Scheduler:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens])
+            sequence.wants_context = request.wants_context
+            self._prompts.give_meaning(sequence)
             if request.memory_len:
                 sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
             sequence.keeps = request.session is not None and not request.session.is_last
@@ -146,9 +158,12 @@ class Scheduler:
         """Takes in what the oldest batch in flight sampled."""
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
         candidates = zip(result.candidate_tokens, result.candidate_logprobs, strict=True)
+        contexts = iter(() if result.contexts is None else result.contexts)
         for entry in self._in_flight.popleft():
             sequence = entry.sequence
             sequence.num_in_flight -= 1
+            if entry.num_context:
+                sequence.context = sequence.context + next(contexts)
             if entry.samples:
                 sample = next(samples)
                 if sequence.group is None:
@@ -259,8 +274,9 @@ class Scheduler:
         sequence.cross_blocks = self.pool.allocate(self.pool.blocks_for(sequence.encoder_len))
         sequence.blocks = computed + self.pool.allocate(needed - len(computed) - len(sequence.cross_blocks))
         sequence.num_published = num_computed // self.pool.block_size
-        sequence.num_computed = num_computed
-        self._num_prefix_hit_tokens += sequence.num_computed
+        sequence.num_shared = num_computed
+        sequence.num_computed = max(num_computed, sequence.prefix_len)
+        self._num_prefix_hit_tokens += num_computed
         return True
 
     def _fail_head_if_stuck(self) -> None:
@@ -287,7 +303,7 @@ class Scheduler:
         if sequence.state is State.FINISHED:
             return  # it ended while this step was in flight
         output = sequence.append(token, logprob)
-        self._tell(sequence.client, output)
+        self._tell(sequence.client, sequence.with_context(output))
         if output.finish_reason is None:
             self._prefixes.publish(sequence)
         else:
@@ -297,7 +313,7 @@ class Scheduler:
         """Takes in what one beam got; the last one of a step makes the search go on."""
         if sequence.state is State.RUNNING and group.collect(sequence, candidates):
             for output in group.advance(self.pool):
-                self._tell(sequence.client, output)
+                self._tell(sequence.client, group.head.with_context(output))
                 if output.finish_reason is not None:
                     self._finish(group.head)
 

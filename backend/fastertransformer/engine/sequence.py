@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
 from ..messages import Beam, FinishReason, Output, Request, SamplingParams
 from .sessions import SessionKey
 
@@ -58,6 +62,18 @@ class Sequence:
     """Slot whose tokens it takes over in its next step."""
     copies_block: tuple[int, int] | None = None
     """(from, to): what its next step copies before it writes."""
+    num_shared: int = 0
+    """Tokens that were in the cache when it took its blocks."""
+    prefix_len: int = 0
+    """First tokens whose keys and values are loaded instead of computed."""
+    embeddings: npt.NDArray[np.float32] | None = None
+    """[rows, E] what the negative tokens of the prompt stand for, where they are computed."""
+    salt: bytes = b""
+    """Digest of what the prompt's negative tokens stand for: equal ids may mean something else."""
+    wants_context: bool = False
+    """The sum of the prompt's hidden states is asked for and not yet told."""
+    context: npt.NDArray[np.float64] | float = 0.0
+    """[H] that sum, as far as steps have added to it."""
     memory_blocks: int = 0
     """How many blocks a token sees, its own included; 0 sees all."""
     keeps: bool = False
@@ -138,6 +154,13 @@ class Sequence:
         logprobs = (*(0.0 for _ in tokens[1:]), logprob) if self.sampling.logprobs else ()
         return Output(self.request.id, tokens, logprobs, self.reason_to_stop())
 
+    def with_context(self, output: Output) -> Output:
+        """`output`, the first one with the sum of the prompt's hidden states where that is wanted."""
+        if not self.wants_context:
+            return output
+        self.wants_context = False
+        return replace(output, context=np.asarray(self.context, np.float32).tobytes())
+
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
         if self.tokens[-1] in self.end_ids or self._is_stop_word(self.tokens):
@@ -162,7 +185,7 @@ class Sequence:
         """Forgets slot and blocks, which somebody has taken back."""
         self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
         self.is_placed, self.copies_slot, self.copies_block = False, -1, None
-        self.cross_blocks, self.is_encoded = [], False
+        self.cross_blocks, self.is_encoded, self.context = [], False, 0.0
 
     def _is_stop_word(self, tokens: list[int]) -> bool:
         return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)

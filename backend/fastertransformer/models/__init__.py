@@ -5,6 +5,7 @@ from ..layers.attention import CrossMetadata, StepMetadata
 from ..layers.encoder_attention import EncoderMetadata
 from .encoding.model import EncoderModel
 from .loader import encoding_outputs, load
+from .prompts import Prompts, load_prompts
 from .transformer import Model
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "EncoderMetadata",
     "EncoderModel",
     "Model",
+    "Prompts",
     "StepMetadata",
     "encoding_outputs",
     "load",
+    "load_prompts",
 ]

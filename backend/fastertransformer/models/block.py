@@ -6,14 +6,14 @@ to be added itself: so a norm and the sum before it are one pass. Sublayers retu
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Concatenate, Generic, ParamSpec
 
 from torch import Tensor
 
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
-from ..layers.norm import NormLayer
+from ..layers.norm import NormLayer, add
 from ..parallel.comm import Communicator
 from .spec import Residual
 
@@ -33,6 +33,8 @@ class Block(Generic[Context]):
     group: Communicator
     cross_attention: Callable[Concatenate[Tensor, Context], Tensor] | None = None
     """Of a decoder to its encoder, behind the attention to itself."""
+    adapters: Mapping[str, Mlp] = field(default_factory=dict)
+    """By role, those that the topology names."""
 
     def __call__(
         self, x: Tensor | None, residual: Tensor, *args: Context.args, **kwargs: Context.kwargs
@@ -63,6 +65,7 @@ class Topology:
     forward: Callable[[AnyBlock, Tensor | None, Tensor, Attends], Tensor]
     norms: tuple[str, ...]
     takes_cross_attention: bool = False
+    adapters: tuple[str, ...] = ()
 
 
 def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
@@ -85,13 +88,13 @@ def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends)
 def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
     attended = attends["norm1"](block.normed("norm1", x, residual))
-    return block.group.all_reduce(block.mlp(block.norms["norm2"](residual)).add_(attended))
+    return block.group.all_reduce(add(attended, block.mlp(block.norms["norm2"](residual))))
 
 
 def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
     normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(attends["norm1"](normed).add_(block.mlp(normed)))
+    return block.group.all_reduce(add(attends["norm1"](normed), block.mlp(normed)))
 
 
 def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
@@ -101,10 +104,19 @@ def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Atte
     return block.norms["post_norm2"](block.group.all_reduce(block.mlp(normed)))
 
 
+def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+    """y = attention(norm1(r)); r += y + adapter1(y); z = mlp(norm2(r)); r += z + adapter2(z)"""
+    attended = block.group.all_reduce(attends["norm1"](block.normed("norm1", x, residual)))
+    attended = block.group.all_reduce(block.adapters["adapter1"](attended)).add_(attended)
+    output = block.group.all_reduce(block.mlp(block.normed("norm2", attended, residual)))
+    return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output)
+
+
 TOPOLOGIES = {
     Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True),
     Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True),
     Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2")),
     Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",)),
     Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
+    Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
 }

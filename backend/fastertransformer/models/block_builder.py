@@ -101,6 +101,7 @@ class BlockBuilder:
             mlp=self._mlp(place) if moe is None else self._moe(place, moe),
             group=self.group,
             cross_attention=cross_attention,
+            adapters={role: self._adapter(role, place) for role in topology.adapters},
         )
 
     def layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:
@@ -202,6 +203,9 @@ class BlockBuilder:
 
     def _mlp(self, place: Place) -> Mlp:
         return self._feed_forward("", self.spec.intermediate_size, place)
+
+    def _adapter(self, role: str, place: Place) -> Mlp:
+        return self._feed_forward(role + "_", self.spec.adapter_size, place)
 
     def _moe(self, place: Place, moe: MoeSpec) -> MoeMlp:
         weight = self.reader.table("router", moe.num_experts, self.spec.hidden_size, place=place)

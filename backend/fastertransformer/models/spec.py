@@ -22,6 +22,7 @@ class Residual(Enum):
     PARALLEL = "attention and MLP behind norms of their own, side by side"
     PARALLEL_ONE_NORM = "attention and MLP behind one norm, side by side"
     SANDWICH = "norms before and behind each sublayer"
+    ADAPTED = "a norm before each sublayer, and behind each an MLP that adds to its result"
 
 
 class Positions(Enum):
@@ -107,6 +108,8 @@ class ModelSpec:
     """The MLP is act(gate(x)) * up(x) instead of act(up(x))."""
     mlp_bias: bool = False
     moe: MoeSpec | None = None
+    adapter_size: int = 0
+    """Intermediate size of the adapters behind each sublayer."""
 
     head_bias: bool = False
     """Stored as `head.bias`, or as role `logits_bias`, a row [1, V]."""

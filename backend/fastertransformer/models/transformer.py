@@ -70,10 +70,24 @@ class Model:
         """Whether a step asks the device nothing, so that a graph can hold it."""
         return self.spec.moe is None
 
-    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """[T] int32 ids and positions -> [T, H]; first stage only."""
+    @property
+    def embedding_size(self) -> int:
+        """Width of the word table's rows."""
+        return self.spec.embedding_size or self.spec.hidden_size
+
+    def embed(self, ids: Tensor, positions: Tensor, replaced: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """[T] int32 ids and positions -> [T, H]; first stage only.
+
+        Args:
+            replaced: indices into T [N], whose ids are no words, and their rows [N, E] in place of the word
+                table's (transformers' `inputs_embeds`).
+        """
         assert self.embedding is not None
-        hidden = self.embedding(ids)
+        if replaced is None:
+            hidden = self.embedding(ids)
+        else:
+            hidden = self.embedding(ids.clamp(min=0))
+            hidden[replaced[0]] = replaced[1].to(hidden.dtype)
         hidden = hidden if self.project_in is None else self.project_in(hidden)
         hidden = hidden if self.positions is None else add_positions(hidden, self.positions, positions)
         return hidden if self.embedding_norm is None else self.embedding_norm(hidden)

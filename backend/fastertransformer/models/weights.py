@@ -161,7 +161,7 @@ class WeightReader:
 
         return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
 
-    def rows(
+    def own_rows(
         self, role: str, suffix: str, size: int, columns: int, own: tuple[int, int], place: Place
     ) -> Tensor:
         """Rows `own` of a [size, columns] matrix, or of a vector without columns; not counted as held."""
@@ -172,6 +172,10 @@ class WeightReader:
         return role in self._names and any(
             self._has(name + suffix) for name in self._candidates(role, OUTSIDE)
         )
+
+    def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused | None, place: Place) -> Tensor:
+        """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""
+        return self._merge(parts, suffix, columns, fused, place)
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""

@@ -2,6 +2,7 @@
 """The ops of the engine, each defined by its Python body and replaced by a kernel where there is one."""
 
 from .activation import activation, gated_activation
+from .add import add
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .disentangled_attention import disentangled_attention
@@ -36,6 +37,7 @@ __all__ = [
     "SAMPLING_FLOATS",
     "SAMPLING_INTEGERS",
     "activation",
+    "add",
     "add_layer_norm",
     "add_positions",
     "add_rms_norm",

@@ -30,6 +30,8 @@ from mpi4py import MPI  # noqa: E402 - the thread level must be chosen before th
 _HIDDEN_TAG = 1
 _TOKENS_TAG = 2
 _LOGPROBS_TAG = 3
+_CONTEXTS_TAG = 4
+_RESULT_TAGS = (_TOKENS_TAG, _LOGPROBS_TAG, _CONTEXTS_TAG)
 
 _SPIN_SECONDS = 0.05
 _LONGEST_NAP_SECONDS = 1e-3
@@ -103,8 +105,8 @@ class MpiCommunicator:
 class _SamplesOnTheirWay:
     """Copies to the host; they have arrived when the event has come."""
 
-    tokens: Tensor
-    logprobs: Tensor
+    tensors: list[Tensor]
+    """Tokens, log-probabilities, sums of hidden states."""
     event: torch.cuda.Event | None
 
     def arrived(self) -> bool:
@@ -133,15 +135,15 @@ class MpiPipeline:
         self._stages.recv(hidden, self._mesh.pp_rank - 1)
         return hidden
 
-    def return_samples(self, tokens: Tensor, logprobs: Tensor) -> None:
+    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor) -> None:
         """Waits neither for the device nor for rank 0, which may be busy with the next batch."""
         if self._mesh.pp_size == 1 or self._world.rank != self._last_rank:
             return
-        copies = [x.to("cpu", non_blocking=True) for x in (tokens, logprobs)]
+        copies = [x.to("cpu", non_blocking=True) for x in (tokens, logprobs, contexts)]
         event = torch.cuda.Event() if tokens.is_cuda else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
-        self._copies.append(_SamplesOnTheirWay(copies[0], copies[1], event))
+        self._copies.append(_SamplesOnTheirWay(copies, event))
         self.progress()
 
     def progress(self) -> None:
@@ -150,15 +152,21 @@ class MpiPipeline:
             self._check()  # or rank 0 would take what follows a time-out for tokens
             self._sends = [(request, data) for request, data in self._sends if not request.Test()]
             samples = self._copies.popleft()
-            for data, tag in ((samples.tokens, _TOKENS_TAG), (samples.logprobs, _LOGPROBS_TAG)):
-                self._sends.append((self._world.Isend(data.numpy(), 0, tag), data.numpy()))
+            for data, tag in zip(samples.tensors, _RESULT_TAGS, strict=True):
+                if data.numel():
+                    self._sends.append((self._world.Isend(data.numpy(), 0, tag), data.numpy()))
 
-    def receive_samples(self, num_samples: int) -> Samples:
-        tokens, logprobs = np.empty(num_samples, np.int32), np.empty(num_samples, np.float32)
-        if num_samples:
-            _wait(self._world.Irecv(tokens, self._last_rank, _TOKENS_TAG), self._check)
-            _wait(self._world.Irecv(logprobs, self._last_rank, _LOGPROBS_TAG), self._check)
-        return tokens, logprobs
+    def receive_samples(self, num_samples: int, contexts: tuple[int, int]) -> Samples:
+        samples: Samples = (
+            np.empty(num_samples, np.int32),
+            np.empty(num_samples, np.float32),
+            np.empty(contexts, np.float64),
+        )
+        wanted: tuple[np.ndarray[Any, Any], ...] = samples
+        for data, tag in zip(wanted, _RESULT_TAGS, strict=True):
+            if data.size:
+                _wait(self._world.Irecv(data, self._last_rank, tag), self._check)
+        return samples
 
 
 class MpiWorld:

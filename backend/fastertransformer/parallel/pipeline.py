@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Samples = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-"""Tokens [S] and their log-probabilities [S]."""
+Samples = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float64]]
+"""Tokens [S], their log-probabilities [S], and sums of hidden states [C, H]."""
 
 
 class Pipeline(Protocol):
@@ -21,11 +21,16 @@ class Pipeline(Protocol):
 
     def receive_hidden(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor: ...
 
-    def return_samples(self, tokens: Tensor, logprobs: Tensor) -> None:
-        """From the last stage to rank 0. All tensor-parallel ranks drew the same; one of them sends."""
+    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor) -> None:
+        """From the last stage to rank 0. All tensor-parallel ranks drew the same; one of them sends.
+
+        Args: tokens, logprobs: [S] int32 and float32. contexts: [C, H] float64.
+        """
         ...
 
-    def receive_samples(self, num_samples: int) -> Samples: ...
+    def receive_samples(self, num_samples: int, contexts: tuple[int, int]) -> Samples:
+        """Args: contexts: C and H."""
+        ...
 
 
 class OneStage:
@@ -37,8 +42,8 @@ class OneStage:
     def receive_hidden(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
         raise AssertionError("a single stage has no previous one")
 
-    def return_samples(self, tokens: Tensor, logprobs: Tensor) -> None:
+    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor) -> None:
         """They are where they are needed."""
 
-    def receive_samples(self, num_samples: int) -> Samples:
+    def receive_samples(self, num_samples: int, contexts: tuple[int, int]) -> Samples:
         raise AssertionError("a single stage samples itself")

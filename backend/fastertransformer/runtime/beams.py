@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A step's part in a beam search: copies before it, candidates after it. Rank 0's scheduler chooses."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -61,10 +63,12 @@ def num_samples(batch: Batch) -> int:
     return len(batch.sample_rows) + candidates
 
 
-def unpack(batch: Batch, tokens: Int32Array, logprobs: FloatArray) -> StepResult:
+def unpack(
+    batch: Batch, tokens: Int32Array, logprobs: FloatArray, contexts: npt.NDArray[np.float64] | None
+) -> StepResult:
     """What `BeamSampler.after` has packed."""
     if batch.beams is None:
-        return StepResult(tokens, logprobs)
+        return StepResult(tokens, logprobs, contexts=contexts)
     count, shape = len(batch.sample_rows), (len(batch.beams.rows), batch.beams.num_candidates)
     candidates = tokens[count:].reshape(shape), logprobs[count:].reshape(shape)
-    return StepResult(tokens[:count], logprobs[:count], *candidates)
+    return StepResult(tokens[:count], logprobs[:count], *candidates, contexts=contexts)

@@ -11,7 +11,7 @@ from .. import ops
 from ..engine.batch import Batch, Cross, Int32Array
 from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
-from .transfer import to_device
+from .transfer import to_device, upload
 
 NO_SLOT = -1
 """The slot of a row that only fills a batch up: nothing is read or written for it."""
@@ -33,6 +33,10 @@ class DeviceBatch:
     """[R] index into S of the rows that get candidates."""
     num_candidates: int
     metadata: StepMetadata
+    embeddings: tuple[Tensor, Tensor] | None = None
+    """Indices into T [N] int64, and the rows [N, E] of these tokens in place of the word table's."""
+    contexts: tuple[tuple[int, int], ...] = ()
+    """[begin, end) in T of what is to be summed up."""
 
 
 def padded(batch: Batch, num_sequences: int, table_width: int, cross_width: int) -> Batch:
@@ -153,8 +157,16 @@ def place(
         beam_rows=parts["beam_rows"],
         num_candidates=batch.beams.num_candidates if batch.beams is not None else 0,
         metadata=metadata,
+        embeddings=_embeddings(batch, workspace.device),
+        contexts=batch.contexts,
     )
     return step, packed
+
+
+def _embeddings(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    if batch.embeddings is None:
+        return None
+    return upload(batch.embeddings.tokens, device).long(), upload(batch.embeddings.rows, device)
 
 
 def token_updates(batch: Batch) -> Int32Array | None:

@@ -79,8 +79,9 @@ class DecodeGraphs:
         self._captured.clear()
 
     def fits(self, batch: Batch) -> bool:
-        """Whether every sequence computes one token and samples, none of them for a beam search."""
-        return batch.beams is None and len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
+        """Whether every sequence computes one token of the vocabulary and samples, and that is all."""
+        is_plain = batch.embeddings is None and not batch.contexts and batch.beams is None
+        return is_plain and len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
 
     def replay(self, batch: Batch, needs: Needs) -> Sampled:
         """The step of a batch that fits; results of its own rows, valid until the next replay."""

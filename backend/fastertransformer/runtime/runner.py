@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Executes batches on one rank: token pool, KV cache, the layers of this stage, sampling on the last one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from .device_batch import DeviceBatch, place, token_updates
 from .encoder_inputs import encoder_inputs
 from .graphs import DecodeGraphs, Sampled
 from .memory import workspace_size
+from .prefixes import Prefixes
 from .sampler import Sampler
 from .sampling_table import Needs, SamplingTable
 from .transfer import HostCopy, to_device
@@ -31,13 +32,17 @@ class SampledHere:
     tokens: HostCopy
     logprobs: HostCopy | None
     """None where no request asked."""
+    contexts: HostCopy | None
+    """None where no request of the step asked."""
     world: World
     batch: Batch
 
     def result(self) -> StepResult:
         tokens = self.tokens.wait().numpy()
         zeros = np.zeros(len(tokens), np.float32)
-        result = unpack(self.batch, tokens, zeros if self.logprobs is None else self.logprobs.wait().numpy())
+        logprobs = zeros if self.logprobs is None else self.logprobs.wait().numpy()
+        contexts = None if self.contexts is None else self.contexts.wait().numpy()
+        result = unpack(self.batch, tokens, logprobs, contexts)
         self.world.check()
         return result
 
@@ -48,13 +53,19 @@ class SampledElsewhere:
 
     pipeline: Pipeline
     batch: Batch
+    hidden_size: int
 
     def result(self) -> StepResult:
-        return unpack(self.batch, *self.pipeline.receive_samples(num_samples(self.batch)))
+        contexts = (len(self.batch.contexts), self.hidden_size)
+        return unpack(self.batch, *self.pipeline.receive_samples(num_samples(self.batch), contexts))
 
 
 class ModelRunner:
-    """Identical on every rank; batches arrive in the same order everywhere."""
+    """Identical on every rank; batches arrive in the same order everywhere.
+
+    Args:
+        prefixes: keys and values of the checkpoint's prefix prompts, as `Prefixes` takes them.
+    """
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class ModelRunner:
         num_blocks: int,
         max_model_len: int,
         max_encoder_len: int,
+        prefixes: Sequence[Tensor] = (),
     ) -> None:
         self._world = world
         self._mesh = world.mesh
@@ -78,6 +90,7 @@ class ModelRunner:
         self._table = SamplingTable(config.max_num_seqs, model.device)
         self._sampler = Sampler(self._table, self._token_pool)
         self._beams = BeamSampler(config.beam_search_rule)
+        self._prefixes = Prefixes(prefixes, self._block_size)
         self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
         self._graphs: DecodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
@@ -115,16 +128,26 @@ class ModelRunner:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._kv_cache)
             self._pipeline.send_hidden(hidden.add_(x))
-            return SampledElsewhere(self._pipeline, batch)
-        sampled = self._compute(step, needs)
-        if len(batch.sample_rows):
-            self._pipeline.return_samples(*sampled)
-        return self._sampled(batch, sampled, needs)
+            return SampledElsewhere(self._pipeline, batch, self._model.spec.hidden_size)
+        x, hidden = self._forward(step)
+        contexts = _sums(x, hidden, step.contexts)
+        sampled = self._sample(x, hidden, step, needs)
+        if len(batch.sample_rows) or len(contexts):
+            self._pipeline.return_samples(*sampled, contexts)
+        return self._sampled(batch, sampled, needs, contexts if len(contexts) else None)
 
-    def _sampled(self, batch: Batch, sampled: Sampled, needs: Needs) -> SampledHere:
+    def _sampled(
+        self, batch: Batch, sampled: Sampled, needs: Needs, contexts: Tensor | None = None
+    ) -> SampledHere:
         tokens, logprobs = sampled
         is_wanted = needs.logprobs or batch.beams is not None
-        return SampledHere(HostCopy(tokens), HostCopy(logprobs) if is_wanted else None, self._world, batch)
+        return SampledHere(
+            HostCopy(tokens),
+            HostCopy(logprobs) if is_wanted else None,
+            None if contexts is None else HostCopy(contexts),
+            self._world,
+            batch,
+        )
 
     def _install(self, batch: Batch) -> None:
         """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
@@ -136,6 +159,7 @@ class ModelRunner:
             ops.put_tokens(self._token_pool, slots, positions, tokens)
         generation = self._table.generation
         self._table.put_all(batch.admissions)
+        self._prefixes.load(batch.prefixes, self._kv_cache)
         if self._graphs is not None and self._table.generation != generation:
             self._graphs.clear()
 
@@ -156,12 +180,18 @@ class ModelRunner:
                 (len(positions), self._model.spec.hidden_size), self._model.dtype, self._model.device
             )
         ids = ops.take_tokens(self._token_pool, step.token_slots, positions)
-        return self._model.embed(ids, positions)
+        return self._model.embed(ids, positions, step.embeddings)
 
     def _compute(self, step: DeviceBatch, needs: Needs) -> Sampled:
         """The last stage of a step, from its input to the tokens in the pool."""
+        return self._sample(*self._forward(step), step, needs)
+
+    def _forward(self, step: DeviceBatch) -> tuple[Tensor, Tensor]:
+        """The hidden states of all tokens, as x + hidden."""
         hidden = self._stage_input(step)
-        x = self._model.forward(hidden, step.metadata, self._kv_cache)
+        return self._model.forward(hidden, step.metadata, self._kv_cache), hidden
+
+    def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Sampled:
         if not len(step.last_tokens):
             return self._nothing
         if len(step.last_tokens) < len(hidden):
@@ -172,3 +202,9 @@ class ModelRunner:
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
         return self._beams.after(logits, step, sampled)
+
+
+def _sums(x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+    """[C, H] float64: x + hidden summed over each of the spans. So wide that chunks change no digit."""
+    sums = [(x[begin:end].double() + hidden[begin:end]).sum(0) for begin, end in spans]
+    return torch.stack(sums) if sums else hidden.new_empty((0, hidden.shape[1]), dtype=torch.float64)

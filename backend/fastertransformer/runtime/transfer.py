@@ -6,8 +6,10 @@ copies that use it are done.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +24,12 @@ def to_device(arrays: Sequence[Int32Array], device: torch.device, out: Tensor | 
     if out is None:
         return staging.to(device, non_blocking=True)
     return out.copy_(staging, non_blocking=True)
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of any type on the device; on a CPU the array itself."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class HostCopy:

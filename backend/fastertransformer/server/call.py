@@ -40,6 +40,8 @@ class Row:
     beams: tuple[Beam, ...] = ()
     """Of a beam search, best first, instead of `tokens` and `logprobs`."""
     finish_reason: FinishReason | None = None
+    context: bytes = b""
+    """Sum of the prompt's hidden states, float32, once it has come."""
     since: float = field(default_factory=time.monotonic)
     """Time of the last tokens, at first of the arrival."""
 
@@ -51,6 +53,7 @@ class Row:
             self.arrays[name] = np.frombuffer(array.data, np.float32).reshape(array.shape)
         self.beams = output.beams
         self.finish_reason = output.finish_reason
+        self.context = self.context or output.context
 
 
 class Call(Protocol):

@@ -84,7 +84,7 @@ class Score {
 
   __device__ float operator()(float dot, float slope, int distance) const {
     if (is_plain_) return dot;
-    return capped(dot) - slope * static_cast<float>(distance);
+    return __fmaf_rn(-slope, static_cast<float>(distance), capped(dot));
   }
 
  protected:

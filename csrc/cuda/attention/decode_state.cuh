@@ -5,6 +5,7 @@
 
 #include "cuda/attention/decode_plan.cuh"
 #include "device/tensor_core.cuh"
+#include "device/ticket.cuh"
 
 namespace ft::cuda {
 
@@ -136,16 +137,13 @@ __device__ void merge_warps(const Attention<T>& a, const DecodeItem& item,
 }
 
 // Whether this block is the last of the item's sequence and heads to leave its part in the
-// workspace; the counter is zero again then.
+// workspace.
 template <typename T>
 __device__ bool is_last(const Attention<T>& a, const DecodeItem& item) {
   __shared__ bool result;
   __syncthreads();  // all threads have left their part
   if (threadIdx.x == 0) {
-    const unsigned last = item.num_chunks - 1;
-    __threadfence();
-    result = atomicInc(&a.counters[item.counter], last) == last;
-    __threadfence();
+    result = device::is_last_of(item.num_chunks, &a.counters[item.counter]);
   }
   __syncthreads();
   return result;

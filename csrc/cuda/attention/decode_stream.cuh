@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/attention/decode_plan.cuh"
+#include "cuda/attention/packs.cuh"
 #include "device/copy_async.cuh"
 
 namespace ft::cuda {
@@ -11,6 +12,8 @@ namespace ft::cuda {
 template <typename T, int kHeadDim>
 class DecodeStream {
   using Shape = DecodeShape<kHeadDim>;
+  static constexpr int kPacks = kHeadDim / 8;  // of a key
+  static constexpr int kLanePacks = Packs<32, kPacks>::template kCount<kGroupKeys>;
 
  public:
   __device__ DecodeStream(const DecodePlan<T>& plan, char* ring, int warp, int num_warps, int lane)
@@ -19,7 +22,10 @@ class DecodeStream {
         index_(blockIdx.x),
         first_(warp * kGroupKeys),
         step_(num_warps * kGroupKeys),
-        lane_(lane) {
+        lane_(lane),
+        has_whole_groups_(plan.attention.block_size % kGroupKeys == 0 &&
+                          plan.attention.key_stride == kHeadDim &&
+                          plan.attention.head_dim == kHeadDim) {
     enter_item();
   }
 
@@ -71,24 +77,40 @@ class DecodeStream {
     const int row = lane_ % kGroupKeys, page = (key_ + row) / a.block_size;
     slot_ = key_ + row - page * a.block_size;
     page_ = is_visible(row) ? a.block_tables[item_.sequence * a.table_stride + page] : 0;
+    is_whole_ = has_whole_groups_ && is_visible(0) && is_visible(kGroupKeys - 1);
   }
 
   __device__ void copy(char* tile, const T* cache) {
     if (!is_done()) {
-      const Attention<T>& a = plan_.attention;
-      constexpr int kPacks = kHeadDim / 8;
-      const T* head = cache + item_.kv_head * a.kv_head_stride;
-      const int64_t offset = a.key_offset(page_, slot_);
-#pragma unroll
-      for (int i = 0; i < kPacks * kGroupKeys / 32; ++i) {
-        const int row = (i * 32 + lane_) / kPacks, pack = (i * 32 + lane_) % kPacks;
-        const int64_t from = __shfl_sync(0xffffffffu, offset, row);
-        const bool valid = is_visible(row) && pack * 8 < a.head_dim;
-        device::copy_async(tile + row * Shape::kRowBytes + pack * 16,
-                           valid ? head + from + pack * 8 : cache, valid);
-      }
+      const T* head = cache + item_.kv_head * plan_.attention.kv_head_stride;
+      is_whole_ ? copy_whole(tile, head) : copy_rows(tile, head);
     }
     device::commit_copies();
+  }
+
+  __device__ char* place(char* tile, int index) const {
+    const Packs<32, kPacks> packs{lane_};
+    return tile + packs.row(index) * Shape::kRowBytes + packs.column(index) * 16;
+  }
+
+  // All keys are visible and lie side by side.
+  __device__ void copy_whole(char* tile, const T* head) {
+    const T* from =
+        head + plan_.attention.key_offset(page_, slot_ - lane_ % kGroupKeys) + lane_ * 8;
+#pragma unroll
+    for (int i = 0; i < kLanePacks; ++i) device::copy_async(place(tile, i), from + i * 256, true);
+  }
+
+  __device__ void copy_rows(char* tile, const T* head) {
+    const Packs<32, kPacks> packs{lane_};
+    const int64_t offset = plan_.attention.key_offset(page_, slot_);
+#pragma unroll
+    for (int i = 0; i < kLanePacks; ++i) {
+      const int dim = packs.column(i) * 8;
+      const int64_t from = __shfl_sync(0xffffffffu, offset, packs.row(i));
+      const bool valid = is_visible(packs.row(i)) && dim < plan_.attention.head_dim;
+      device::copy_async(place(tile, i), valid ? head + from + dim : head, valid);
+    }
   }
 
   const DecodePlan<T>& plan_;
@@ -96,6 +118,7 @@ class DecodeStream {
   DecodeItem item_;
   int index_, key_, page_, slot_;
   int first_, step_, lane_;
+  bool has_whole_groups_, is_whole_;
 };
 
 }  // namespace ft::cuda

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "cuda/attention/packs.cuh"
 #include "cuda/attention/prefill_rows.cuh"
 #include "cuda/launch.h"
 #include "device/copy_async.cuh"
@@ -16,9 +17,11 @@
 namespace ft::cuda {
 
 // The shared memory of a block, and the order of copies and products.
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, int kRowTiles>
 class PrefillBlock {
-  using Shape = PrefillShape<kHeadDim>;
+  using Shape = PrefillShape<kHeadDim, kRowTiles>;
+  static constexpr int kTileKeys = Shape::kTileKeys;
+  using Threads = Packs<kPrefillThreads, Shape::kPacks>;
 
  public:
   __device__ PrefillBlock(const Attention<T>& attention, char* shared)
@@ -72,30 +75,42 @@ class PrefillBlock {
   }
 
   __device__ void copy_queries(const PrefillItem& item) {
+    const Threads threads{static_cast<int>(threadIdx.x)};
 #pragma unroll
-    for (int i = threadIdx.x; i < Shape::kQueries * Shape::kPacks; i += kPrefillThreads) {
-      const int row = i / Shape::kPacks, pack = i % Shape::kPacks;
-      const bool valid = row < item.num_rows && pack * 8 < a_.head_dim;
-      device::copy_async(queries_ + row * Shape::kRowBytes + pack * 16,
-                         valid ? a_.query(item.token + row, item.head) + pack * 8 : a_.q, valid);
+    for (int i = 0; i < Threads::template kCount<Shape::kQueries>; ++i) {
+      const int row = threads.row(i), dim = threads.column(i) * 8;
+      const bool valid = row < item.num_rows && dim < a_.head_dim;
+      device::copy_async(place(queries_, row, dim),
+                         valid ? a_.query(item.token + row, item.head) + dim : a_.q, valid);
     }
   }
 
   __device__ void copy_tile(const PrefillItem& item, char* to, const T* cache, int tile) {
     const T* head = cache + item.kv_head * a_.kv_head_stride;
     const int64_t* offsets = offsets_ + tile % 2 * kTileKeys;
+    const bool is_whole = a_.head_dim == kHeadDim && tile * kTileKeys >= item.oldest &&
+                          tile * kTileKeys + kTileKeys - 1 <= item.last_position();
+    is_whole ? copy_keys<true>(to, head, offsets) : copy_keys<false>(to, head, offsets);
+  }
+
+  template <bool kIsWhole>
+  __device__ void copy_keys(char* to, const T* head, const int64_t* offsets) {
+    const Threads threads{static_cast<int>(threadIdx.x)};
 #pragma unroll
-    for (int i = threadIdx.x; i < kTileKeys * Shape::kPacks; i += kPrefillThreads) {
-      const int row = i / Shape::kPacks, pack = i % Shape::kPacks;
+    for (int i = 0; i < Threads::template kCount<kTileKeys>; ++i) {
+      const int row = threads.row(i), dim = threads.column(i) * 8;
       const int64_t offset = offsets[row];
-      const bool valid = offset >= 0 && pack * 8 < a_.head_dim;
-      device::copy_async(to + row * Shape::kRowBytes + pack * 16,
-                         valid ? head + offset + pack * 8 : cache, valid);
+      const bool valid = kIsWhole || (offset >= 0 && dim < a_.head_dim);
+      device::copy_async(place(to, row, dim), valid ? head + dim + offset : head, valid);
     }
   }
 
+  __device__ char* place(char* tile, int row, int dim) const {
+    return tile + row * Shape::kRowBytes + dim * static_cast<int>(sizeof(T));
+  }
+
   const Attention<T>& a_;
-  PrefillRows<T, kHeadDim> rows_;
+  PrefillRows<T, kHeadDim, kRowTiles> rows_;
   char* queries_;
   char* keys_;
   char* values_;
@@ -103,10 +118,9 @@ class PrefillBlock {
 };
 
 // The block's item number `index`, the tiles with the most keys first; no rows if there is none.
-template <typename T, int kHeadDim>
+template <typename Shape, typename T>
 __device__ PrefillItem find_prefill_item(const Attention<T>& a, int index, int num_units,
                                          int* shared_sequence) {
-  using Shape = PrefillShape<kHeadDim>;
   const int* cumulative = a.work + a.num_sequences + 1;
   const int unit = num_units - 1 - index / a.num_heads, tile = unit / Shape::kParts;
   for (int i = threadIdx.x; i < a.num_sequences; i += kPrefillThreads) {
@@ -128,36 +142,52 @@ __device__ PrefillItem find_prefill_item(const Attention<T>& a, int index, int n
   return item;
 }
 
-template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(kPrefillThreads, 2) prefill_kernel(const Attention<T> a) {
+template <typename T, int kHeadDim, int kRowTiles>
+__global__ void __launch_bounds__(kPrefillThreads, kRowTiles == 1 && kHeadDim <= 96 ? 3 : 2)
+    prefill_kernel(const Attention<T> a) {
+  using Shape = PrefillShape<kHeadDim, kRowTiles>;
   extern __shared__ __align__(16) char shared[];
   __shared__ int sequence;
-  const int num_units = a.work[2 * a.num_sequences + 1] * PrefillShape<kHeadDim>::kParts;
+  const int num_units = a.work[2 * a.num_sequences + 1] * Shape::kParts;
+  const int num_items = num_units * a.num_heads, first = blockIdx.x;
   // The first block waits in any case: the kernel must not end before the one in front of it.
-  if (blockIdx.x > 0 && blockIdx.x >= num_units * a.num_heads) return;
+  if (first > 0 && first >= num_items) return;
   device::wait_for_predecessor(a.num_tokens);
-  PrefillBlock<T, kHeadDim> block(a, shared);
-  for (int i = blockIdx.x; i < num_units * a.num_heads; i += gridDim.x) {
-    const PrefillItem item = find_prefill_item<T, kHeadDim>(a, i, num_units, &sequence);
+  PrefillBlock<T, kHeadDim, kRowTiles> block(a, shared);
+  for (int i = first; i < num_items; i += gridDim.x) {
+    const PrefillItem item = find_prefill_item<Shape>(a, i, num_units, &sequence);
     if (item.num_rows > 0) block.run(item);
     __syncthreads();  // the shared memory is free again
   }
 }
 
-template <typename T, int kHeadDim>
-void launch_prefill_of(const Attention<T>& attention, int64_t stream) {
+template <typename T, int kHeadDim, int kRowTiles>
+void launch_prefill_of(const Attention<T>& attention, int64_t num_tiles, int64_t stream) {
   const char* op = "paged_attention";
-  using Shape = PrefillShape<kHeadDim>;
-  const auto kernel = prefill_kernel<T, kHeadDim>;
+  using Shape = PrefillShape<kHeadDim, kRowTiles>;
+  const auto kernel = prefill_kernel<T, kHeadDim, kRowTiles>;
   static const bool allowed = (allow_shared(op, kernel, Shape::kSharedBytes), true);
   (void)allowed;
+  launch(op, kernel, static_cast<unsigned>(num_tiles * Shape::kParts * attention.num_heads),
+         kPrefillThreads, Shape::kSharedBytes, stream, attention);
+}
+
+// With 32 rows a warp reads keys and values half as often; with 16, few tiles keep more
+// multiprocessors busy. Sums of 32 rows of 256 dims would not fit into the registers.
+template <typename T, int kHeadDim>
+void launch_prefill_of(const Attention<T>& attention, int64_t stream) {
   // Each sequence may leave one tile unfilled. Blocks take several tiles when many do: most batches
   // have few prompts among many single queries, and a block without work is not free.
   constexpr int kUnfilled = 32;
-  const int64_t tiles =
-      attention.num_tokens / kTileQueries + std::min(attention.num_sequences, kUnfilled);
-  launch(op, kernel, static_cast<unsigned>(tiles * Shape::kParts * attention.num_heads),
-         kPrefillThreads, Shape::kSharedBytes, stream, attention);
+  const int64_t filled = attention.num_tokens / kTileQueries;
+  const int64_t tiles = filled + std::min(attention.num_sequences, kUnfilled);
+  if constexpr (kHeadDim <= 128) {
+    const int64_t resident = 2 * num_multiprocessors();
+    if (2 * filled * attention.num_heads >= 3 * resident) {
+      return launch_prefill_of<T, kHeadDim, 2>(attention, tiles, stream);
+    }
+  }
+  launch_prefill_of<T, kHeadDim, 1>(attention, tiles, stream);
 }
 
 template <typename T>

@@ -10,12 +10,11 @@ namespace ft::cuda {
 
 constexpr int kPrefillWarps = 4;
 constexpr int kPrefillThreads = kPrefillWarps * 32;
-constexpr int kTileKeys = 64;
 
-template <int kHeadDim>
+// kRowTiles: tiles of 16 rows of a warp.
+template <int kHeadDim, int kRowTiles>
 struct PrefillShape {
-  // Sums of 32 rows of 256 dims would not fit into the registers of a warp.
-  static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 rows, for each warp
+  static constexpr int kTileKeys = kHeadDim <= 128 ? 64 : 32;  // 99 KB of shared memory suffice
   static constexpr int kWarpRows = kRowTiles * 16;
   static constexpr int kQueries = kPrefillWarps * kWarpRows;
   static constexpr int kParts = kTileQueries / kQueries;  // blocks for a tile of the plan
@@ -36,10 +35,12 @@ struct PrefillItem {
   __device__ int last_position() const { return position + num_rows - 1; }
 };
 
-template <typename T, int kHeadDim>
+// A row's result does not depend on kRowTiles: where the compiler could round once or twice, the
+// code says which.
+template <typename T, int kHeadDim, int kRowTiles>
 class PrefillRows {
-  using Shape = PrefillShape<kHeadDim>;
-  static constexpr int kRowTiles = Shape::kRowTiles;
+  using Shape = PrefillShape<kHeadDim, kRowTiles>;
+  static constexpr int kTileKeys = Shape::kTileKeys;
   static constexpr int kKeyTiles = kTileKeys / 8;
   static constexpr int kDimTiles = kHeadDim / 8;
 
@@ -116,22 +117,23 @@ class PrefillRows {
     for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float next = best_[m][half];
+        float highest = -INFINITY;
 #pragma unroll
         for (int n = 0; n < kKeyTiles; ++n) {
-          next = fmaxf(next, fmaxf(scores_[m][n][half * 2], scores_[m][n][half * 2 + 1]));
+          highest = fmaxf(highest, fmaxf(scores_[m][n][half * 2], scores_[m][n][half * 2 + 1]));
         }
-        next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, 1));
-        next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, 2));
-        const float shift = next == -INFINITY ? 0.0f : next * factor;  // nothing seen so far
-        const float correction = device::exp2_fast(best_[m][half] * factor - shift);
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
+        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+        const float next = fmaxf(best_[m][half], __fmul_rn(highest, factor));
+        const float shift = next == -INFINITY ? 0.0f : next;  // nothing seen so far
+        const float correction = device::exp2_fast(best_[m][half] - shift);
         best_[m][half] = next;
-        float total = total_[m][half] * correction;
+        float total = __fmul_rn(total_[m][half], correction);
 #pragma unroll
         for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
           for (int i = half * 2; i < half * 2 + 2; ++i) {
-            scores_[m][n][i] = device::exp2_fast(scores_[m][n][i] * factor - shift);
+            scores_[m][n][i] = device::exp2_fast(__fmaf_rn(scores_[m][n][i], factor, -shift));
             total += scores_[m][n][i];  // of the lane's keys; summed over lanes at the end
           }
         }
@@ -245,7 +247,7 @@ class PrefillRows {
   const Attention<T>& a_;
   const Score score_;
   const int warp_row_, lane_;
-  float best_[kRowTiles][2], total_[kRowTiles][2];
+  float best_[kRowTiles][2], total_[kRowTiles][2];  // best: times the exponent's factor
   float scores_[kRowTiles][kKeyTiles][4];
   float sums_[kRowTiles][kDimTiles][4];
 };

@@ -8,6 +8,7 @@ import torch
 from ...errors import ModelLoadError
 from .base import Checkpoint
 from .dummy import DummyCheckpoint
+from .fastertransformer import FasterTransformerCheckpoint, find_folder
 from .gguf import GgufCheckpoint
 from .safetensors import SafetensorsCheckpoint
 
@@ -18,7 +19,8 @@ _CPU = torch.device("cpu")
 
 
 def open_checkpoint(path: str, load_format: str = "auto", device: torch.device = _CPU) -> Checkpoint:
-    """A Hugging Face folder, a GGUF file, or a folder with one GGUF file.
+    """A Hugging Face folder, FasterTransformer's own folder or the one around it, a GGUF file, or a folder
+    with one GGUF file.
 
     Args:
         load_format: `dummy` takes nothing but config.json and makes the weights up, on `device`.
@@ -31,10 +33,20 @@ def open_checkpoint(path: str, load_format: str = "auto", device: torch.device =
         return DummyCheckpoint(place, device)
     if place.is_file() and place.suffix == ".gguf":
         return GgufCheckpoint(place)
+    own = find_folder(place)
+    if own is not None and not any(place.glob("*.safetensors")):
+        return FasterTransformerCheckpoint(own)
     if (place / "config.json").exists():
         return SafetensorsCheckpoint(place)
     files = list(place.glob("*.gguf")) if place.is_dir() else []
     if len(files) == 1:
         return GgufCheckpoint(files[0])
-    found = "does not exist" if not place.exists() else "has no config.json and not exactly one .gguf file"
-    raise ModelLoadError(f"model_checkpoint_path {path} {found}; give a Hugging Face folder or a GGUF file")
+    found = (
+        "does not exist"
+        if not place.exists()
+        else "has no config.json, no config.ini and not exactly one .gguf file"
+    )
+    raise ModelLoadError(
+        f"model_checkpoint_path {path} {found}; "
+        "give a Hugging Face folder, FasterTransformer's own or a GGUF file"
+    )

@@ -62,8 +62,8 @@ class LayerBuilder(BlockBuilder):
         assert parts is not None
         role = role if parts.shared else f"position_{role}"
         own = self.reader.share(columns)
-        weight = self.reader.rows(role, ".weight", columns, columns, own, place)
-        bias = self.reader.rows(role, ".bias", columns, 0, own, place)
+        weight = self.reader.own_rows(role, ".weight", columns, columns, own, place)
+        bias = self.reader.own_rows(role, ".bias", columns, 0, own, place)
         product = torch.nn.functional.linear(relative, weight, bias)
         return product.view(len(relative), -1, self.spec.head_dim).transpose(0, 1).contiguous()
 

@@ -7,6 +7,7 @@ from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
 from .deberta import DEBERTA
 from .falcon import FALCON
+from .fastertransformer import PREFIX, SECTIONS
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .gpt_bigcode import GPT_BIGCODE
@@ -66,8 +67,9 @@ FAMILIES: dict[str, Family] = {
     "umt5": UMT5,
     "xglm": XGLM,
     "xlm-roberta": ROBERTA,
+    **{PREFIX + section: family for section, family in SECTIONS.items()},
 }
-"""By the `model_type` of a Hugging Face config.json."""
+"""By the `model_type` of a Hugging Face config.json; FasterTransformer's own have a prefix."""
 
 ENCODERS: dict[str, Family] = {"mt5": MT5_ENCODER, "t5": T5_ENCODER, "umt5": UMT5_ENCODER}
 """The same for encoders of encoder-decoders that are to serve alone."""
@@ -78,13 +80,13 @@ ENCODER_ALONE = "t5-encoder"
 SERVICE_NAMES: dict[str, frozenset[str]] = {
     "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}),
     "deberta": frozenset({"deberta-v2"}),
-    "gpt": frozenset({"gpt2", "opt", "bloom", "xglm"}),
-    "gpt-j": frozenset({"gptj"}),
-    "gpt-neox": frozenset({"gpt_neox"}),
+    "gpt": frozenset({"gpt2", "opt", "bloom", "xglm", PREFIX + "gpt"}),
+    "gpt-j": frozenset({"gptj", PREFIX + "gptj"}),
+    "gpt-neox": frozenset({"gpt_neox", PREFIX + "gptneox"}),
     "bart": frozenset({"bart", "mbart"}),
     "m2m": frozenset({"m2m_100"}),
     "t5": frozenset({"t5", "mt5", "umt5"}),
-    "llama": frozenset({"llama", "mistral"}),
+    "llama": frozenset({"llama", "mistral", PREFIX + "llama"}),
     ENCODER_ALONE: frozenset(ENCODERS),
 }
 """The parameter model_type of the old service, in lower case, and the checkpoints that it stands for."""

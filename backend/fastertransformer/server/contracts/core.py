@@ -19,17 +19,15 @@ from ..protocol import (
     bias_lists,
     declared,
     first_row,
-    only,
     per_row,
     read_rows,
-    refused,
     require,
     token_rows,
     word_lists,
 )
 from .core_call import GPT_OUTPUTS, LLAMA_OUTPUTS, CoreCall
+from .prompts import Prompt, matrix_rows, read_prompt
 
-_NO_PROMPT_LEARNING = refused("prompt learning is not served yet")
 MAX_RETURN_SEQUENCES = 256
 
 
@@ -66,17 +64,11 @@ INPUTS = (
     Input("beam_search_diversity_rate", "TYPE_FP32", (1,), per_row, "diversity_rate", 0.0),
     Input("early_stopping", "TYPE_BOOL", (1,), per_row, "early_stopping", False),
     Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
-    Input(
-        "is_return_context_embeddings",
-        "TYPE_BOOL",
-        (1,),
-        only(False, "context embeddings are not served yet"),
-    ),
-    Input("memory_len", "TYPE_UINT32", (1,), per_row, "memory_len", 0),
-    Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
-    Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
-    Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
-    Input("request_prompt_type", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
+    Input("is_return_context_embeddings", "TYPE_BOOL", (1,), first_row, "wants_context", False),
+    Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), per_row, "prompt_task"),
+    Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), matrix_rows, "prompt_embedding"),
+    Input("request_prompt_lengths", "TYPE_UINT32", (1,), per_row, "prompt_rows"),
+    Input("request_prompt_type", "TYPE_UINT32", (1,), per_row, "prompt_type"),
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field}
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)
@@ -100,22 +92,32 @@ class CoreContract:
         ids = tensors["input_ids"]
         values = read_rows(INPUTS, tensors, len(ids))
         samples = _num_samples(values[0])
-        prompts = [prompt for row in values for prompt in [_prompt(row)] * samples]
-        own = [row | {"seed": _seed(row["seed"], sample)} for row in values for sample in range(samples)]
-        rows = [Row(self._request(*pair, info)) for pair in zip(own, prompts, strict=True)]
+        rows: list[Row] = []
+        visible: list[tuple[int, ...]] = []
+        for row in values:
+            ids_of_row = _ids(row)
+            prompt = read_prompt(row, ids_of_row or (_start_id(row, info),), info)
+            rows += [Row(self._request(row, prompt, sample, info)) for sample in range(samples)]
+            visible += [prompt.visible if ids_of_row else ()] * samples
         end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
-        call = CoreCall(rows, prompts, ids.shape[1], [ends[0] for ends in end_ids], samples)
+        call = CoreCall(rows, visible, ids.shape[1], [ends[0] for ends in end_ids], samples)
         call.streams, call.output_table, call.output_types = self._streams, self._outputs, self._output_types
         return call
 
-    def _request(self, values: Mapping[str, Any], prompt: tuple[int, ...], info: EngineInfo) -> Request:
-        start_id = info.start_id if values["start_id"] is None else values["start_id"]
-        sampling = SamplingParams(
-            **{key: value for key, value in values.items() if key in _SAMPLING},
-            reports_beams=self._streams and values["beam_width"] > 1,
+    def _request(self, values: Mapping[str, Any], prompt: Prompt, sample: int, info: EngineInfo) -> Request:
+        """Samples of a row draw from neighbouring seeds; the first one is what the row is alone."""
+        own = {key: value for key, value in values.items() if key in _SAMPLING}
+        if sample:
+            own["seed"] = (own["seed"] + sample) % (validation.MAX_SEED + 1)
+        request = Request(
+            next(self._ids),
+            prompt.tokens,
+            SamplingParams(**own, reports_beams=self._streams and values["beam_width"] > 1),
+            memory_len=values["memory_len"],
+            embeddings=prompt.embeddings,
+            prompt_task=prompt.task,
+            wants_context=values["wants_context"] and sample == 0,
         )
-        prompt = prompt or (start_id,)
-        request = Request(next(self._ids), prompt, sampling, memory_len=values["memory_len"])
         validation.check(request, info, NAMES)
         return request
 
@@ -128,15 +130,13 @@ def _num_samples(values: Mapping[str, Any]) -> int:
     return samples
 
 
-def _seed(seed: int, sample: int) -> int:
-    """Samples of a row draw from neighbouring seeds; the first one is what the row is alone."""
-    return (seed + sample) % (validation.MAX_SEED + 1) if sample else seed
+def _start_id(values: Mapping[str, Any], info: EngineInfo) -> int:
+    """What an empty prompt starts from."""
+    return info.start_id if values["start_id"] is None else int(values["start_id"])
 
 
-def _prompt(values: Mapping[str, Any]) -> tuple[int, ...]:
+def _ids(values: Mapping[str, Any]) -> tuple[int, ...]:
     ids, length = values["prompt"], values["prompt_len"]
     if not 0 <= length <= len(ids):
         raise InvalidRequest(f"input_lengths is {length}; allowed is [0, {len(ids)}], the width of input_ids")
-    if 0 < values["memory_len"] < length:
-        raise InvalidRequest(f"memory_len is {values['memory_len']}; the prompt alone has {length} tokens")
     return tuple(ids[:length].tolist())

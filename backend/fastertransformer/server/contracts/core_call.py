@@ -107,21 +107,26 @@ def _if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Arra
     return lambda call: _samples(compute)(call) if call.wants_logprobs else None
 
 
-def _never(_call: CoreCall) -> None:
-    return None
+def _contexts(call: CoreCall) -> Array | None:
+    """[B, N, H], equal for the samples of a row; from the step on that has computed the prompts."""
+    firsts = call.rows[:: call.num_samples]
+    if not all(row.context for row in firsts):
+        return None
+    sums = np.stack([np.frombuffer(row.context, np.float32) for row in firsts])
+    return sums[:, None].repeat(call.num_samples, 1)
 
 
 _COMMON: tuple[Output[CoreCall], ...] = (
     Output("output_ids", "TYPE_UINT32", (-1, -1), _samples(lambda call: call.output_ids)),
     Output("cum_log_probs", "TYPE_FP32", (-1,), _if_asked(lambda call: call.cum_logprobs)),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), _if_asked(lambda call: call.logprobs)),
+    Output("context_embeddings", "TYPE_FP32", (-1, -1), _contexts),
     Output("is_finished", "TYPE_BOOL", (-1,), _samples(CoreCall.is_finished)),
 )
 GPT_OUTPUTS: tuple[Output[CoreCall], ...] = (
     *_COMMON,
     Output("sequence_length", "TYPE_UINT32", (-1,), _samples(lambda call: call.padded_len + call.generated)),
     Output("response_input_lengths", "TYPE_INT32", (-1,), _samples(lambda call: call.prompt_lens)),
-    Output("context_embeddings", "TYPE_FP32", (-1, -1), _never),  # the input that asks for it is refused
 )
 LLAMA_OUTPUTS: tuple[Output[CoreCall], ...] = (
     *_COMMON,

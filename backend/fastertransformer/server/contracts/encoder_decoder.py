@@ -23,15 +23,22 @@ _OF_DECODERS = {
     "is_return_context_embeddings",
     "num_return_sequences",
     "memory_len",
+    "prompt_learning_task_name_ids",
+    "request_prompt_embedding",
+    "request_prompt_lengths",
     "request_prompt_type",
 }
 """What the decoder-only contract has and this one has not, or under another name."""
 
+_NO_PROMPT_LEARNING = refused("prompt learning of encoder-decoders is not served yet")
 INPUTS = (
     Input("input_ids", "TYPE_UINT32", (-1,), token_rows, "encoder_tokens", optional=False),
     Input("sequence_length", "TYPE_UINT32", (1,), per_row, "encoder_len", optional=False),
     Input("max_output_len", "TYPE_UINT32", (1,), per_row, "max_tokens", optional=False),
     Input("forced_bos_id", "TYPE_INT32", (1,), per_row, "forced_bos_id"),
+    Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
+    Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
+    Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("ia3_tasks", "TYPE_INT32", (1,), refused("the model has no IA3 adapters")),
     *(tensor for tensor in core.INPUTS if tensor.name not in _OF_DECODERS),
 )

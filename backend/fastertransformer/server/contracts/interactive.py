@@ -84,6 +84,7 @@ class InteractiveContract:
                 f" {len(conversation.tokens)}"
             )
         call = self._core.open(_continued(tensors, conversation), turn.info)
+        _refuse_what_has_no_turns(call)
         if turn.starts:
             lengths = zip(call.rows, call.prompt_lens.tolist(), strict=True)
             conversation.num_hidden = [len(row.request.prompt) - length for row, length in lengths]
@@ -104,6 +105,16 @@ class InteractiveContract:
                 f"session_len is {conversation.limit}, but the sequence has {len(known)} tokens, input_ids"
                 f" {new} and request_output_len is {wanted}: together {len(known) + new + wanted}"
             )
+
+
+def _refuse_what_has_no_turns(call: CoreCall) -> None:
+    """As the old service did: a later turn would not know what stood in front of the first."""
+    if call.num_samples > 1:
+        raise InvalidRequest(f"num_return_sequences is {call.num_samples}; allowed is 1 in a sequence")
+    if any(row.request.embeddings or row.request.prompt_task >= 0 for row in call.rows):
+        raise InvalidRequest(
+            "request_prompt_embedding and prompt_learning_task_name_ids are not allowed in a sequence"
+        )
 
 
 def _rows_of(tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -15,11 +15,12 @@ _INT_BYTES = 4
 
 
 def tokenwise_cases(spec: ModelSpec, itemsize: int, tokens: Iterable[int]) -> Iterator[Case]:
-    """Embedding, norms, cache writes, activation and the token pool with every number of tokens."""
+    """Embedding, norms, cache writes, sums, activation and the token pool with every number of tokens."""
     for count in tokens:
         yield from _embeddings(spec, itemsize, count)
         yield from _norms(spec, itemsize, count)
         yield from _cache_writes(spec, itemsize, count)
+        yield _add(spec.hidden_size, itemsize, count)
         yield _activation(spec, itemsize, count)
         yield from _token_pool(count)
 
@@ -90,6 +91,13 @@ def _cache_writes(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
         turned = 2 * q_bytes + kv_bytes
         yield Case(op="rope", sizes=sizes, make=rope, num_bytes=turned)
         yield write(op="rope_kv_write", make=rope_kv_write, num_bytes=turned + kv_bytes)
+
+
+def _add(size: int, itemsize: int, count: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(count, size), inputs.normal(count, size)
+
+    return Case(op="add", sizes=f"{count}x{size}", make=make, num_bytes=3 * count * size * itemsize)
 
 
 def _activation(spec: ModelSpec, itemsize: int, count: int) -> Case:

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FasterTransformer's own checkpoints: config.ini and raw .bin files, split for any number of ranks."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ....errors import ModelLoadError
+from ...families import FAMILIES
+from ...families.fastertransformer import PREFIX
+from ...hf_config import HFConfig
+from ..safetensors import read_json
+from .config import FILE, file_type, ini_of, read_ini, section_for, section_of, typed
+from .files import Files
+
+_CONFIG = "config.json"
+_HEAD = "model.lm_head.weight"
+_QKV = ".attention.query_key_value."
+_SUMMED, _SUM = (".attention.dense.bias", ".mlp.dense_4h_to_h.bias"), ".mlp.attention.bias.sum"
+
+
+class FasterTransformerCheckpoint:
+    """A folder as FasterTransformer's converters write it. Tensors have the names of their files, and shape
+    and layout of the whole tensor; q, k and v lie one behind the other.
+
+    Raises:
+        ModelLoadError: config.ini is wrong, or there is neither it nor a config.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        section, values, source = _described(folder)
+        self.files = Files.of(folder, file_type(HFConfig(values, source)))
+        found = {"model_type": PREFIX + section, "tie_word_embeddings": _HEAD not in self.files.names}
+        ids = {name: values.get(key) for key, name in _IDS.items()}
+        self.config = HFConfig({**values, **ids, **found}, source)
+        generation = folder / "generation_config.json"
+        self.generation = HFConfig(read_json(generation) if generation.exists() else {}, str(generation))
+        self._has_summed_biases = section == "gptneox" and self.config.flag("use_gptj_residual", True)
+
+    def has(self, name: str) -> bool:
+        """Whether it may be asked for: that a file is missing is told by `slice`, which knows its size."""
+        return name != _HEAD or name in self.files.names
+
+    def unused(self, used: Iterable[str]) -> list[str]:
+        return sorted(self.files.names - set(used))
+
+    def slice(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
+        if self._has_summed_biases and name.endswith(_SUMMED):
+            return self._taken_apart(name, shape)[start:stop]
+        parts = self._qkv_parts() if _QKV in name else ()
+        return self.files.slice(name, shape, dim, start, stop, parts)
+
+    def _qkv_parts(self) -> tuple[int, int, int]:
+        heads, dim = self.config.integer("head_num"), self.config.integer("size_per_head")
+        kv_heads = self.config.integer("kv_head_num", heads)
+        return heads * dim, kv_heads * dim, kv_heads * dim
+
+    def _taken_apart(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A bias of which the service only reads the sum with the other one.
+
+        Every rank adds what the file holds before the all-reduce: it is a share of the bias. The single
+        biases lie beside the sum where the converter left them; if they do not add up to it, the sum is the
+        second one, and there is no first one.
+        """
+        layer = name.removesuffix(next(end for end in _SUMMED if name.endswith(end)))
+        size, shares = shape[0], self.files.num_shards
+        total = self.files.slice(layer + _SUM, shape, 0, 0, size)
+        if all(layer + end in self.files.names for end in _SUMMED):
+            singles = {layer + end: self.files.slice(layer + end, shape, 0, 0, size) for end in _SUMMED}
+            first, second = singles.values()
+            if (first + second).equal(total):
+                return singles[name] * shares
+        return total * shares if name.endswith(_SUMMED[1]) else total * 0
+
+
+_IDS = {"start_id": "bos_token_id", "end_id": "eos_token_id"}
+
+
+def _described(folder: Path) -> tuple[str, dict[str, Any], str]:
+    """Section and values of config.ini, or what they are by the config.json of the source; and the file."""
+    path = folder / FILE
+    if path.exists():
+        parser = read_ini(folder)
+        section = section_of(parser, path)
+        return section, typed(parser[section]), f"{path} [{section}]"
+    for place in (folder, folder.parent):
+        if (place / _CONFIG).exists():
+            return _from_config_json(folder, place / _CONFIG)
+    raise ModelLoadError(f"{folder} has weights of FasterTransformer, but neither {FILE} nor {_CONFIG}")
+
+
+def _from_config_json(folder: Path, path: Path) -> tuple[str, dict[str, Any], str]:
+    config = HFConfig(read_json(path), str(path))
+    section = section_for(config.model_type, str(path))
+    family = FAMILIES[config.model_type]
+    spec = family.spec(config.renamed(family.config_names))
+    values = typed(ini_of(section, spec))
+    for key, name in _IDS.items():
+        values[key] = next(iter(config.token_ids(name)), None)
+    words = next(folder.glob("model.wte*.bin")).stat().st_size // (spec.vocab_size * spec.hidden_size)
+    half = "bf16" if config.text("dtype", config.text("torch_dtype", "")) == "bfloat16" else "fp16"
+    return section, {**values, "weight_data_type": half if words == 2 else "fp32"}, str(path)

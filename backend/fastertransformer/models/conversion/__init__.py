@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From one format of checkpoints to the other, tensor by tensor."""
+
+from .convert import TARGETS, Conversion, convert_checkpoint
+
+__all__ = ["TARGETS", "Conversion", "convert_checkpoint"]

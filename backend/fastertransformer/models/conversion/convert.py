@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Converts a checkpoint between Hugging Face's format and FasterTransformer's, tensor by tensor."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ...errors import ModelLoadError
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.fastertransformer import FasterTransformerCheckpoint
+from ..checkpoint.fastertransformer.config import DTYPES, ini_of, section_for, typed
+from ..families import FAMILIES
+from ..families.fastertransformer import POSITION_PADDING, PREFIX, SECTIONS
+from ..hf_config import HFConfig
+from ..loader import read_spec
+from ..spec import ModelSpec
+from ..weights import Progress, WeightReader
+from .configs import differences, hugging_face_config
+from .fastertransformer import FasterTransformerWriter
+from .huggingface import HuggingFaceWriter
+from .pieces import Piece, open_reader, pieces
+
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+TARGETS = ("fastertransformer", "huggingface")
+_TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was done."""
+
+    folder: Path
+    """That holds the weights now."""
+    source_type: str
+    target_type: str
+    data_type: str
+    num_tensors: int
+    num_parameters: int
+    copied: tuple[str, ...]
+    """Files that went along."""
+
+
+class _Writer(Protocol):
+    def write(self, piece: Piece) -> None: ...
+
+
+def convert_checkpoint(
+    source: Path, target: Path, to: str, num_shards: int, data_type: str, progress: Progress
+) -> Conversion:
+    """Writes a Hugging Face folder as `target`, or FasterTransformer's files as `target/<num_shards>-gpu`.
+
+    Args:
+        data_type: of the files; `auto`: the source's.
+        progress: called with (tensors read, tensors in all).
+
+    Raises:
+        ModelLoadError: the source is damaged, has what the other format has no place for, or is in that
+            format already; the target exists. Nothing is left behind.
+    """
+    checkpoint = open_checkpoint(str(source))
+    if data_type == "auto":
+        data_type = _stored_type(checkpoint)
+    if isinstance(checkpoint, FasterTransformerCheckpoint) == (to == "fastertransformer"):
+        raise ModelLoadError(f"{source} is a {checkpoint.config.model_type}; it needs no conversion to {to}")
+    if isinstance(checkpoint, FasterTransformerCheckpoint):
+        return _to_hugging_face(checkpoint, target, data_type, progress)
+    folder = target / f"{num_shards}-gpu"
+    return _to_fastertransformer(checkpoint, source, folder, num_shards, data_type, progress)
+
+
+def _to_fastertransformer(
+    checkpoint: Checkpoint, source: Path, folder: Path, num_shards: int, data_type: str, progress: Progress
+) -> Conversion:
+    kind = checkpoint.config.model_type
+    section, family = section_for(kind, str(source)), FAMILIES[kind]
+    spec = read_spec(checkpoint, family)
+    _check_place(section, spec)
+    _check_shards(spec, num_shards)
+    with _unfinished(folder) as unfinished:
+        writer = FasterTransformerWriter(unfinished, section, spec, num_shards)
+        reader = open_reader(checkpoint, family, DTYPES[data_type], progress)
+        counts = _write(writer, pieces(reader, spec, family.qkv_layout), data_type)
+        writer.finish(kind, _ids(checkpoint), data_type)
+        copied = _copy([source], unfinished)
+    return Conversion(folder, kind, PREFIX + section, data_type, *counts, copied)
+
+
+def _to_hugging_face(
+    checkpoint: FasterTransformerCheckpoint, folder: Path, data_type: str, progress: Progress
+) -> Conversion:
+    config = checkpoint.config
+    section = config.model_type.removeprefix(PREFIX)
+    family = SECTIONS[section]
+    spec = read_spec(checkpoint, family)
+    reader = open_reader(checkpoint, family, DTYPES[data_type], progress)
+    tied = spec.tie_word_embeddings or _is_tied(reader, spec)
+    preferred = config.text("model_name", "") if config.has("model_name") else ""
+    made, target = hugging_face_config(section, replace(spec, tie_word_embeddings=tied), preferred)
+    with _unfinished(folder) as unfinished:
+        writer = HuggingFaceWriter(unfinished, made["model_type"], target)
+        padded = _with_padding(checkpoint, pieces(reader, spec, family.qkv_layout), target.position_offset)
+        counts = _write(writer, padded, data_type)
+        ids = {name: config.token_ids(name)[0] for name in _IDS.values() if config.has(name)}
+        dtype = {kind: name for name, kind in _TYPES.items()}[data_type]
+        writer.finish({**made, **ids, "dtype": dtype})
+        copied = _copy([checkpoint.files.folder, checkpoint.files.folder.parent], unfinished)
+    return Conversion(folder, config.model_type, made["model_type"], data_type, *counts, copied)
+
+
+_IDS = {"start_id": "bos_token_id", "end_id": "eos_token_id"}
+
+
+def _ids(checkpoint: Checkpoint) -> dict[str, int]:
+    """start_id and end_id, the first one where there are several."""
+    found = {key: checkpoint.config.token_ids(name) for key, name in _IDS.items()}
+    return {key: ids[0] for key, ids in found.items() if ids}
+
+
+def _stored_type(checkpoint: Checkpoint) -> str:
+    config = checkpoint.config
+    if isinstance(checkpoint, FasterTransformerCheckpoint):
+        return config.text("weight_data_type", "fp32")
+    name = config.text("dtype", config.text("torch_dtype", "float32"))
+    if name not in _TYPES:
+        raise ModelLoadError(f"the source is stored as {name}; give a data type of {', '.join(DTYPES)}")
+    return _TYPES[name]
+
+
+def _check_place(section: str, spec: ModelSpec) -> None:
+    """Raises: ModelLoadError: config.ini cannot say what the spec says; names it."""
+    values = typed(ini_of(section, spec)) | {"tie_word_embeddings": spec.tie_word_embeddings}
+    place = f"FasterTransformer's [{section}]"
+    left = differences(spec, SECTIONS[section].spec(HFConfig(values, place)))
+    if left:
+        raise ModelLoadError(f"{place} has no place for {', '.join(left)}")
+
+
+def _check_shards(spec: ModelSpec, num_shards: int) -> None:
+    """Raises: ModelLoadError: a size does not divide; names it."""
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        size = getattr(spec, name)
+        if size % num_shards:
+            raise ModelLoadError(f"{name} {size} is not divisible by tensor_para_size {num_shards}")
+
+
+def _is_tied(reader: WeightReader, spec: ModelSpec) -> bool:
+    """Whether the head, which most converters wrote in any case, is the word table."""
+    words, head = (reader.table(role, spec.vocab_size, spec.hidden_size) for role in ("embedding", "head"))
+    return torch.equal(words, head)
+
+
+def _with_padding(
+    checkpoint: FasterTransformerCheckpoint, found: Iterator[Piece], offset: int
+) -> Iterator[Piece]:
+    """Puts the rows in front of the position table that only transformers has, zeros where none were kept."""
+    for piece in found:
+        if piece.role != "positions" or not offset:
+            yield piece
+            continue
+        padding = piece.tensor.new_zeros(offset, piece.tensor.shape[1])
+        if POSITION_PADDING in checkpoint.files.names:
+            padding.copy_(checkpoint.slice(POSITION_PADDING, tuple(padding.shape), 0, 0, offset))
+        yield piece._replace(tensor=torch.cat([padding, piece.tensor]))
+
+
+def _write(writer: _Writer, found: Iterator[Piece], data_type: str) -> tuple[int, int]:
+    """Tensors and numbers that were written.
+
+    Raises:
+        ModelLoadError: a value is infinite, or too large for the data type.
+    """
+    num_tensors = num_parameters = 0
+    for piece in found:
+        if not piece.tensor.isfinite().all():
+            where = f"{piece.role}{piece.suffix} of layer {piece.place.layer}"
+            raise ModelLoadError(f"{where} has values that are not finite in {data_type}")
+        writer.write(piece)
+        num_tensors += 1
+        num_parameters += piece.tensor.numel()
+    return num_tensors, num_parameters
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A folder that has its name only when everything is in it.
+
+    Raises:
+        ModelLoadError: it exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelLoadError(f"{folder} exists already")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as temporary:
+        unfinished = Path(temporary, "unfinished")
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.replace(folder)
+
+
+def _copy(sources: list[Path], folder: Path) -> tuple[str, ...]:
+    """Tokenizer and defaults for generation, from the first of the folders that has each."""
+    found = {
+        name: place / name for name in _COPIED for place in reversed(sources) if (place / name).is_file()
+    }
+    for name, path in found.items():
+        shutil.copyfile(path, folder / name)
+    return tuple(found)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FasterTransformer's prompt learning: what a row's tensors put in front of its ids, or in their place.
+
+In the engine a row of a table is a token: -1 - r stands for row r.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InvalidRequest
+from ...messages import EngineInfo, PromptKind
+from ..protocol import Array
+
+_REQUEST_TENSORS = {
+    "prompt_embedding": "request_prompt_embedding",
+    "prompt_rows": "request_prompt_lengths",
+    "prompt_type": "request_prompt_type",
+}
+_TASK = "prompt_learning_task_name_ids"
+_SOFT, _PREFIX, _VIRTUAL = (kind.value for kind in (PromptKind.SOFT, PromptKind.PREFIX, PromptKind.VIRTUAL))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row's prompt."""
+
+    visible: tuple[int, ...]
+    """What of the client's ids belongs to its output: all but virtual ones."""
+    tokens: tuple[int, ...]
+    """What the engine computes."""
+    embeddings: bytes = b""
+    task: int = -1
+
+
+def matrix_rows(name: str, array: Array, batch: int) -> Sequence[Any]:
+    """[B, rows, width] of finite numbers -> B arrays float32."""
+    if array.ndim != 3 or array.shape[0] != batch:
+        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, rows, width]")
+    if not np.isfinite(array).all():
+        raise InvalidRequest(f"{name} has values that are not finite")
+    return list(array.astype(np.float32))
+
+
+def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInfo) -> Prompt:
+    """The prompt of one row; the request's own embeddings come before a task's.
+
+    (contract: docs/compatibility.md)
+
+    Args:
+        values: `prompt_embedding`, `prompt_rows`, `prompt_type` and `prompt_task`, None where absent.
+        ids: the client's, of which there is at least one.
+
+    Raises:
+        InvalidRequest: names the tensor, what came and what is allowed.
+    """
+    sent = [name for field, name in _REQUEST_TENSORS.items() if values[field] is not None]
+    if sent:
+        missing = [name for name in _REQUEST_TENSORS.values() if name not in sent]
+        if missing:
+            raise InvalidRequest(f"{sent[0]} was sent without {' and '.join(missing)}; all three are needed")
+        return _of_request(values, ids, info)
+    if values["prompt_task"] is not None:
+        return _of_task(values["prompt_task"], ids, info)
+    return Prompt(ids, ids)
+
+
+def _of_request(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInfo) -> Prompt:
+    embedding, length, kind = (values[field] for field in _REQUEST_TENSORS)
+    if embedding.shape[1] != info.embedding_size:
+        raise InvalidRequest(
+            f"request_prompt_embedding has rows of {embedding.shape[1]} values; allowed is"
+            f" {info.embedding_size}"
+        )
+    if not 0 <= length <= len(embedding):
+        raise InvalidRequest(
+            f"request_prompt_lengths is {length}; allowed is [0, {len(embedding)}], the rows of"
+            " request_prompt_embedding"
+        )
+    rows = embedding[:length].tobytes()
+    if kind == _SOFT:
+        return Prompt(ids, _rows(length) + ids, rows)
+    if kind == _VIRTUAL:
+        return Prompt(*_virtual(ids, length, info), rows)
+    raise InvalidRequest(
+        f"request_prompt_type is {kind}; allowed are {_SOFT} (soft prompt) and {_VIRTUAL} (p-tuning or prompt"
+        f" tuning); {_PREFIX} (prefix prompt) is for tasks of the checkpoint only"
+    )
+
+
+def _of_task(task: int, ids: tuple[int, ...], info: EngineInfo) -> Prompt:
+    learning = info.prompt_learning
+    if learning is None or learning.kind not in (PromptKind.PREFIX, PromptKind.VIRTUAL):
+        raise InvalidRequest(
+            f"{_TASK} is {task}, but the checkpoint has no tasks: its config.ini needs prompt_learning_type"
+            f" {_PREFIX} (prefix prompt) or {_VIRTUAL} (p-tuning or prompt tuning)"
+        )
+    if not 0 <= task < len(learning.task_names):
+        names = ", ".join(f"{number} ({name})" for number, name in enumerate(learning.task_names))
+        raise InvalidRequest(f"{_TASK} is {task}; allowed are {names}")
+    length = learning.lengths[task]
+    if learning.kind is PromptKind.PREFIX:
+        return Prompt(ids, _rows(length) + ids, task=task)
+    return Prompt(*_virtual(ids, length, info), task=task)
+
+
+def _rows(length: int) -> tuple[int, ...]:
+    """All rows of a table, in order."""
+    return tuple(range(-1, -1 - length, -1))
+
+
+def _virtual(ids: tuple[int, ...], length: int, info: EngineInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(ids that are words, all ids with rows in place of virtual ones)"""
+    assert info.prompt_learning is not None
+    start = info.prompt_learning.start_id
+    for position, token in enumerate(ids):
+        if token >= start + length:
+            raise InvalidRequest(
+                f"input_ids: virtual id {token} at position {position}; the prompt's {length} rows are the"
+                f" ids [{start}, {start + length})"
+            )
+    visible = tuple(token for token in ids if token < start)
+    return visible, tuple(token if token < start else start - 1 - token for token in ids)
