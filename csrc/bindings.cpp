@@ -100,6 +100,8 @@ namespace {
     FT_BIND(cpu::set, rope);                     \
     FT_BIND(cpu::set, kv_write);                 \
     FT_BIND(cpu::set, paged_attention);          \
+    FT_BIND(cpu::set, disentangled_attention);   \
+    FT_BIND(cpu::set, encoder_attention);        \
     FT_BIND(cpu::set, skinny_linear);            \
     FT_BIND(cpu::set, skinny_gated_linear);      \
     FT_BIND(cpu::set, skinny_logits);            \

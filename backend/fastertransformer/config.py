@@ -14,6 +14,7 @@ DATA_TYPES = ("fp32", "fp16", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
 LOAD_FORMATS = ("auto", "dummy")
+BEAM_SEARCH_RULES = ("huggingface", "fastertransformer")
 MAX_SESSION_IDLE_S = 86400
 
 
@@ -67,6 +68,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     """Requests that may wait; one more is refused."""
     max_model_len: int = 0
     """Longest prompt + output; 0 takes the model's own limit."""
+    beam_search_rule: str = "huggingface"
+    """Whose beam search it is: the order, the length penalty and the end of beams differ."""
     depth: int = -1
     """Steps in flight: 0 synchronous, 1 overlapped; -1 chooses by device and pipeline."""
     num_threads: int = 0
@@ -98,6 +101,7 @@ _ENGINE: dict[str, Callable[[str], Any]] = {
     "max_num_batched_tokens": int,
     "max_queue_size": int,
     "max_model_len": int,
+    "beam_search_rule": _text,
     "depth": int,
     "num_threads": int,
     "disable_kernels": _words,
@@ -151,6 +155,7 @@ def check(config: EngineConfig) -> None:
     if config.int8_mode not in INT8_MODES:
         supported = ", ".join(f"{mode} ({meaning})" for mode, meaning in INT8_MODES.items())
         raise ModelLoadError(f"parameter int8_mode is {config.int8_mode}; supported are {supported}")
+    _one_of("beam_search_rule", config.beam_search_rule, BEAM_SEARCH_RULES)
     _one_of("device", config.device, DEVICES)
     _at_least("tensor_para_size", config.parallel.tensor_para_size, 1)
     _at_least("pipeline_para_size", config.parallel.pipeline_para_size, 1)

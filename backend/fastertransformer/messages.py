@@ -6,11 +6,19 @@ client -> engine `Submit`, `Abort`, `EndSessions`; engine -> client first `Ready
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
+
+
+class Array(Struct, frozen=True):
+    """Numbers that travel: float32, little-endian, row by row."""
+
+    shape: tuple[int, ...]
+    data: bytes
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,6 +48,13 @@ class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens that end the request; None takes the checkpoint's."""
     stop_words: tuple[tuple[int, ...], ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    beam_width: int = 1
+    """More than 1: a beam search, which draws nothing."""
+    length_penalty: float = 0.0
+    diversity_rate: float = 0.0
+    early_stopping: bool = False
+    reports_beams: bool = False
+    """Whether every step tells the beams so far; else only the last one does."""
 
 
 class Session(Struct, frozen=True):
@@ -51,23 +66,48 @@ class Session(Struct, frozen=True):
     """Nothing is kept after this request."""
 
 
-class Request(Struct, frozen=True, omit_defaults=True):
+class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
     prompt: tuple[int, ...]
     """All tokens before the new ones, in a session with all of its requests and answers so far; -1 - r stands
-    for row r of `embeddings`, or of the table of task `prompt_task`."""
+    for row r of `embeddings`, or of the table of task `prompt_task`.
+    Of an encoder-decoder: what its decoder starts with."""
     sampling: SamplingParams
     session: Session | None = None
     memory_len: int = 0
     """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
+    encoder_tokens: tuple[int, ...] = ()
+    """What an encoder-decoder encodes."""
+    forced_tokens: tuple[int, ...] = ()
+    """The output begins with them, whatever the model would say; their log-probability is 0."""
     embeddings: bytes = b""
     """Rows of float32 that replace rows of the word table."""
     prompt_task: int = -1
     """Number of the checkpoint's prompt-learning task; -1 for none."""
     wants_context: bool = False
     """Whether to return the sum of the prompt's hidden states."""
+
+
+class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """One input to encode, as token ids or as what an embedding layer has made of them."""
+
+    id: int
+    tokens: tuple[int, ...] = ()
+    token_types: tuple[int, ...] = ()
+    """Of every token; empty: 0."""
+    hidden_states: Array | None = None
+    """[S, hidden_size], instead of tokens."""
+    outputs: tuple[str, ...]
+    """Which of `EncoderInfo.outputs` to answer with."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens) if self.hidden_states is None else self.hidden_states.shape[0]
+
+
+AnyRequest = Request | EncodeRequest
 
 
 class FinishReason(Enum):
@@ -77,8 +117,18 @@ class FinishReason(Enum):
     """An end id or a stop word; it is the last token of the output."""
     LENGTH = "length"
     """max_tokens were generated."""
+    ENCODED = "encoded"
+    """The input was encoded; the output has the arrays."""
     ABORTED = "aborted"
     ERROR = "error"
+
+
+class Beam(Struct, frozen=True, array_like=True):
+    """One answer of a beam search."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    cum_logprob: float
 
 
 class Output(Struct, frozen=True, omit_defaults=True):
@@ -89,10 +139,25 @@ class Output(Struct, frozen=True, omit_defaults=True):
     logprobs: tuple[float, ...] = ()
     """Natural log-probability of each of `tokens`; empty unless the request asked."""
     finish_reason: FinishReason | None = None
+    beams: tuple[Beam, ...] = ()
+    """Of a beam search: all beams from their first token on, best first, instead of `tokens`."""
     context: bytes = b""
     """Sum of the prompt's hidden states, [hidden_size] float32; beside the first token, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
+    arrays: dict[str, Array] = {}
+    """What an EncodeRequest asked for, by name."""
+
+
+class EncoderInfo(Struct, frozen=True, kw_only=True):
+    """What a model that encodes takes and gives."""
+
+    hidden_size: int
+    num_token_types: int
+    outputs: tuple[str, ...]
+    """Names that a request may ask for."""
+    labels: tuple[str, ...] = ()
+    """Of the classes of a classification head."""
 
 
 class PromptKind(Enum):
@@ -127,6 +192,11 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """Longest prompt + output that the model's positions and the KV cache can hold."""
     start_id: int
     end_ids: tuple[int, ...]
+    max_encoder_len: int = 0
+    """Longest input that the encoder takes; 0: the model has none."""
+    encoder_vocab_size: int = 0
+    forced_ids: tuple[int, ...] = ()
+    """What the checkpoint wants every output to begin with."""
     plan: str
     """The printed memory plan."""
     step_bytes: int = 0
@@ -136,6 +206,13 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     prompt_learning: PromptLearning | None = None
     kv_token_bytes: int = 0
     """Keys and values of one token, over all ranks."""
+    encoder: EncoderInfo | None = None
+    """Of a model that encodes and does not generate."""
+    max_num_seqs: int = 0
+    """Sequences, and so beams, that run at the same time."""
+    num_blocks: int = 0
+    block_size: int = 0
+    """Of the KV cache: its blocks, and tokens of one."""
 
 
 class EngineStats(Struct, frozen=True, kw_only=True):
@@ -151,7 +228,7 @@ class EngineStats(Struct, frozen=True, kw_only=True):
 
 
 class Submit(Struct, frozen=True, tag=True):
-    requests: list[Request]
+    requests: Sequence[AnyRequest]
 
 
 class Abort(Struct, frozen=True, tag=True):

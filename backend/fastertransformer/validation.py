@@ -5,11 +5,20 @@ import math
 from collections.abc import Callable, Mapping
 
 from .errors import InvalidRequest
-from .messages import EngineInfo, PromptKind, Request, SamplingParams
+from .messages import (
+    AnyRequest,
+    EncodeRequest,
+    EncoderInfo,
+    EngineInfo,
+    PromptKind,
+    Request,
+    SamplingParams,
+)
 
 _FLOAT_BYTES = 4
 
 MAX_SEED = 2**64 - 1
+MAX_BEAM_WIDTH = 64
 
 _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
@@ -31,20 +40,33 @@ _RANGES: dict[str, _Range] = {
     "min_length": _AT_LEAST_ZERO,
     "no_repeat_ngram_size": _AT_LEAST_ZERO,
     "max_tokens": (lambda value: value >= 1, "an integer >= 1"),
+    "beam_width": (lambda value: 1 <= value <= MAX_BEAM_WIDTH, f"an integer in [1, {MAX_BEAM_WIDTH}]"),
+    "length_penalty": _ANY,
+    "diversity_rate": _ANY,
     "seed": (lambda value: 0 <= value <= MAX_SEED, "an integer in [0, 2^64)"),
 }
 
 
-def check(request: Request, info: EngineInfo, names: Mapping[str, str] | None = None) -> None:
+def check(request: AnyRequest, info: EngineInfo, names: Mapping[str, str] | None = None) -> None:
     """Refuses a request that the model cannot serve.
 
     Args:
-        names: what the client calls a field of `Request` or `SamplingParams`; default the field's own name.
+        names: what the client calls a field of a request or its sampling; default the field's own name.
 
     Raises:
         InvalidRequest: names the field, the value that came and what is allowed.
     """
-    names = names or {}
+    if isinstance(request, EncodeRequest):
+        _check_encode(request, info, names or {})
+    else:
+        _check_generate(request, info, names or {})
+
+
+def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    if info.encoder is not None:
+        raise InvalidRequest(
+            f"the model is an encoder ({info.model_type}): it encodes, and generates no tokens"
+        )
     _check_ranges(request.sampling, names)
     _check_embeddings(request, info, names)
     rows = num_prompt_rows(request, info)
@@ -53,9 +75,13 @@ def check(request: Request, info: EngineInfo, names: Mapping[str, str] | None = 
         for word in getattr(request.sampling, field):
             _check_word(names.get(field, field), word, info.vocab_size)
     _check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
+    _check_encoder(request, info, names)
+    _check_forced(request, info, names)
     _check_reset_id(names.get("top_p_reset_id", "top_p_reset_id"), request.sampling, info.vocab_size)
     _check_biases(names.get("logit_bias", "logit_bias"), request.sampling.logit_bias, info.vocab_size)
     _check_length(request, info, names)
+    if request.sampling.beam_width > 1:
+        _check_beams(request, info, names)
 
 
 def _check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
@@ -145,3 +171,101 @@ def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) 
             f"{name} has {prompt} tokens and {length_name} is {wanted}: together {prompt + wanted}, "
             f"but model and cache hold at most {info.max_model_len}"
         )
+
+
+def _check_forced(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, count = names.get("forced_tokens", "forced_tokens"), len(request.forced_tokens)
+    _check_tokens(name, request.forced_tokens, info.vocab_size)
+    if count > request.sampling.max_tokens:
+        length_name = names.get("max_tokens", "max_tokens")
+        raise InvalidRequest(
+            f"{name} has {count} tokens; allowed are {length_name}, which is {request.sampling.max_tokens}"
+        )
+
+
+def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, length = names.get("encoder_tokens", "encoder_tokens"), len(request.encoder_tokens)
+    if not info.max_encoder_len:
+        if length:
+            raise InvalidRequest(f"{name} has {length} tokens, but the model has no encoder")
+        return
+    if not length:
+        raise InvalidRequest(f"{name} is empty; an encoder-decoder needs at least one token id")
+    if length > info.max_encoder_len:
+        raise InvalidRequest(
+            f"{name} has {length} tokens; the encoder's positions and the cache take at most "
+            f"{info.max_encoder_len}"
+        )
+    _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size)
+    longest = len(request.prompt) + request.sampling.max_tokens
+    needed = -(-length // info.block_size) - (-longest // info.block_size)
+    if needed > info.num_blocks:
+        raise InvalidRequest(
+            f"{name} has {length} tokens and {names.get('max_tokens', 'max_tokens')} is "
+            f"{request.sampling.max_tokens}: they need {needed} KV cache blocks, the whole cache has "
+            f"{info.num_blocks}"
+        )
+
+
+def _check_beams(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
+    """At worst, beams share the full blocks of the prompt and nothing else."""
+    name, width = names.get("beam_width", "beam_width"), request.sampling.beam_width
+    if request.memory_len or request.session is not None:
+        raise InvalidRequest(f"{name} is {width}; allowed is 1 in a session and with memory_len")
+    if width > info.max_num_seqs:
+        raise InvalidRequest(
+            f"{name} is {width}, but at most {info.max_num_seqs} sequences run at once (max_num_seqs)"
+        )
+    cross = -(-len(request.encoder_tokens) // info.block_size)
+    shared = len(request.prompt) // info.block_size
+    length = len(request.prompt) + request.sampling.max_tokens - 1  # the last token is never computed
+    needed = cross + shared + width * (-(-length // info.block_size) - shared)
+    if needed > info.num_blocks:
+        raise InvalidRequest(
+            f"{name} is {width}: {width} beams of {length} tokens need up to {needed} KV cache blocks of "
+            f"{info.block_size} tokens, the whole cache has {info.num_blocks}"
+        )
+
+
+def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, str]) -> None:
+    if info.encoder is None:
+        raise InvalidRequest(
+            f"the model is a decoder ({info.model_type}): it generates tokens, and does not encode"
+        )
+    for output in request.outputs:
+        if output not in info.encoder.outputs:
+            raise InvalidRequest(
+                f"{names.get(output, output)} is wanted; this model gives {', '.join(info.encoder.outputs)}"
+            )
+    name = names.get("tokens", "tokens")
+    if request.hidden_states is not None:
+        name = names.get("hidden_states", "hidden_states")
+        _check_width(name, request, info.encoder)
+    _check_tokens(name, request.tokens, info.vocab_size)
+    _check_types(names.get("token_types", "token_types"), request, info.encoder)
+    if not 1 <= request.num_tokens <= info.max_model_len:
+        raise InvalidRequest(
+            f"{name} has {request.num_tokens} tokens; the model takes 1 to {info.max_model_len}"
+        )
+
+
+def _check_width(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
+    assert request.hidden_states is not None
+    shape = request.hidden_states.shape
+    if len(shape) != 2 or shape[1] != encoder.hidden_size:
+        raise InvalidRequest(f"{name} has shape {list(shape)}; allowed is [tokens, {encoder.hidden_size}]")
+    if len(request.hidden_states.data) != 4 * shape[0] * shape[1]:
+        raise InvalidRequest(f"{name} has {len(request.hidden_states.data)} bytes for shape {list(shape)}")
+    if request.tokens:
+        raise InvalidRequest(f"{name} came beside token ids; one of them is allowed")
+
+
+def _check_types(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
+    types = request.token_types
+    if types and len(types) != len(request.tokens):
+        raise InvalidRequest(f"{name} has {len(types)} values for {len(request.tokens)} tokens")
+    for position, value in enumerate(types):
+        if not 0 <= value < max(encoder.num_token_types, 1):
+            raise InvalidRequest(
+                f"{name}: {value} at position {position} is not in [0, {max(encoder.num_token_types, 1)})"
+            )

@@ -22,13 +22,15 @@ from . import ops
 from .config import EngineConfig
 from .engine.batch import FloatArray
 from .engine.channel import Channel
-from .engine.engine import Clients, Engine, follow
+from .engine.encode_scheduler import EncodeScheduler
+from .engine.engine import Clients, Engine, Runner, follow
 from .engine.scheduler import Scheduler
 from .errors import ModelLoadError
-from .messages import EngineInfo, PromptKind, PromptLearning
-from .models import Model, Prompts, load, load_prompts
+from .messages import EncoderInfo, EngineInfo, PromptKind, PromptLearning
+from .models import EncoderModel, Model, Prompts, load, load_prompts
 from .parallel.world import LocalWorld, World
 from .runtime.device import choose_device
+from .runtime.encode_runner import EncodeRunner
 from .runtime.memory import MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
 from .runtime.runner import ModelRunner
 
@@ -63,7 +65,7 @@ class Rank:
     """A rank that holds its part of the model and is ready to compute."""
 
     info: EngineInfo
-    runner: ModelRunner
+    runner: Runner
     num_blocks: int
     depth: int
     prompt_tables: tuple[FloatArray, ...] = ()
@@ -93,19 +95,46 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     _share_cores(config, world, device)
     ops.disable(config.disable_kernels)
     model = load(config, world.mesh, world.tensor_group, device, _progress(world, "loaded %d of %d tensors"))
-    prompts = load_prompts(config.model_checkpoint_path, model, world.mesh)
     longest = longest_sequence(config, model)
+    if isinstance(model, EncoderModel):
+        return _encoder_rank(config, world, model, longest)
+    prompts = load_prompts(config.model_checkpoint_path, model, world.mesh)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
-    runner = ModelRunner(config, world, model, num_blocks, plan.max_model_len, prompts.prefixes)
+    runner = ModelRunner(
+        config, world, model, num_blocks, plan.max_model_len, plan.max_encoder_len, prompts.prefixes
+    )
     runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, prompts, plan, world)  # every rank is ready once this returns
     return Rank(info, runner, num_blocks, _depth(config, device), prompts.embeddings)
 
 
+def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longest: int) -> Rank:
+    info = EngineInfo(
+        model_type=model.info.model_type,
+        vocab_size=model.info.vocab_size,
+        max_model_len=longest,
+        start_id=model.info.start_id,
+        end_ids=(),
+        plan=f"weights {model.weight_bytes / (1 << 30):.2f} GiB per rank; longest input {longest}",
+        step_bytes=world.sum(model.step_bytes),
+        encoder=EncoderInfo(
+            hidden_size=model.spec.hidden_size,
+            num_token_types=model.encoding.num_token_types,
+            outputs=model.outputs,
+            labels=model.encoding.labels,
+        ),
+    )
+    return Rank(info, EncodeRunner(world, model), 0, _depth(config, model.device))
+
+
 def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:
     """The loop of rank 0 for `clients`, with nothing in it yet."""
-    scheduler = Scheduler(config, rank.info, rank.num_blocks, rank.prompt_tables)
+    scheduler = (
+        Scheduler(config, rank.info, rank.num_blocks, rank.prompt_tables)
+        if rank.info.encoder is None
+        else EncodeScheduler(config)
+    )
     return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 
 
@@ -116,11 +145,17 @@ def _engine_info(model: Model, prompts: Prompts, plan: MemoryPlan, world: World)
         max_model_len=plan.max_model_len,
         start_id=model.info.start_id,
         end_ids=model.info.end_ids,
+        max_encoder_len=plan.max_encoder_len,
+        encoder_vocab_size=0 if model.spec.encoder is None else model.spec.encoder.vocab_size,
+        forced_ids=model.info.forced_ids,
         plan=str(plan),
         embedding_size=model.embedding_size,
         prompt_learning=_prompt_learning(model, prompts),
         step_bytes=world.sum(model.step_bytes),
         kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),
+        max_num_seqs=plan.max_num_seqs,
+        num_blocks=plan.num_blocks,
+        block_size=plan.block_size,
     )
 
 

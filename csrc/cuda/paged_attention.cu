@@ -69,7 +69,8 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                      const Tensor& v_cache, const Tensor& block_tables, const Tensor& seq_lens,
                      const Tensor& cu_seqlens_q, const Tensor& work, const Tensor& workspace,
                      int64_t max_seqlen_q, int64_t max_seqlen_k, double scale, int64_t window,
-                     double soft_cap, const std::optional<Tensor>& alibi_slopes, int64_t stream) {
+                     double soft_cap, const std::optional<Tensor>& alibi_slopes,
+                     const std::optional<Tensor>& relative_bias, int64_t stream) {
   check_float(kOp, "q", q);
   check_floats("q", q, q.dtype, {-1, -1, -1});
   check_floats("out", out, q.dtype, {q.shape[0], q.shape[1], q.shape[2]});
@@ -88,6 +89,12 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
   check_floats("workspace", workspace, DType::kFloat32, {-1});
   check_that(kOp, "scale", scale > 0.0, "is not positive");
   if (alibi_slopes) check_floats("alibi_slopes", *alibi_slopes, DType::kFloat32, {q.shape[1]});
+  if (relative_bias) {
+    check_floats("relative_bias", *relative_bias, DType::kFloat32, {q.shape[1], -1});
+    check_contiguous(kOp, "relative_bias", *relative_bias);
+    check_that(kOp, "relative_bias", relative_bias->shape[1] > 0, "has no column");
+    check_that(kOp, "relative_bias", !alibi_slopes, "is given beside alibi_slopes");
+  }
   if (q.shape[0] == 0 || q.shape[1] == 0 || sequences == 0) return;
 
   dispatch(q, [&](auto type) {
@@ -102,6 +109,8 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
     attention.cu_seqlens_q = cu_seqlens_q.as<int32_t>();
     attention.work = work.as<int32_t>();
     attention.alibi_slopes = alibi_slopes ? alibi_slopes->as<float>() : nullptr;
+    attention.relative_bias = relative_bias ? relative_bias->as<float>() : nullptr;
+    attention.relative_reach = relative_bias ? static_cast<int>(relative_bias->shape[1]) - 1 : 0;
     attention.q_token_stride = q.strides[0];
     attention.q_head_stride = q.strides[1];
     attention.page_stride = k_cache.strides[0];
@@ -120,12 +129,13 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
     set_workspace(attention, workspace);
     if constexpr (sizeof(T) == 2) {
       if (fits_tensor_cores(out, q, k_cache, v_cache, workspace)) {
-        if (max_seqlen_q > 1) launch_prefill(attention, stream);
+        if (max_seqlen_q > 1 && relative_bias) launch_plain(attention, true, stream);
+        if (max_seqlen_q > 1 && !relative_bias) launch_prefill(attention, stream);
         launch_decode(attention, static_cast<int>(max_seqlen_k), stream);
         return;
       }
     }
-    launch_plain(attention, stream);
+    launch_plain(attention, false, stream);
   });
 }
 

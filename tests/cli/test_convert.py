@@ -46,8 +46,7 @@ def test_back_again(llama, own, tmp_path):
 def test_it_is_served_with_its_tokenizer(own, tmp_path):
     folder = own[0]
     assert find_tokenizer(folder) == find_tokenizer(folder / "2-gpu") == folder / "2-gpu"
-    slots = {"TENSOR_PARA_SIZE": "1", "PIPELINE_PARA_SIZE": "1", "INSTANCES": "1", "DATA_TYPE": "fp32"}
-    write_repository(folder, tmp_path, {**slots, "DECOUPLED": "false"}, {})
+    write_repository(folder, tmp_path, {"data_type": "fp32"})
     written = (tmp_path / "text" / "config.pbtxt").read_text()
     assert f'"{folder}"' in written
     assert f'"{folder / "2-gpu"}"' in written

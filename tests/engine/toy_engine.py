@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A runner without a model: the next token is a function of all tokens before it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
-from fastertransformer.engine.batch import Batch, StepResult
+from fastertransformer.engine.batch import Batch, BeamStep, StepResult
 from fastertransformer.engine.scheduler import Scheduler
-from fastertransformer.messages import EngineInfo, FinishReason, Output, Request, SamplingParams
+from fastertransformer.messages import Beam, EngineInfo, FinishReason, Output, Request, SamplingParams
 
 VOCAB_SIZE = 97
 BLOCK_SIZE = 4
@@ -17,12 +19,29 @@ INFO = EngineInfo(
 )
 
 
-def next_token(tokens: list[int]) -> int:
+ENCODING = replace(INFO, max_encoder_len=48, encoder_vocab_size=VOCAB_SIZE)
+"""Of an encoder-decoder."""
+
+
+def next_token(tokens: list[int], encoder_tokens: Sequence[int] = ()) -> int:
     """Depends on every token and on the length, so a wrong or missing one shows."""
     value = 7
-    for token in tokens:
+    for token in (*encoder_tokens, *tokens):
         value = (value * 31 + token + 1) % 1_000_003
     return value % VOCAB_SIZE
+
+
+def next_logprobs(tokens: list[int]) -> np.ndarray:
+    """[V] float32 of the same kind, for beams; an end is likely."""
+    logits = np.random.default_rng([1, *tokens]).normal(size=VOCAB_SIZE)
+    logits[list(INFO.end_ids)] += 1.5
+    return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+
+
+def top(logprobs: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` most probable tokens and their log-probabilities."""
+    tokens = np.argsort(-logprobs, kind="stable")[:count]
+    return tokens.astype(np.int32), logprobs[tokens]
 
 
 def remembered(tokens: list[int], memory_blocks: int, block_size: int) -> list[int]:
@@ -36,8 +55,10 @@ def expected(request: Request) -> list[int]:
     """What a request generates when it is alone."""
     tokens = list(request.prompt)
     memory_blocks = max(1, request.memory_len // BLOCK_SIZE) if request.memory_len else 0
-    for _ in range(request.sampling.max_tokens):
-        tokens.append(next_token(remembered(tokens, memory_blocks, BLOCK_SIZE)))
+    for number in range(request.sampling.max_tokens):
+        forced = request.forced_tokens[number : number + 1]
+        seen = remembered(tokens, memory_blocks, BLOCK_SIZE)
+        tokens += forced or (next_token(seen, request.encoder_tokens),)
         if tokens[-1] in INFO.end_ids:
             break
     return tokens[len(request.prompt) :]
@@ -51,31 +72,65 @@ class ToyRunner:
         self.cache = np.full((num_blocks, config.cache.block_size), -1, np.int64)
         self.block_size = config.cache.block_size
 
+    def _copy(self, beams: BeamStep) -> None:
+        for array, (sources, targets) in ((self.pool, beams.slot_copies), (self.cache, beams.block_copies)):
+            assert not set(sources.tolist()) & set(targets.tolist()), "a copy reads what another one writes"
+            assert len(set(targets.tolist())) == len(targets), "two copies write the same"
+            array[targets] = array[sources]
+
     def execute(self, batch: Batch) -> StepResult:
         """Computes every row through the cache, like a model would."""
+        if batch.beams is not None:
+            self._copy(batch.beams)
         for admission in batch.admissions:
             self.pool[admission.slot] = -1
             self.pool[admission.slot, : len(admission.tokens)] = admission.tokens
         if batch.feed is not None:
             self.pool[batch.feed.slots, batch.feed.positions] = batch.feed.tokens
-        tokens = []
+        self._encode(batch)
+        tokens, candidates = [], []
         for row in range(len(batch.slots)):
             start, count = int(batch.num_computed[row]), int(batch.query_lens[row])
             for position in range(start, start + count):
                 block = batch.block_tables[row][position // self.block_size]
                 self.cache[block, position % self.block_size] = self.pool[batch.slots[row], position]
             if row in batch.sample_rows:
-                tokens.append(self._sample(batch, row, start + count))
-        return StepResult(np.array(tokens, np.int32), np.zeros(len(tokens), np.float32))
+                seen = self._seen(batch, row, start + count)
+                if batch.beams is not None and len(tokens) in batch.beams.rows:
+                    candidates.append(
+                        top(next_logprobs([*self._encoded(batch, row), *seen]), batch.beams.num_candidates)
+                    )
+                    tokens.append(-1)
+                else:
+                    tokens.append(self._sample(batch, row, seen))
+        samples = np.array(tokens, np.int32), np.zeros(len(tokens), np.float32)
+        return StepResult(*samples, *map(np.stack, zip(*candidates, strict=True)))
 
-    def _sample(self, batch: Batch, row: int, length: int) -> int:
-        blocks = batch.block_tables[row][: -(-length // self.block_size)]
+    def _encode(self, batch: Batch) -> None:
+        for admission in batch.admissions:
+            for position, token in enumerate(admission.encoder_tokens):
+                block = admission.cross_blocks[position // self.block_size]
+                self.cache[block, position % self.block_size] = token
+
+    def _encoded(self, batch: Batch, row: int) -> list[int]:
+        if batch.cross is None:
+            return []
+        return self._read(batch.cross.block_tables[row], int(batch.cross.seq_lens[row]))
+
+    def _seen(self, batch: Batch, row: int, length: int) -> list[int]:
         memory_blocks = 0 if batch.memory_blocks is None else int(batch.memory_blocks[row])
-        cached = self.cache[blocks].reshape(-1)[:length].tolist()
+        cached = self._read(batch.block_tables[row], length)
         seen = remembered(cached, memory_blocks, self.block_size)
         assert -1 not in seen, "a token was read before it was computed"
-        token = next_token(seen)
-        self.pool[batch.slots[row], length] = token
+        return seen
+
+    def _read(self, table: np.ndarray, length: int) -> list[int]:
+        blocks = table[: -(-length // self.block_size)]
+        return self.cache[blocks].reshape(-1)[:length].tolist()
+
+    def _sample(self, batch: Batch, row: int, seen: list[int]) -> int:
+        token = next_token(seen, self._encoded(batch, row))
+        self.pool[batch.slots[row], batch.num_computed[row] + batch.query_lens[row]] = token
         return token
 
 
@@ -98,6 +153,7 @@ class Result:
     """What a client saw of one request."""
 
     tokens: list[int]
+    beams: tuple[Beam, ...] = ()
     finish_reason: FinishReason | None = None
     error: str = ""
 
@@ -105,8 +161,8 @@ class Result:
 class ToyEngine:
     """Engine.serve's order of events, with a step counter instead of clients."""
 
-    def __init__(self, config: EngineConfig, num_blocks: int, depth: int) -> None:
-        self.scheduler = Scheduler(config, INFO, num_blocks)
+    def __init__(self, config: EngineConfig, num_blocks: int, depth: int, info: EngineInfo = INFO) -> None:
+        self.scheduler = Scheduler(config, info, num_blocks)
         self.runner = ToyRunner(config, num_blocks)
         self.depth = depth
         self.in_flight: list[StepResult] = []
@@ -139,6 +195,7 @@ class ToyEngine:
         result = self.results[client, output.id]
         assert result.finish_reason is None, "an output after the last one"
         result.tokens += output.tokens
+        result.beams = output.beams
         result.finish_reason = output.finish_reason
         result.error = output.error
 

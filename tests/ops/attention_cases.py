@@ -28,6 +28,8 @@ class Batch:
     window: int = 0
     soft_cap: float = 0.0
     has_alibi: bool = False
+    relative_reach: int = 0
+    """The distance from which on the relative bias stays the same; 0: there is none."""
     seeds: list[int] = field(default_factory=list)
     """One for each sequence's contents; by default all differ."""
 
@@ -59,7 +61,11 @@ class Batch:
             self.window,
             self.soft_cap,
             2.0 ** -torch.arange(1.0, self.num_heads + 1) if self.has_alibi else None,
+            self._relative_bias() if self.relative_reach else None,
         ]
+
+    def _relative_bias(self) -> Tensor:
+        return 2 * torch.randn(self.num_heads, self.relative_reach + 1, generator=_generator(0))
 
     def _empty_cache(self, num_blocks: int) -> Tensor:
         """[blocks, 2, K, block_size, D]: the op's caches are strided views of it."""

@@ -89,6 +89,25 @@ def test_what_scores_go_through(kernels, dtype, soft_cap, has_alibi, window):
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("reach", "soft_cap", "window"), [(1, 0.0, 0), (128, 0.0, 0), (1000, 0.5, 50)])
+def test_relative_bias(kernels, dtype, reach, soft_cap, window):
+    check(kernels, replace(MIXED, dtype=dtype, relative_reach=reach, soft_cap=soft_cap, window=window))
+
+
+def test_relative_bias_is_added_by_distance():
+    batch = Batch(query_lens=[1], seq_lens=[3], dtype=torch.float32, relative_reach=1)
+    far, near = torch.tensor([[0.0, 50.0], [50.0, 0.0], [0.0, 0.0], [0.0, 50.0]]).T
+    arguments = batch.arguments()
+    arguments[-1] = torch.stack((far, near), 1)
+    [result] = OPS["paged_attention"].body(*arguments)
+    values = arguments[2][arguments[3][0, :1].long()][0, :, :3]
+    torch.testing.assert_close(result[0], values[0, 2])  # head 0: its own key alone
+    plain = OPS["paged_attention"].body(*arguments[:-1], None)[0]
+    torch.testing.assert_close(result[2], plain[2])
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [SINGLE, PROMPTS, MIXED], ids=["single", "prompts", "mixed"])
 def test_a_sequence_gets_the_same_alone(kernels, dtype, batch):
     """Bit for bit, in whatever company."""

@@ -25,6 +25,8 @@ _UINT32 = (
     "start_id",
     "end_id",
     "beam_width",
+    "sequence_length",
+    "max_output_len",
     "top_p_reset_ids",
     "session_len",
     "memory_len",
@@ -37,6 +39,8 @@ _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "is_return_log_probs": np.bool_,
     "is_return_context_embeddings": np.bool_,
     "min_length": np.int32,
+    "forced_bos_id": np.int32,
+    "ia3_tasks": np.int32,
     "no_repeat_ngram_size": np.int32,
     "num_return_sequences": np.int32,
     "stop_words_list": np.int32,
@@ -55,6 +59,13 @@ def core_inputs(prompts: Sequence[Sequence[int]], new: int | Sequence[int], **mo
         name: per_row(value, len(prompts), _TYPES.get(name, np.float32)) for name, value in values.items()
     }
     return {"input_ids": ids, **arrays}
+
+
+def encoder_decoder_inputs(inputs: Sequence[Sequence[int]], new: int | Sequence[int], **more: Any) -> Arrays:
+    """The same for the contract of encoder-decoders."""
+    arrays = core_inputs(inputs, new, **more)
+    names = {"input_lengths": "sequence_length", "request_output_len": "max_output_len"}
+    return {names.get(name, name): array for name, array in arrays.items()}
 
 
 def per_row(value: Any, batch: int, dtype: Any) -> Any:

@@ -28,7 +28,7 @@ CASES = [
     ("repetition_penalty", F32([[np.inf], [1]]), " is inf; allowed is a finite number > 0"),
     ("presence_penalty", F32([[np.nan], [1]]), " is nan; allowed"),
     ("min_length", I32([[-1], [0]]), " is -1; allowed"),
-    ("beam_width", U32([[4], [4]]), f" is 4; allowed is 1: beam search is {NOT_SERVED}"),
+    ("beam_width", U32([[65], [1]]), r" is 65; allowed is an integer in \[1, 64\]"),
     ("top_p_decay", F32([[0.9], [1.1]]), r" is 1.1; allowed is a number in \(0, 1\]"),
     ("top_p_min", F32([[0.1], [0]]), r" is 0.0; allowed is a number in \(0, 1\]"),
     ("top_p_reset_ids", U32([[7], [300]]), r" is 300; allowed is a token id in \[0, 300\)"),

@@ -134,7 +134,7 @@ def test_rows_of_text_with_their_own_options(server: TritonServer, tokenizer: To
     [
         ({"max_tokens": 0}, "max_tokens is 0; allowed"),
         ({"top_k": -1}, "top_k is -1; allowed"),
-        ({"beam_width": 2}, "beam_width is 2; allowed is 1: beam search is not served yet"),
+        ({"beam_width": 0}, "beam_width is 0; allowed is an integer in [1, 64]"),
         ({"num_return_sequences": 2}, "num_return_sequences is 2; allowed is 1"),
         ({"max_tokens": 99999}, "text_input has 1 tokens and max_tokens is 99999"),
     ],

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .. import config as configuration
 from ..config import EngineConfig, ParallelConfig
-from ..models import Model, load
+from ..models import EncoderModel, Model, load
 from ..parallel.comm import SingleRank
 from ..parallel.mesh import Mesh
 from .console import errors, output
@@ -40,7 +40,7 @@ def check(
     output.print(_ranks(ranks))
 
 
-def _load(engine_config: EngineConfig, rank: int) -> Model:
+def _load(engine_config: EngineConfig, rank: int) -> Model | EncoderModel:
     """One rank's part; nothing is computed, so it needs no other rank."""
     parallel = engine_config.parallel
     mesh = Mesh(parallel.tensor_para_size, parallel.pipeline_para_size, rank)
@@ -55,7 +55,7 @@ def _load(engine_config: EngineConfig, rank: int) -> Model:
         )
 
 
-def _facts(model: Model, engine_config: EngineConfig) -> Table:
+def _facts(model: Model | EncoderModel, engine_config: EngineConfig) -> Table:
     spec, info = model.spec, model.info
     table = Table(title=f"{engine_config.model_checkpoint_path} can be served", show_header=False)
     rows = {
@@ -67,14 +67,21 @@ def _facts(model: Model, engine_config: EngineConfig) -> Table:
         "intermediate size": spec.intermediate_size,
         "vocabulary": spec.vocab_size,
         "positions": spec.max_position_embeddings,
-        "start id, end ids": f"{info.start_id}, {', '.join(map(str, info.end_ids)) or 'none'}",
+        **_purpose(model),
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
 
 
-def _ranks(ranks: list[Model]) -> Table:
+def _purpose(model: Model | EncoderModel) -> dict[str, str]:
+    if isinstance(model, EncoderModel):
+        return {"encodes to": ", ".join(model.outputs)}
+    info = model.info
+    return {"start id, end ids": f"{info.start_id}, {', '.join(map(str, info.end_ids)) or 'none'}"}
+
+
+def _ranks(ranks: list[Model | EncoderModel]) -> Table:
     table = Table(title="Memory of each rank")
     for column in ("rank", "layers", "weights MiB", "KV cache KiB per token"):
         table.add_column(column, justify="right")

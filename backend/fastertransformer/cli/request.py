@@ -32,11 +32,21 @@ def request(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from so much of the probability.", show_default=False)
     ] = None,
+    beam_width: Annotated[
+        int | None,
+        typer.Option(help="Search with so many beams and print them all, best first.", show_default=False),
+    ] = None,
     stop: Annotated[str | None, typer.Option(help="Text that ends the answer.", show_default=False)] = None,
 ) -> None:
     """Send text to a server and print the answer as it comes."""
     prompt = chat_prompt(tokenizer or tokenizer_of(url, model), text) if chat else text
-    optional = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "stop_words": stop}
+    optional = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "stop_words": stop,
+        "beam_width": beam_width,
+    }
     chosen = {name: value for name, value in optional.items() if value is not None}
     ask(url, model, {"text_input": prompt, "max_tokens": max_tokens, **chosen})
 
@@ -49,7 +59,9 @@ def ask(url: str, model: str, fields: dict[str, Any]) -> None:
     for response in stream(url, model, {**fields, **wanted}):
         first = first or time.perf_counter() - asked
         num_tokens += response["num_output_tokens"]
-        output.print(response["text_output"], end="", markup=False, highlight=False, soft_wrap=True)
+        pieces = response["text_output"]
+        text = pieces if isinstance(pieces, str) else "\n\n".join(pieces)
+        output.print(text, end="", markup=False, highlight=False, soft_wrap=True)
     total = time.perf_counter() - asked
     output.print()
     rate = f", {(num_tokens - 1) / (total - first):.0f} tokens/s after it" if num_tokens > 1 else ""

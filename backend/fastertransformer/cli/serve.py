@@ -3,7 +3,7 @@
 
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -14,8 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import ModelLoadError
+from ..models import encoding_outputs
 from ..models.checkpoint import open_checkpoint
+from ..models.families import FAMILIES
 from ..server import repository
+from ..server.contracts.encoder_slots import output_slots
 from .checkpoint import find_tokenizer
 from .console import errors, output
 from .installation import templates
@@ -74,7 +77,8 @@ def serve(
 
     Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
     [bold]ensemble[/] with its pre- and postprocessing; with --contract tensorrt_llm the models
-    [bold]tensorrt_llm[/] (token ids), and [bold]tensorrt_llm_bls[/] and [bold]ensemble[/] (text).
+    [bold]tensorrt_llm[/] (token ids), and [bold]tensorrt_llm_bls[/] and [bold]ensemble[/] (text);
+    of an encoder [bold]embed[/] and [bold]classify[/] (text in), and [bold]fastertransformer[/].
     """
     ports = Ports(http_port, grpc_port, metrics_port)
     if (path is None) == (model_repository is None):
@@ -121,13 +125,18 @@ def write_repository(
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
-    open_checkpoint(str(path), parameters.get("load_format", "auto"))
+    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
         errors.print(
             f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
         )
-    own = repository.models_of(templates() / template, tokenizer is not None)
+    tensors: Mapping[str, Sequence[repository.Tensor]] = {}
+    if outputs := encoding_outputs(checkpoint, parameters.get("model_type", "")):
+        template, tensors = "encoder", output_slots(outputs)
+    elif (family := FAMILIES.get(checkpoint.config.model_type)) is not None and family.encoder_names:
+        template = "encoder_decoder"
+    own = repository.models_of(templates() / template, tokenizer is not None, tensors)
     twins = _TWINS.get(template, {})
     all_models = own | {name: source for name, source in twins.items() if source in own}
     named = {
@@ -135,7 +144,13 @@ def write_repository(
         "tokenizer_dir": str((tokenizer or path).resolve()),
     }
     repository.write(
-        templates() / template, target, models or all_models, named | parameters, instances, decoupled
+        templates() / template,
+        target,
+        models or all_models,
+        named | parameters,
+        instances,
+        decoupled,
+        tensors,
     )
 
 

@@ -86,5 +86,6 @@ def _array(value: Any) -> Any:
 
 
 def _value(array: Any) -> Any:
-    first = array.reshape(-1)[0]
-    return first.decode() if isinstance(first, bytes) else first.item()
+    """The only element, or the list of all: of beams."""
+    values = [value.decode() if isinstance(value, bytes) else value for value in array.reshape(-1).tolist()]
+    return values[0] if len(values) == 1 else values

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan of one step: what rank 0 decides and every rank executes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ class Admission:
     end_ids: tuple[int, ...]
     """What ends this sequence: the request's own choice or the checkpoint's."""
     sampling: SamplingParams
+    encoder_tokens: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """What is encoded in this step; empty where there is no encoder or somebody has done it."""
+    cross_blocks: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """KV block of every block_size of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,30 @@ class Feed:
     slots: Int32Array
     positions: Int32Array
     tokens: Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Cross:
+    """What the B sequences of a batch see of their encoders."""
+
+    block_tables: Int32Array
+    """[B, W] KV block of every block_size tokens of the encoder's input, padded with 0."""
+    seq_lens: Int32Array
+    """[B] length of that input"""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamStep:
+    """What beams add to a step: copies that come before everything else, and rows that get candidates."""
+
+    rows: Int32Array
+    """[R] indices into S, ascending."""
+    num_candidates: int
+    """K, the same for all rows."""
+    slot_copies: Int32Array
+    """[2, D] rows of the token pool, from and to; none is both."""
+    block_copies: Int32Array
+    """[2, C] KV blocks, from and to; none is both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +105,9 @@ class Batch:
     """[B] how many blocks a token sees, its own included; 0, or None for all sequences: all of them."""
     admissions: tuple[Admission, ...] = ()
     feed: Feed | None = None
+    cross: Cross | None = None
+    """In a model with an encoder."""
+    beams: BeamStep | None = None
     embeddings: Embeddings | None = None
     prefixes: tuple[PrefixLoad, ...] = ()
     contexts: tuple[tuple[int, int], ...] = ()
@@ -95,5 +126,9 @@ class StepResult:
     """[S]"""
     logprobs: FloatArray
     """[S] 0 where the request did not ask."""
+    candidate_tokens: Int32Array = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """[R, K] the most probable next tokens of the rows of beams, best first."""
+    candidate_logprobs: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[R, K]"""
     contexts: npt.NDArray[np.float64] | None = None
     """[C, H] sums for `Batch.contexts`; None where there are none."""

@@ -47,6 +47,11 @@ class BlockPool:
         """How many blocks hold `num_tokens` tokens."""
         return -(-num_tokens // self.block_size)
 
+    def refusal(self, num_tokens: int) -> str:
+        """Why so many tokens can never be held."""
+        needed = self.blocks_for(num_tokens)
+        return f"{num_tokens} tokens need {needed} KV cache blocks, the whole cache has {self.num_blocks}"
+
     def match(self, digests: Tokens[bytes]) -> list[int]:
         """The longest run of published blocks for these digests; nothing is taken yet."""
         blocks = []
@@ -75,6 +80,10 @@ class BlockPool:
             self._references[block] = 1
             self._forget(block)
         return blocks
+
+    def is_shared(self, block: int) -> bool:
+        """Whether somebody else would see what one writes to a block that one holds."""
+        return self._references[block] > 1
 
     def may_be_overwritten(self, block: int) -> bool:
         """Whether its one holder alone knows what it contains."""

@@ -5,6 +5,7 @@ import logging
 import os
 import selectors
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from ..messages import (
 
 RECEIVE_BYTES = 1 << 20
 MAX_UNSENT_BYTES = 64 << 20
-"""A client that lets this much pile up has stopped reading and is dropped."""
+STALLED_S = 10.0
+"""A client that lets so much pile up and takes none of it for so long has stopped reading and is dropped."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,12 +41,20 @@ class _Client:
         self.connection = connection
         self.reader: FrameReader[ClientMessage] = FrameReader(ClientMessage)
         self.unsent = bytearray()
+        self.took = time.monotonic()
+        """When the client last took something, or had taken everything."""
+
+    def queue(self, frame: bytes) -> None:
+        if not self.unsent:
+            self.took = time.monotonic()
+        self.unsent += frame
 
     def flush(self) -> int:
         """Sends what the socket takes without waiting; bytes that are left."""
         try:
             while self.unsent:
                 del self.unsent[: self.connection.send(self.unsent)]
+                self.took = time.monotonic()
         except BlockingIOError:
             pass  # the selector says when there is room again
         return len(self.unsent)
@@ -98,7 +108,7 @@ class Channel:
             by_client.setdefault(client, []).append(output)
         for client, batch in by_client.items():
             if client in self._clients:
-                self._clients[client].unsent += encode_frame(Outputs(batch, stats))
+                self._clients[client].queue(encode_frame(Outputs(batch, stats)))
                 self._flush(client)
 
     def close(self) -> None:
@@ -116,7 +126,7 @@ class Channel:
         self._num_accepted += 1
         self._clients[client] = _Client(connection)
         self._selector.register(connection, selectors.EVENT_READ, client)
-        self._clients[client].unsent += self._ready
+        self._clients[client].queue(self._ready)
         self._flush(client)
 
     def _flush(self, client: int) -> None:
@@ -125,7 +135,7 @@ class Channel:
             unsent = self._clients[client].flush()
         except ConnectionError:
             unsent = 0  # the same end of file is read next, and there the client is dropped
-        if unsent > MAX_UNSENT_BYTES:
+        if unsent > MAX_UNSENT_BYTES and time.monotonic() - self._clients[client].took > STALLED_S:
             _log.warning("client %d has not read %d bytes and is disconnected", client, unsent)
             connection.shutdown(socket.SHUT_RDWR)
             unsent = 0

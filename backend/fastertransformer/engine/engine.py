@@ -4,28 +4,76 @@
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import InvalidRequest
-from ..messages import Abort, ClientMessage, EndSessions, EngineInfo, EngineStats, Output, Submit
+from ..messages import (
+    Abort,
+    AnyRequest,
+    ClientMessage,
+    EndSessions,
+    EngineInfo,
+    EngineStats,
+    Output,
+    Submit,
+)
 from ..validation import check
-from .batch import Batch, StepResult
+from .batch import Batch
 from .channel import Received
-from .scheduler import Scheduler
+from .encode_batch import EncodeBatch
+
+Plan = Batch | EncodeBatch
+"""One step."""
 
 
 class Pending(Protocol):
     """A step that was enqueued."""
 
-    def result(self) -> StepResult:
+    def result(self) -> Any:
         """Waits for the step; the only place where the host waits for the device."""
         ...
 
 
 class Runner(Protocol):
-    """Executes batches in order."""
+    """Executes the plans of one kind of scheduler in order."""
 
-    def execute(self, batch: Batch) -> Pending: ...
+    def execute(self, batch: Any) -> Pending: ...
+
+
+class Scheduling(Protocol):
+    """Requests in, plans out, results back in. `scheduler` has it for generating, `encode_scheduler` for
+    encoding."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    @property
+    def stats(self) -> EngineStats: ...
+
+    def add(self, client: int, request: AnyRequest) -> None: ...
+
+    def reject(self, client: int, request: AnyRequest, error: str) -> None: ...
+
+    def abort(self, client: int, request_ids: Iterable[int]) -> None: ...
+
+    def end_sessions(self, client: int, session_ids: Iterable[int]) -> None: ...
+
+    def drop_client(self, client: int) -> None: ...
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds until the next `expire` has something to do; None when there is nothing."""
+        ...
+
+    def expire(self, now: float) -> None: ...
+
+    def schedule(self) -> Plan | None: ...
+
+    def update(self, result: Any) -> None:
+        """What the oldest plan that was executed came to."""
+        ...
+
+    def take_outputs(self) -> Iterable[tuple[int, Output]]: ...
 
 
 class Clients(Protocol):
@@ -48,7 +96,7 @@ class Clients(Protocol):
 class Control(Protocol):
     """How rank 0 tells the other ranks what to execute."""
 
-    def broadcast(self, batch: Batch | None) -> Batch | None:
+    def broadcast(self, batch: Plan | None) -> Plan | None:
         """Sends from rank 0, receives elsewhere; None ends the loop."""
         ...
 
@@ -60,7 +108,7 @@ class Engine:
         self,
         info: EngineInfo,
         channel: Clients,
-        scheduler: Scheduler,
+        scheduler: Scheduling,
         control: Control,
         runner: Runner,
         depth: int,
@@ -89,13 +137,13 @@ class Engine:
 
     def _receive(self) -> bool:
         """Takes in what the clients sent; False once the last one has left."""
-        patience = self._scheduler.sessions.patience if self._scheduler.idle else 0
+        patience = self._scheduler.patience if self._scheduler.idle else 0
         for client, message in self._channel.receive(patience):
             if message is None:
                 self._scheduler.drop_client(client)
             else:
                 self._take(client, message)
-        self._scheduler.sessions.expire(time.monotonic())
+        self._scheduler.expire(time.monotonic())
         return self._channel.is_open
 
     def _take(self, client: int, message: ClientMessage) -> None:

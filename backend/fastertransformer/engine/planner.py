@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batch import Admission, Batch, Embeddings, Feed, FloatArray, Int32Array, PrefixLoad
+from .batch import (
+    Admission,
+    Batch,
+    BeamStep,
+    Cross,
+    Embeddings,
+    Feed,
+    FloatArray,
+    Int32Array,
+    PrefixLoad,
+)
 from .sequence import Sequence
 
 
@@ -29,27 +39,29 @@ def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
     return Entry(sequence, num_tokens, num_tokens == sequence.num_to_compute, num_context)
 
 
-def build_batch(entries: List[Entry], admitted: List[Entry], feed: bool) -> Batch:
+def build_batch(entries: List[Entry], feed: bool) -> Batch:
     """The step plan of `entries`, which the scheduler has not yet accounted for.
 
     Args:
         feed: whether the host tells every rank the input token of a decoding sequence,
-            because the ranks that embed it are not those that sampled it.
+            because the ranks that embed it are not those that sampled it. Tokens of beams it always tells.
     """
     sequences = [entry.sequence for entry in entries]
-    continued = sequences[: len(entries) - len(admitted)]
+    fed = [s for s in sequences if s.is_placed and (feed or s.group is not None)]
     return Batch(
         slots=_array([s.slot for s in sequences]),
         num_computed=_array([s.num_computed for s in sequences]),
         query_lens=_array([entry.num_tokens for entry in entries]),
-        block_tables=_block_tables(sequences),
+        block_tables=_block_tables([s.blocks for s in sequences]),
         sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
         memory_blocks=_memory_blocks(sequences),
-        admissions=tuple(_admission(entry.sequence) for entry in admitted),
-        feed=_feed(continued) if feed else None,
+        admissions=tuple(_admission(s) for s in sequences if not s.is_placed),
+        feed=_feed(fed) if fed else None,
         embeddings=_embeddings(entries),
-        prefixes=tuple(load for entry in admitted if (load := _prefix_load(entry.sequence)) is not None),
+        prefixes=tuple(load for s in sequences if not s.is_placed and (load := _prefix_load(s)) is not None),
         contexts=_contexts(entries),
+        cross=_cross(sequences) if sequences[0].encoder_len else None,
+        beams=_beam_step(entries),
     )
 
 
@@ -57,15 +69,22 @@ def _array(values: List[int]) -> Int32Array:
     return np.asarray(values, np.int32)
 
 
-def _block_tables(sequences: List[Sequence]) -> Int32Array:
-    tables = np.zeros((len(sequences), max(len(s.blocks) for s in sequences)), np.int32)
-    for row, sequence in zip(tables, sequences, strict=True):
-        row[: len(sequence.blocks)] = sequence.blocks
+def _block_tables(lists: List[list[int]]) -> Int32Array:
+    tables = np.zeros((len(lists), max(map(len, lists))), np.int32)
+    for row, blocks in zip(tables, lists, strict=True):
+        row[: len(blocks)] = blocks
     return np.maximum(tables, 0)  # what is gone is not read
 
 
 def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
     return _array([s.memory_blocks for s in sequences]) if any(s.memory_blocks for s in sequences) else None
+
+
+def _cross(sequences: List[Sequence]) -> Cross:
+    return Cross(
+        block_tables=_block_tables([s.cross_blocks for s in sequences]),
+        seq_lens=_array([s.encoder_len for s in sequences]),
+    )
 
 
 def _admission(sequence: Sequence) -> Admission:
@@ -75,6 +94,8 @@ def _admission(sequence: Sequence) -> Admission:
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
+        encoder_tokens=_array(() if sequence.is_encoded else sequence.request.encoder_tokens),
+        cross_blocks=_array(sequence.cross_blocks),
     )
 
 
@@ -116,3 +137,23 @@ def _feed(sequences: List[Sequence]) -> Feed:
         positions=_array([len(s.tokens) - 1 for s in sequences]),
         tokens=_array([s.tokens[-1] for s in sequences]),
     )
+
+
+def _beam_step(entries: List[Entry]) -> BeamStep | None:
+    beams = [entry.sequence for entry in entries if entry.sequence.group is not None]
+    if not beams:
+        return None
+    sampling = [entry.sequence for entry in entries if entry.samples]
+    slots = [(s.copies_slot, s.slot) for s in beams if s.copies_slot >= 0]
+    blocks = [s.copies_block for s in beams if s.copies_block is not None]
+    return BeamStep(
+        rows=_array([row for row, s in enumerate(sampling) if s.group is not None]),
+        num_candidates=max(s.group.num_candidates for s in beams if s.group is not None),
+        slot_copies=_pairs(slots),
+        block_copies=_pairs(blocks),
+    )
+
+
+def _pairs(pairs: List[tuple[int, int]]) -> Int32Array:
+    """[2, N]"""
+    return np.asarray(pairs, np.int32).reshape(-1, 2).T

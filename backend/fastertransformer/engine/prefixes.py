@@ -39,6 +39,13 @@ class Prefixes:
             self._pool.publish(sequence.blocks[index], digests[index])
         sequence.num_published = full
 
+    def forget_oldest(self, sequence: Sequence) -> None:
+        """Gives back what no token sees any more: batches run in order, so those in flight read it first."""
+        next_token = min(sequence.num_computed, len(sequence.tokens))
+        oldest = sequence.oldest_block(next_token, self._pool.block_size)
+        self._pool.release(sequence.blocks[:oldest])
+        sequence.blocks[:oldest] = [GONE] * oldest
+
     def _digests(self, sequence: Sequence, count: int) -> list[bytes]:
         """Digests of the first `count` blocks; none when nothing is shared."""
         if not self._pool.enable_reuse:

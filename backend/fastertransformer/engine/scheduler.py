@@ -4,7 +4,7 @@
 There is no prefill and no decode phase: a sequence has tokens to compute, and a step gives it some of
 them. Decoding sequences come first, then the rest of running prompts, then new requests, until the
 token budget is spent. When blocks run out, the youngest running sequence gives its own back and is
-computed again later.
+computed again later. Over 300 lines because whatever changes a sequence's state is here.
 """
 
 import heapq
@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as List
 
-import numpy as np
-
 from ..config import EngineConfig
-from ..messages import EngineInfo, EngineStats, FinishReason, Output, Request
+from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, FloatArray, StepResult
-from .block_pool import GONE, BlockPool
+from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
+from .block_pool import BlockPool
 from .planner import Entry, build_batch, entry_for
 from .prefixes import Prefixes
 from .prompts import PromptTables
@@ -31,6 +30,7 @@ ClientOutput = tuple[int, Output]
 class Scheduler:
     """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
 
+
     Args:
         prompt_tables: embeddings of the checkpoint's prompt-learning tasks.
     """
@@ -38,7 +38,9 @@ class Scheduler:
     def __init__(
         self, config: EngineConfig, info: EngineInfo, num_blocks: int, prompt_tables: List[FloatArray] = ()
     ) -> None:
-        self.pool = BlockPool(num_blocks, config.cache.block_size, config.cache.enable_reuse)
+        # What a decoder computes depends on its encoder's input: nothing is shared by the tokens alone.
+        enable_reuse = config.cache.enable_reuse and not info.max_encoder_len
+        self.pool = BlockPool(num_blocks, config.cache.block_size, enable_reuse)
         self.sessions = Sessions(self.pool, config.cache.session_idle_s)
         self._prefixes = Prefixes(self.pool, self.sessions)
         self._config = config
@@ -53,6 +55,8 @@ class Scheduler:
         self._outbox: list[ClientOutput] = []
         self._num_prefix_hit_tokens = 0
         self._num_preemptions = 0
+        self._was_encoding = False
+        """Whether the last step left the running sequences out for an encoder."""
 
     @property
     def idle(self) -> bool:
@@ -70,8 +74,9 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
         )
 
-    def add(self, client: int, request: Request) -> None:
+    def add(self, client: int, request: AnyRequest) -> None:
         """Queues a checked request, or answers at once that it cannot be queued."""
+        assert isinstance(request, Request)
         if (client, request.id) in self._sequences:
             self.reject(client, request, f"request id {request.id} is already in use on this connection")
         elif len(self._waiting) >= self._config.max_queue_size:
@@ -79,16 +84,25 @@ class Scheduler:
         else:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
-            sequence = Sequence(client, request, end_ids, list(request.prompt))
+            sequence = Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens])
             sequence.wants_context = request.wants_context
             self._prompts.give_meaning(sequence)
             if request.memory_len:
                 sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
             sequence.keeps = request.session is not None and not request.session.is_last
-            self._sequences[sequence.key] = sequence
-            self._waiting.append(sequence)
+            self._queue(sequence)
 
-    def reject(self, client: int, request: Request, error: str) -> None:
+    def _queue(self, sequence: Sequence) -> None:
+        """Unless what is forced upon its output is all of it."""
+        if (output := sequence.forced_output()) is not None:
+            self._tell(sequence.client, output)
+            return
+        if sequence.sampling.beam_width > 1:
+            start_search(sequence, self._config.beam_search_rule, self._info.vocab_size)
+        self._sequences[sequence.key] = sequence
+        self._waiting.append(sequence)
+
+    def reject(self, client: int, request: AnyRequest, error: str) -> None:
         """Answers a request that never becomes a sequence."""
         self._tell(client, Output(request.id, finish_reason=FinishReason.ERROR, error=error))
 
@@ -114,32 +128,49 @@ class Scheduler:
             self._finish(sequence)
         self.sessions.forget_client(client)
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds until the next `expire` has something to do; None when there is nothing."""
+        return self.sessions.patience
+
+    def expire(self, now: float) -> None:
+        """Gives back what sessions have kept for too long."""
+        self.sessions.expire(now)
+
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
-        planned = self._continue_running(self._config.max_num_batched_tokens, room)
+        budget = self._config.max_num_batched_tokens
+        self._was_encoding = self._encoder_takes_the_step()
+        planned = [] if self._was_encoding else self._continue_running(budget, room)
         for entry in planned:
             self._prefixes.publish(entry.sequence, entry.num_tokens)
-        budget = self._config.max_num_batched_tokens - sum(entry.num_tokens for entry in planned)
-        admitted = self._admit(budget, room - len(planned))
+        budget -= sum(entry.num_tokens for entry in planned)
+        admitted = self._admit(budget, room - len(planned), is_empty=not planned)
         if not planned and not admitted:
             self._fail_head_if_stuck()
             return None
-        batch = build_batch(planned + admitted, admitted, feed=self._num_stages > 1)
+        batch = build_batch(planned + admitted, feed=self._num_stages > 1)
         self._commit(planned + admitted)
         return batch
 
     def update(self, result: StepResult) -> None:
         """Takes in what the oldest batch in flight sampled."""
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
+        candidates = zip(result.candidate_tokens, result.candidate_logprobs, strict=True)
         contexts = iter(() if result.contexts is None else result.contexts)
         for entry in self._in_flight.popleft():
-            entry.sequence.num_in_flight -= 1
+            sequence = entry.sequence
+            sequence.num_in_flight -= 1
             if entry.num_context:
-                entry.sequence.context = entry.sequence.context + next(contexts)
+                sequence.context = sequence.context + next(contexts)
             if entry.samples:
-                self._append(entry.sequence, *next(samples))
-            self._settle(entry.sequence)
+                sample = next(samples)
+                if sequence.group is None:
+                    self._append(sequence, *sample)
+                else:
+                    self._search(sequence.group, sequence, next(candidates))
+            self._settle(sequence)
 
     def take_outputs(self) -> list[ClientOutput]:
         """What happened since the last call, in order."""
@@ -171,54 +202,77 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence, count: int) -> bool:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
+        copies = tail_to_copy(self.pool, sequence)
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
-        while needed > self.pool.num_free:
+        while needed + copies > self.pool.num_free:
             if self.sessions.give_way():
                 continue
             if any(s.state is State.PREEMPTED for s in self._sequences.values()):
                 return False  # its blocks come back when the batches in flight are done
-            victim = self._running[-1]
-            self._preempt(victim)
-            if victim is sequence:
+            self._preempt(self._running[-1])
+            if sequence.state is not State.RUNNING:
                 return False
+        if copies:
+            copy_tail(self.pool, sequence)
         if needed > 0:
             sequence.blocks += self.pool.allocate(needed)
         return True
 
     def _preempt(self, victim: Sequence) -> None:
         self._num_preemptions += 1
-        self._running.remove(victim)
-        victim.state = State.PREEMPTED
+        self._leave(victim, State.PREEMPTED)
         self._settle(victim)
 
-    def _admit(self, budget: int, room: int) -> list[Entry]:
+    def _encoder_takes_the_step(self) -> bool:
+        """An encoder's input is computed whole. Where it does not fit beside the running sequences, they wait
+        for one step; never for two in a row, nor where it would take the next block of one of them."""
+        if not self._waiting or self._was_encoding:
+            return False
+        head, left = self._waiting[0], self._config.max_num_batched_tokens - len(self._running)
+        needed = sum(self._blocks_needed(head)) + len(self._running)
+        has_room = needed <= self.pool.num_free and len(head.members) <= len(self._free_slots)
+        return 0 < head.encoder_len >= left and has_room
+
+    def _admit(self, budget: int, room: int, is_empty: bool) -> list[Entry]:
+        """`is_empty`: nothing else is in the step, so that the first one may exceed the budget."""
         admitted: list[Entry] = []
         while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
             sequence = self._waiting[0]
-            if not self._take_blocks(sequence):
+            is_too_long = sequence.encoder_len >= budget and (admitted or not is_empty)
+            if is_too_long or not self._take_blocks(sequence):
                 break
             self._waiting.popleft()
-            sequence.slot = heapq.heappop(self._free_slots)
-            sequence.state = State.RUNNING
-            self._running.append(sequence)
-            count = min(sequence.num_to_compute, budget)
+            for member in sequence.members:
+                member.slot = heapq.heappop(self._free_slots)
+                member.state = State.RUNNING
+                self._running.append(member)
+            budget -= sequence.encoder_len
+            count = min(sequence.num_to_compute, max(budget, 1))
             admitted.append(entry_for(sequence, count))
             self._prefixes.publish(sequence, count)
             budget -= count
         return admitted
 
+    def _blocks_needed(self, sequence: Sequence) -> tuple[int, int]:
+        """For all known tokens and what the encoder leaves; and later, when beams fork."""
+        now = self.pool.blocks_for(len(sequence.tokens)) + self.pool.blocks_for(sequence.encoder_len)
+        return now, 0 if sequence.group is None else sequence.group.blocks_to_fork(self.pool)
+
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens, computed ones first; at least one token is left to compute."""
+        if len(sequence.members) > len(self._free_slots):
+            return False
         key = sequence.session_key
         computed, num_computed = self._prefixes.find(sequence)
-        needed = self.pool.blocks_for(len(sequence.tokens)) - len(computed)
-        while needed > self.pool.num_free_without(computed):
+        needed, later = self._blocks_needed(sequence)
+        while needed + later - len(computed) > self.pool.num_free_without(computed):
             if not self.sessions.give_way(unless=key):
                 return False
         self.pool.share(computed)
         if key is not None:
             self.sessions.forget([key])
-        sequence.blocks = computed + self.pool.allocate(needed)
+        sequence.cross_blocks = self.pool.allocate(self.pool.blocks_for(sequence.encoder_len))
+        sequence.blocks = computed + self.pool.allocate(needed - len(computed) - len(sequence.cross_blocks))
         sequence.num_published = num_computed // self.pool.block_size
         sequence.num_shared = num_computed
         sequence.num_computed = max(num_computed, sequence.prefix_len)
@@ -229,12 +283,8 @@ class Scheduler:
         """Forward progress: what cannot start on an empty engine never will."""
         if self._waiting and not self._running and not self._in_flight:
             head = self._waiting[0]
-            error = (
-                f"{len(head.tokens)} tokens need {self.pool.blocks_for(len(head.tokens))} KV cache blocks, "
-                f"the whole cache has {self.pool.num_blocks}"
-            )
             self._finish(head)
-            self.reject(head.client, head.request, error)
+            self.reject(head.client, head.request, self.pool.refusal(len(head.tokens)))
 
     # Bookkeeping
 
@@ -244,57 +294,63 @@ class Scheduler:
             sequence = entry.sequence
             sequence.num_in_flight += 1
             sequence.num_computed += entry.num_tokens
-            sequence.num_pending += entry.samples
-            self._forget_oldest(sequence)
-
-    def _forget_oldest(self, sequence: Sequence) -> None:
-        """Gives back what no token sees any more: batches run in order, so those in flight read it first."""
-        next_token = min(sequence.num_computed, len(sequence.tokens))
-        oldest = sequence.oldest_block(next_token, self.pool.block_size)
-        self.pool.release(sequence.blocks[:oldest])
-        sequence.blocks[:oldest] = [GONE] * oldest
+            sequence.num_pending += entry.samples and sequence.group is None
+            sequence.was_placed()
+            self._prefixes.forget_oldest(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
         sequence.num_pending -= 1
         if sequence.state is State.FINISHED:
             return  # it ended while this step was in flight
-        sequence.tokens.append(token)
-        reason = sequence.reason_to_stop()
-        logprobs = (logprob,) if sequence.sampling.logprobs else ()
-        context = np.asarray(sequence.context, np.float32).tobytes() if sequence.wants_context else b""
-        sequence.wants_context = False
-        self._tell(sequence.client, Output(sequence.request.id, (token,), logprobs, reason, context))
-        if reason is None:
+        output = sequence.append(token, logprob)
+        self._tell(sequence.client, sequence.with_context(output))
+        if output.finish_reason is None:
             self._prefixes.publish(sequence)
         else:
             self._finish(sequence)
 
+    def _search(self, group: BeamGroup, sequence: Sequence, candidates: Candidates) -> None:
+        """Takes in what one beam got; the last one of a step makes the search go on."""
+        if sequence.state is State.RUNNING and group.collect(sequence, candidates):
+            for output in group.advance(self.pool):
+                self._tell(sequence.client, group.head.with_context(output))
+                if output.finish_reason is not None:
+                    self._finish(group.head)
+
     def _finish(self, sequence: Sequence) -> None:
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
-        elif sequence.state is State.RUNNING:
-            self._running.remove(sequence)
-        sequence.state = State.FINISHED
+        self._leave(sequence, State.FINISHED)
         del self._sequences[sequence.key]
         if sequence.session_key is not None and not sequence.keeps:
             self.sessions.forget([sequence.session_key])
         self._settle(sequence)
 
+    def _leave(self, sequence: Sequence, state: State) -> None:
+        for member in sequence.members:
+            if member.state is State.RUNNING:
+                self._running.remove(member)
+            member.state = state
+
     def _settle(self, sequence: Sequence) -> None:
-        """Takes back slot and blocks of a sequence that lost them, once no batch in flight names it."""
-        if sequence.state is State.RUNNING or sequence.num_in_flight or sequence.slot < 0:
+        """Takes back slots and blocks of a request that lost them, once no batch in flight names it."""
+        members = sequence.members
+        if sequence.state is State.RUNNING or sequence.slot < 0 or any(s.num_in_flight for s in members):
             return
         if sequence.keeps and sequence.session_key is not None and sequence.state is State.FINISHED:
             computed = sequence.tokens[: sequence.num_computed]
             self.sessions.keep(sequence.session_key, computed, sequence.blocks)
-        else:
-            self.pool.release(sequence.blocks)
-        heapq.heappush(self._free_slots, sequence.slot)
-        sequence.blocks, sequence.slot, sequence.num_computed, sequence.num_published = [], -1, 0, 0
-        sequence.context = 0.0
+            sequence.blocks = []
+        for member in members:
+            self.pool.release(member.blocks)
+            self.pool.release(member.cross_blocks)
+            heapq.heappush(self._free_slots, member.slot)
+            member.vacate()
         if sequence.state is State.PREEMPTED:
-            sequence.state = State.WAITING
-            self._waiting.appendleft(sequence)
+            if sequence.group is not None:
+                sequence.group.rewind()
+            self._leave(sequence, State.WAITING)
+            self._waiting.appendleft(members[0])
 
     def _tell(self, client: int, output: Output) -> None:
         self._outbox.append((client, output))

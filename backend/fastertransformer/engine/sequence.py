@@ -3,12 +3,17 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
-from ..messages import FinishReason, Request, SamplingParams
+from ..messages import Beam, FinishReason, Output, Request, SamplingParams
 from .sessions import SessionKey
+
+if TYPE_CHECKING:
+    from .beams import BeamGroup
 
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
@@ -43,8 +48,20 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     """Of the full blocks of `tokens`, as far as somebody asked."""
+    cross_blocks: list[int] = field(default_factory=list)
+    """Keys and values of its encoder's output."""
+    is_encoded: bool = False
+    """They are there once all batches in flight are done."""
     num_published: int = 0
     """Leading blocks that others may share."""
+    is_placed: bool = False
+    """Its tokens and parameters lie in its slot on every rank."""
+    group: "BeamGroup | None" = None
+    """Where it is one of several beams."""
+    copies_slot: int = -1
+    """Slot whose tokens it takes over in its next step."""
+    copies_block: tuple[int, int] | None = None
+    """(from, to): what its next step copies before it writes."""
     num_shared: int = 0
     """Tokens that were in the cache when it took its blocks."""
     prefix_len: int = 0
@@ -72,6 +89,11 @@ class Sequence:
         return None if session is None else (self.client, session.id)
 
     @property
+    def members(self) -> "list[Sequence]":
+        """All sequences of its request: those that get and lose slots and blocks together."""
+        return [self] if self.group is None else self.group.members
+
+    @property
     def sampling(self) -> SamplingParams:
         return self.request.sampling
 
@@ -82,6 +104,15 @@ class Sequence:
     @property
     def prompt_len(self) -> int:
         return len(self.request.prompt)
+
+    @property
+    def encoder_len(self) -> int:
+        return len(self.request.encoder_tokens)
+
+    @property
+    def num_forced(self) -> int:
+        """Tokens of the output that were known before anything was computed."""
+        return len(self.request.forced_tokens)
 
     @property
     def num_tokens(self) -> int:
@@ -101,13 +132,60 @@ class Sequence:
         """Whether a step can do something for it, given that all batches in flight succeed."""
         return self.num_to_compute > 0 and self.num_generated < self.sampling.max_tokens
 
+    def append(self, token: int, logprob: float) -> Output:
+        """Takes a token that was sampled; what it adds to the output, the first one behind what is forced."""
+        is_first = len(self.tokens) == self.prompt_len + self.num_forced
+        self.tokens.append(token)
+        return self._output((*self.request.forced_tokens, token) if is_first else (token,), logprob)
+
+    def forced_output(self) -> Output | None:
+        """All of the output, where what is forced upon it ends it."""
+        tokens = self.request.forced_tokens
+        reason = self.reason_to_stop() if tokens else None
+        if reason is None:
+            return None
+        if self.sampling.beam_width > 1:
+            beams = (Beam(tokens, (0.0,) * len(tokens), 0.0),) * self.sampling.beam_width
+            return Output(self.request.id, beams=beams, finish_reason=reason)
+        return self._output(tokens, 0.0)
+
+    def _output(self, tokens: tuple[int, ...], logprob: float) -> Output:
+        """Of `tokens` the last one was sampled."""
+        logprobs = (*(0.0 for _ in tokens[1:]), logprob) if self.sampling.logprobs else ()
+        return Output(self.request.id, tokens, logprobs, self.reason_to_stop())
+
+    def with_context(self, output: Output) -> Output:
+        """`output`, the first one with the sum of the prompt's hidden states where that is wanted."""
+        if not self.wants_context:
+            return output
+        self.wants_context = False
+        return replace(output, context=np.asarray(self.context, np.float32).tobytes())
+
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
-        if self.tokens[-1] in self.end_ids or self._ends_with_stop_word():
+        if self.tokens[-1] in self.end_ids or self._is_stop_word(self.tokens):
             return FinishReason.STOP
         if len(self.tokens) - self.prompt_len >= self.sampling.max_tokens:
             return FinishReason.LENGTH
         return None
 
-    def _ends_with_stop_word(self) -> bool:
-        return any(tuple(self.tokens[-len(word) :]) == word for word in self.sampling.stop_words)
+    def would_stop(self, token: int) -> bool:
+        """Whether `token` would end the sequence by an end id or a stop word."""
+        if token in self.end_ids:
+            return True
+        longest = max(map(len, self.sampling.stop_words), default=0)
+        return longest > 0 and self._is_stop_word([*self.tokens[-longest:], token])
+
+    def was_placed(self) -> None:
+        """A batch that brings what was missing in its slot and in its blocks is on its way."""
+        self.is_placed, self.copies_slot, self.copies_block = True, -1, None
+        self.is_encoded = True
+
+    def vacate(self) -> None:
+        """Forgets slot and blocks, which somebody has taken back."""
+        self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
+        self.is_placed, self.copies_slot, self.copies_block = False, -1, None
+        self.cross_blocks, self.is_encoded, self.context = [], False, 0.0
+
+    def _is_stop_word(self, tokens: list[int]) -> bool:
+        return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)

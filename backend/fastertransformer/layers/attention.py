@@ -12,6 +12,21 @@ from .norm import NormLayer
 
 
 @dataclass(frozen=True, slots=True)
+class CrossMetadata:
+    """What T tokens of a decoder see of their encoders; to the kernels each is a sequence of one query."""
+
+    block_tables: Tensor
+    """[T, W] of the encoder's keys and values"""
+    seq_lens: Tensor
+    """[T] length of the encoder's input"""
+    cu_seqlens_q: Tensor
+    """[T + 1]"""
+    work: Tensor
+    """[2, T + 1]"""
+    max_seqlen_k: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepMetadata:
     """T tokens of B sequences; tensors int32 on the device."""
 
@@ -31,6 +46,8 @@ class StepMetadata:
     """Scratch of the attention kernels, float32"""
     max_seqlen_q: int
     max_seqlen_k: int
+    cross: CrossMetadata | None = None
+    """Of the decoder of an encoder-decoder"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +76,7 @@ class Attention:
         output: Linear,
         rope_table: Tensor | None,
         alibi_slopes: Tensor | None,
+        relative_bias: Tensor | None,
         q_norm: NormLayer | None,
         k_norm: NormLayer | None,
     ) -> None:
@@ -67,6 +85,7 @@ class Attention:
         self._output = output
         self._rope_table = rope_table
         self._alibi_slopes = alibi_slopes
+        self._relative_bias = relative_bias
         self._q_norm = q_norm
         self._k_norm = k_norm
         kv = shape.num_kv_heads
@@ -111,6 +130,7 @@ class Attention:
             shape.window,
             shape.soft_cap,
             self._alibi_slopes,
+            self._relative_bias,
         )
         return self._output(attended.view(x.shape[0], -1))
 

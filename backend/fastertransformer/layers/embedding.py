@@ -48,16 +48,20 @@ class Head:
         group: Communicator,
         bias: Tensor | None = None,
         soft_cap: float = 0.0,
+        scale: float = 1.0,
     ) -> None:
         self._weight = weight
         self._vocab_size = vocab_size
         self._group = group
         self._bias = bias
         self._soft_cap = soft_cap
+        self._scale = scale
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[S, H] -> [S, V] float32"""
         logits = self._weight.logits(hidden)
+        if self._scale != 1.0:
+            logits *= self._scale
         if self._bias is not None:
             logits += self._bias
         if self._soft_cap:

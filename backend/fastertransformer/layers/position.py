@@ -126,13 +126,16 @@ def rope_table(spec: RopeSpec, num_positions: int) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()), -1) * magnitude
 
 
-def sinusoidal_table(num_positions: int, width: int, offset: int = 0) -> Tensor:
+def sinusoidal_table(num_positions: int, width: int, offset: int = 0, spread: int = 1) -> Tensor:
     """[positions, width] float32: sines of offset, offset + 1, ... in the first half, cosines in the second.
 
-    (Vaswani et al., arXiv 1706.03762, with tensor2tensor's frequencies 10000^(-i / (width / 2 - 1)))
+    (Vaswani et al., arXiv 1706.03762)
+
+    Args:
+        spread: frequencies are 10000^(-i / (width / 2 - spread)): 1 as in tensor2tensor, 0 as in the paper.
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / (half - 1)))
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10_000) / (half - spread)))
     angles = torch.outer(torch.arange(offset, offset + num_positions, dtype=torch.float32), frequencies)
     return torch.cat((angles.sin(), angles.cos()), -1)
 
@@ -144,3 +147,36 @@ def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> tuple[float, ...]:
     first = [2 ** (-bias_max * (head + 1) / whole) for head in range(whole)]
     between = [2 ** (-bias_max * (2 * head + 1) / (2 * whole)) for head in range(num_heads - whole)]
     return tuple(first + between)
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeBias:
+    """A learned bias for every bucket of distances, each wider than the one before. (arXiv 1910.10683)"""
+
+    num_buckets: int
+    max_distance: int
+    """From here on all distances share a bucket."""
+    is_shared: bool
+    """The first layer's serves all."""
+
+
+def relative_bias_table(spec: RelativeBias, buckets: Tensor, bidirectional: bool) -> Tensor:
+    """[N, columns] float32 for ops.encoder_attention (bidirectional) or ops.paged_attention.
+
+    Args:
+        buckets: [num_buckets, N] what a checkpoint stores.
+    """
+    reach = spec.max_distance
+    distances = torch.arange(-reach, reach + 1 if bidirectional else 1)
+    rows = _bucket(distances, spec, bidirectional).to(buckets.device)
+    return buckets.float()[rows].T.contiguous()
+
+
+def _bucket(distances: Tensor, spec: RelativeBias, bidirectional: bool) -> Tensor:
+    """Of key - query: half of the buckets hold one distance each, the others grow with its logarithm."""
+    count = spec.num_buckets // 2 if bidirectional else spec.num_buckets
+    exact, size = count // 2, distances.abs()
+    growth = (size.float() / exact).log() / math.log(spec.max_distance / exact) * (count - exact)
+    large = (exact + growth.clamp(min=0).long()).clamp(max=count - 1)
+    future = (distances > 0) * count if bidirectional else 0
+    return future + torch.where(size < exact, size, large)

@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Models: specs and families as data, checkpoints, and the transformer that they describe."""
 
-from ..layers.attention import StepMetadata
-from .loader import load
+from ..layers.attention import CrossMetadata, StepMetadata
+from ..layers.encoder_attention import EncoderMetadata
+from .encoding.model import EncoderModel
+from .loader import encoding_outputs, load
 from .prompts import Prompts, load_prompts
 from .transformer import Model
 
-__all__ = ["Model", "Prompts", "StepMetadata", "load", "load_prompts"]
+__all__ = [
+    "CrossMetadata",
+    "EncoderMetadata",
+    "EncoderModel",
+    "Model",
+    "Prompts",
+    "StepMetadata",
+    "encoding_outputs",
+    "load",
+    "load_prompts",
+]

@@ -7,35 +7,44 @@ to be added itself: so a norm and the sum before it are one pass. Sublayers retu
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Concatenate, Generic, ParamSpec
 
 from torch import Tensor
 
-from ..layers.attention import Attention, StepMetadata
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
 from ..layers.norm import NormLayer, add
 from ..parallel.comm import Communicator
 from .spec import Residual
 
+Context = ParamSpec("Context")
+"""What the attention of a layer takes beside its input: metadata of the step, and the cache if it has one."""
+
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Block(Generic[Context]):
     """The parts of a layer."""
 
     topology: "Topology"
     norms: Mapping[str, NormLayer]
-    """By role, those that the topology names."""
-    attention: Attention
+    """By role, those that the topology names, and `cross_norm` beside cross-attention."""
+    attention: Callable[Concatenate[Tensor, Context], Tensor]
     mlp: Mlp | MoeMlp
     group: Communicator
+    cross_attention: Callable[Concatenate[Tensor, Context], Tensor] | None = None
+    """Of a decoder to its encoder, behind the attention to itself."""
     adapters: Mapping[str, Mlp] = field(default_factory=dict)
     """By role, those that the topology names."""
 
     def __call__(
-        self, x: Tensor | None, residual: Tensor, metadata: StepMetadata, kv_cache: Tensor
+        self, x: Tensor | None, residual: Tensor, *args: Context.args, **kwargs: Context.kwargs
     ) -> Tensor:
         """[T, H] each: adds `x` to `residual` in place; returns what is left to add."""
-        return self.topology.forward(self, x, residual, lambda y: self.attention(y, metadata, kv_cache))
+        attends: Attends = {"norm1": lambda y: self.attention(y, *args, **kwargs)}
+        cross_attention = self.cross_attention
+        if cross_attention is not None:
+            attends["cross_norm"] = lambda y: cross_attention(y, *args, **kwargs)
+        return self.topology.forward(self, x, residual, attends)
 
     def normed(self, role: str, x: Tensor | None, residual: Tensor) -> Tensor:
         """residual += x in place; the norm of the sum."""
@@ -43,66 +52,71 @@ class Block:
         return norm(residual) if x is None else norm.add(x, residual)
 
 
-Attend = Callable[[Tensor], Tensor]
+Attends = dict[str, Callable[[Tensor], Tensor]]
+"""The attentions of a layer in their order, each under the role of its norm."""
+
+AnyBlock = Block[...]
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     """How a block computes, and with which norms."""
 
-    forward: Callable[[Block, Tensor | None, Tensor, Attend], Tensor]
+    forward: Callable[[AnyBlock, Tensor | None, Tensor, Attends], Tensor]
     norms: tuple[str, ...]
+    takes_cross_attention: bool = False
     adapters: tuple[str, ...] = ()
 
 
-def _pre(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
-    """r += attention(norm1(r)); r += mlp(norm2(r))"""
-    attended = block.group.all_reduce(attend(block.normed("norm1", x, residual)))
-    return block.group.all_reduce(block.mlp(block.normed("norm2", attended, residual)))
+def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+    """r += attention(norm1(r)), for each attention; r += mlp(norm2(r))"""
+    for norm, attend in attends.items():
+        x = block.group.all_reduce(attend(block.normed(norm, x, residual)))
+    return block.group.all_reduce(block.mlp(block.normed("norm2", x, residual)))
 
 
-def _post(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
-    """r = norm1(r + attention(r)); r = norm2(r + mlp(r))"""
+def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+    """r = norm1(r + attention(r)), for each attention; r = norm2(r + mlp(r))"""
     stream = residual if x is None else residual.add_(x)
-    attended = block.group.all_reduce(attend(stream))
-    stream = block.normed("norm1", attended, stream)
+    for norm, attend in attends.items():
+        stream = block.normed(norm, block.group.all_reduce(attend(stream)), stream)
     output = block.normed("norm2", block.group.all_reduce(block.mlp(stream)), stream)
     residual.zero_()  # the norm replaces the stream instead of adding to it
     return output
 
 
-def _parallel(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
+def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
-    attended = attend(block.normed("norm1", x, residual))
+    attended = attends["norm1"](block.normed("norm1", x, residual))
     return block.group.all_reduce(add(attended, block.mlp(block.norms["norm2"](residual))))
 
 
-def _parallel_one_norm(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
+def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
     normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(add(attend(normed), block.mlp(normed)))
+    return block.group.all_reduce(add(attends["norm1"](normed), block.mlp(normed)))
 
 
-def _sandwich(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
+def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
     """r += post_norm1(attention(norm1(r))); r += post_norm2(mlp(norm2(r)))"""
-    attended = block.group.all_reduce(attend(block.normed("norm1", x, residual)))
+    attended = block.group.all_reduce(attends["norm1"](block.normed("norm1", x, residual)))
     normed = block.normed("norm2", block.norms["post_norm1"](attended), residual)
     return block.norms["post_norm2"](block.group.all_reduce(block.mlp(normed)))
 
 
-def _adapted(block: Block, x: Tensor | None, residual: Tensor, attend: Attend) -> Tensor:
+def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
     """y = attention(norm1(r)); r += y + adapter1(y); z = mlp(norm2(r)); r += z + adapter2(z)"""
-    attended = block.group.all_reduce(attend(block.normed("norm1", x, residual)))
+    attended = block.group.all_reduce(attends["norm1"](block.normed("norm1", x, residual)))
     attended = block.group.all_reduce(block.adapters["adapter1"](attended)).add_(attended)
     output = block.group.all_reduce(block.mlp(block.normed("norm2", attended, residual)))
     return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output)
 
 
 TOPOLOGIES = {
-    Residual.PRE: Topology(_pre, ("norm1", "norm2")),
-    Residual.POST: Topology(_post, ("norm1", "norm2")),
+    Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True),
+    Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True),
     Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2")),
     Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",)),
     Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
-    Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), ("adapter1", "adapter2")),
+    Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
 }

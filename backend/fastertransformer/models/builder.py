@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Puts the layers of one rank together: reads every field of a spec once, and every weight."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..layers.attention import Attention, AttentionShape
 from ..layers.embedding import Embedding, Head
 from ..layers.linear import Linear
-from ..layers.mlp import Mlp
-from ..layers.moe import MoeMlp, Router, SharedExpert
-from ..layers.norm import LayerNorm, NormLayer, RmsNorm
-from ..layers.position import RopeSpec, rope_table, sinusoidal_table
+from ..layers.position import sinusoidal_table
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
 from ..quant.dense import DenseWeight
-from .block import TOPOLOGIES, Block
+from .block_builder import BlockBuilder
+from .encoder import Encoder
 from .families.layouts import Layout
-from .spec import ModelSpec, MoeSpec, Norm, Positions
+from .spec import ModelSpec, Positions
 from .transformer import CheckpointInfo, Model
-from .weights import OUTSIDE, Fused, Part, Place, WeightReader
+from .weights import WeightReader
 
 _OUTER_ROLES = (
     "embedding",
@@ -50,15 +47,18 @@ class Builder:
 
     def model(self, info: CheckpointInfo) -> Model:
         spec, first, last = self.spec, self.mesh.is_first_stage, self.mesh.is_last_stage
-        for role in _OUTER_ROLES:
-            self.reader.expect(role)
-        words = self._words()
+        self._expect_outer_roles()
+        words = self._words(needed=first or (last and spec.tie_word_embeddings))
         positions = self._positions() if first else None
-        own_layers = self.mesh.layers(spec.num_hidden_layers)
-        tables = self._rope_tables(own_layers)
-        blocks = tuple(self._block(layer, tables) for layer in own_layers)
+        head_words = self._head_words(words) if last else None
+        before = self.reader.num_bytes
+        encoder = self._encoder()
+        encoder_bytes = self.reader.num_bytes - before
+        layers = self._layers()
+        blocks, cross_attentions = layers.decoder(self.mesh.layers(spec.num_hidden_layers))
         start, stop = self.reader.share(spec.num_attention_heads)
-        kv_start, kv_stop = self._kv_heads()
+        kv_start, kv_stop = layers.kv_heads()
+        lookup_bytes = self._lookup_bytes(words, head_words, positions)
         return Model(
             spec=spec,
             info=info,
@@ -69,22 +69,56 @@ class Builder:
             embedding=self._embedding(words) if first else None,
             project_in=self._projection("project_in") if first else None,
             positions=positions,
-            embedding_norm=self._layer_norm("embedding_norm") if first and spec.embedding_norm else None,
+            embedding_norm=layers.layer_norm("embedding_norm") if first and spec.embedding_norm else None,
             blocks=blocks,
-            final_norm=self._layer_norm("final_norm") if last and spec.final_norm else None,
+            final_norm=layers.layer_norm("final_norm") if last and spec.final_norm else None,
             project_out=self._projection("project_out") if last else None,
-            head=self._head(words) if last else None,
+            head=None if head_words is None else self._head(head_words),
+            encoder=encoder,
+            cross_attentions=cross_attentions,
             weight_bytes=self.reader.num_bytes,
-            step_bytes=self.reader.num_bytes - self._lookup_bytes(words, positions),
+            step_bytes=self.reader.num_bytes - encoder_bytes - lookup_bytes,
         )
+
+    def encoder(self) -> Encoder:
+        """All layers of an encoder, whatever the stage."""
+        spec, layers = self.spec, self._layers()
+        self._expect_outer_roles()
+        return Encoder(
+            embedding=self._embedding(self._words(needed=True)),
+            positions=self._positions(),
+            embedding_norm=layers.layer_norm("embedding_norm") if spec.embedding_norm else None,
+            blocks=layers.encoder(range(spec.num_hidden_layers)),
+            final_norm=layers.layer_norm("final_norm") if spec.final_norm else None,
+        )
+
+    def _encoder(self) -> Encoder | None:
+        """Whole on every stage, so that nothing but the decoder's hidden states travels."""
+        if self.spec.encoder is None:
+            return None
+        return replace(self, reader=self.reader.of_encoder(), spec=self.spec.encoder).encoder()
+
+    def _layers(self) -> BlockBuilder:
+        return BlockBuilder(
+            self.reader,
+            self.spec,
+            self.qkv_layout,
+            self.mesh,
+            self.group,
+            self.num_positions,
+            self.dtype,
+            self.device,
+        )
+
+    def _expect_outer_roles(self) -> None:
+        for role in _OUTER_ROLES:
+            self.reader.expect(role)
 
     # What lies around the blocks
 
-    def _words(self) -> Tensor | None:
+    def _words(self, needed: bool) -> Tensor | None:
         """The word table, where this stage embeds or ties its head to it."""
-        if self.mesh.is_first_stage or (self.mesh.is_last_stage and self.spec.tie_word_embeddings):
-            return self._vocabulary("embedding")
-        return None
+        return self._vocabulary("embedding") if needed else None
 
     def _vocabulary(self, role: str) -> Tensor:
         columns = self.spec.embedding_size or self.spec.hidden_size
@@ -112,142 +146,26 @@ class Builder:
         )
         if self.spec.positions is Positions.LEARNED:
             return self.reader.table("positions", count, width, offset)
-        if self.spec.positions is Positions.SINUSOIDAL:
-            return sinusoidal_table(count, width, offset).to(self.device, self.dtype)
+        spreads = {Positions.SINUSOIDAL: 1, Positions.SINUSOIDAL_PAPER: 0}
+        if self.spec.positions in spreads:
+            table = sinusoidal_table(count, width, offset, spreads[self.spec.positions])
+            return table.to(self.device, self.dtype)
         return None
 
-    def _head(self, words: Tensor | None) -> Head:
-        if not self.spec.tie_word_embeddings:
-            words = self._vocabulary("head")
+    def _head_words(self, words: Tensor | None) -> Tensor:
+        words = words if self.spec.tie_word_embeddings else self._vocabulary("head")
         assert words is not None
-        size, bias = self.spec.vocab_size, None
-        if self.spec.head_bias:
-            bias = self.reader.vocabulary("head", ".bias", size, 0).float()
-        return Head(DenseWeight(words), size, self.group, bias, self.spec.logits_soft_cap)
+        return words
 
-    def _lookup_bytes(self, words: Tensor | None, positions: Tensor | None) -> int:
+    def _head(self, words: Tensor) -> Head:
+        spec, bias = self.spec, None
+        if spec.head_bias:
+            bias = self.reader.head_bias(spec.vocab_size).float()
+        return Head(
+            DenseWeight(words), spec.vocab_size, self.group, bias, spec.logits_soft_cap, spec.logits_scale
+        )
+
+    def _lookup_bytes(self, words: Tensor | None, head_words: Tensor | None, positions: Tensor | None) -> int:
         """The word table is read whole where it is the head too."""
-        is_head = self.mesh.is_last_stage and self.spec.tie_word_embeddings
-        tables = (None if is_head else words, positions)
+        tables = (None if words is head_words else words, positions)
         return sum(table.nbytes for table in tables if table is not None)
-
-    # Blocks
-
-    def _rope_tables(self, layers: range) -> dict[RopeSpec | None, Tensor | None]:
-        """One for each kind that these layers have."""
-        ropes = {self.spec.rope_of(layer) for layer in layers}
-        return {
-            rope: None if rope is None else rope_table(rope, self.num_positions).to(self.device)
-            for rope in ropes
-        }
-
-    def _block(self, layer: int, rope_tables: dict[RopeSpec | None, Tensor | None]) -> Block:
-        topology, moe, place = TOPOLOGIES[self.spec.residual], self.spec.moe_of(layer), Place(layer)
-        return Block(
-            topology=topology,
-            norms={role: self._layer_norm(role, place) for role in topology.norms},
-            attention=self._attention(place, rope_tables[self.spec.rope_of(layer)]),
-            mlp=self._mlp(place) if moe is None else self._moe(place, moe),
-            group=self.group,
-            adapters={role: self._adapter(role, place) for role in topology.adapters},
-        )
-
-    def _layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:
-        return self._norm(role, self.spec.norm, self.spec.hidden_size, place)
-
-    def _norm(self, role: str, norm: Norm, size: int, place: Place) -> NormLayer:
-        """What the checkpoint does not have is neutral."""
-        spec, neutral = self.spec, torch.zeros(size, dtype=self.dtype, device=self.device)
-        weight = self.reader.vector(role, ".weight", size, place) if spec.norm_weight else neutral + 1
-        weight += spec.norm_offset
-        if norm is Norm.RMS:
-            return RmsNorm(weight, spec.norm_eps)
-        bias = self.reader.vector(role, ".bias", size, place) if spec.norm_bias else neutral
-        return LayerNorm(weight, bias, spec.norm_eps)
-
-    def _attention(self, place: Place, rope_table: Tensor | None) -> Attention:
-        spec, dim, rope = self.spec, self.spec.head_dim, self.spec.rope_of(place.layer)
-        q, kv = self.reader.share(spec.num_attention_heads), self._kv_heads()
-        shape = AttentionShape(
-            num_heads=q[1] - q[0],
-            num_kv_heads=kv[1] - kv[0],
-            head_dim=dim,
-            scale=spec.attention_scale or dim**-0.5,
-            window=spec.window_of(place.layer),
-            soft_cap=spec.attention_soft_cap,
-            qkv_limit=spec.qkv_limit,
-            interleaved=rope is not None and rope.interleaved,
-        )
-        columns, own = spec.num_attention_heads * dim, (q[0] * dim, q[1] * dim)
-        return Attention(
-            shape,
-            self._qkv(place, q, kv),
-            self.reader.row_parallel("output", spec.hidden_size, columns, own, place, spec.output_bias),
-            rope_table,
-            self._alibi_slopes(q),
-            self._head_norm("q_norm", place),
-            self._head_norm("k_norm", place),
-        )
-
-    def _qkv(self, place: Place, q: tuple[int, int], kv: tuple[int, int]) -> Linear:
-        spec, dim = self.spec, self.spec.head_dim
-        counts = {"q": spec.num_attention_heads, "k": spec.num_key_value_heads, "v": spec.num_key_value_heads}
-        heads = {"q": q, "k": kv, "v": kv}
-        parts = [
-            Part(role, counts[role] * dim, start * dim, stop * dim) for role, (start, stop) in heads.items()
-        ]
-        places = [self.qkv_layout(spec, role, head) for role in heads for head in range(*heads[role])]
-        rows = (torch.tensor(places)[:, None] * dim + torch.arange(dim)).flatten()
-        return self.reader.column_parallel(parts, spec.hidden_size, Fused("qkv", rows), place, spec.qkv_bias)
-
-    def _alibi_slopes(self, heads: tuple[int, int]) -> Tensor | None:
-        """[N] float32 of this rank's heads."""
-        slopes = self.spec.alibi_slopes[slice(*heads)]
-        return torch.tensor(slopes, dtype=torch.float32, device=self.device) if slopes else None
-
-    def _head_norm(self, role: str, place: Place) -> NormLayer | None:
-        norm = self.spec.qk_norm
-        return None if norm is None else self._norm(role, norm, self.spec.head_dim, place)
-
-    def _kv_heads(self) -> tuple[int, int]:
-        """Ranks beyond the number of key-value heads repeat them."""
-        heads, ranks = self.spec.num_key_value_heads, self.mesh.tp_size
-        if heads >= ranks:
-            return self.reader.share(heads)
-        mine = self.mesh.tp_rank // (ranks // heads)
-        return mine, mine + 1
-
-    def _mlp(self, place: Place) -> Mlp:
-        return self._feed_forward("", self.spec.intermediate_size, place)
-
-    def _adapter(self, role: str, place: Place) -> Mlp:
-        return self._feed_forward(role + "_", self.spec.adapter_size, place)
-
-    def _moe(self, place: Place, moe: MoeSpec) -> MoeMlp:
-        weight = self.reader.table("router", moe.num_experts, self.spec.hidden_size, place=place)
-        router = Router(DenseWeight(weight.float()), moe.num_experts_per_tok, moe.normalised)
-        experts = [
-            self._feed_forward("expert_", moe.intermediate_size, Place(place.layer, expert))
-            for expert in range(moe.num_experts)
-        ]
-        return MoeMlp(router, experts, self._shared_expert(place, moe))
-
-    def _shared_expert(self, place: Place, moe: MoeSpec) -> SharedExpert | None:
-        if not moe.shared_intermediate_size:
-            return None
-        mlp = self._feed_forward("shared_", moe.shared_intermediate_size, place)
-        return SharedExpert(mlp, self.reader.table("shared_router", 1, self.spec.hidden_size, place=place))
-
-    def _feed_forward(self, prefix: str, size: int, place: Place) -> Mlp:
-        """An MLP whose roles begin with `prefix`."""
-        spec, share = self.spec, self.reader.share(size)
-        roles = ("gate", "up") if spec.gated_mlp else ("up",)
-        parts = [Part(prefix + role, size, *share) for role in roles]
-        rows = torch.cat([index * size + torch.arange(*share) for index in range(len(roles))])
-        fused = Fused(prefix + "gate_up", rows)
-        return Mlp(
-            self.reader.column_parallel(parts, spec.hidden_size, fused, place, spec.mlp_bias),
-            self.reader.row_parallel(prefix + "down", spec.hidden_size, size, share, place, spec.mlp_bias),
-            spec.activation,
-            spec.gated_mlp,
-        )

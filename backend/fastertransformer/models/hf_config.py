@@ -21,6 +21,10 @@ class HFConfig:
     def model_type(self) -> str:
         return self.text("model_type")
 
+    def raw(self, key: str) -> Any:
+        """Whatever the config has, None where it has nothing."""
+        return self._values.get(key)
+
     def integer(self, key: str, default: Any = REQUIRED) -> int:
         """A size: at least 1 where the config has it."""
         value = self._read(key, (int,), default)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Loads a model: family by config, sizes against the mesh, then every weight of this rank."""
 
+from pathlib import Path
+
 import torch
 
 from ..config import EngineConfig
@@ -10,7 +12,10 @@ from ..parallel.mesh import Mesh
 from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
-from .families import FAMILIES, SERVICE_NAMES
+from .encoding.builder import EncoderBuilder
+from .encoding.model import EMBEDDING, LAST_HIDDEN_STATE, EncoderModel
+from .encoding.sentence import read_sentence
+from .families import ENCODER_ALONE, ENCODERS, FAMILIES, SERVICE_NAMES
 from .families.base import Family
 from .spec import ModelSpec
 from .transformer import CheckpointInfo, Model
@@ -21,7 +26,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 def load(
     config: EngineConfig, mesh: Mesh, group: Communicator, device: torch.device, progress: Progress
-) -> Model:
+) -> Model | EncoderModel:
     """This rank's part of the checkpoint.
 
     Args:
@@ -33,23 +38,58 @@ def load(
             files; nothing is left behind.
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
-    family = find_family(config.model_type, checkpoint.config.model_type)
+    family = family_of(checkpoint, config.model_type)
     spec = read_spec(checkpoint, family)
     check_mesh(spec, mesh)
     dtype = _DTYPES[config.data_type]
     held = FORMATS[config.int8_mode]
     reader = WeightReader(checkpoint, family, mesh, dtype, device, progress, held)
     positions = config.max_model_len or spec.max_position_embeddings
-    builder = Builder(reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
-    model = builder.model(checkpoint_info(checkpoint, spec))
+    common = (reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
+    info = checkpoint_info(checkpoint, spec)
+    model: Model | EncoderModel
+    if family.encoding is None:
+        model = Builder(*common).model(info)
+    else:
+        sentence = read_sentence(Path(config.model_checkpoint_path), spec.hidden_size, device)
+        encoding = family.encoding(checkpoint.config.renamed(family.config_names))
+        model = EncoderBuilder(*common, encoding, *sentence).encoder_model(info)
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
     return model
 
 
+def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str, ...]:
+    """What a model that encodes gives; nothing where it generates.
+
+    Raises:
+        ModelLoadError: as `load`, as far as configurations and names of tensors go.
+    """
+    family = family_of(checkpoint, model_type)
+    if family.encoding is None:
+        return ()
+    reader = WeightReader(
+        checkpoint, family, Mesh(), torch.float32, torch.device("cpu"), lambda *_: None, FORMATS[0]
+    )
+    heads = family.encoding(checkpoint.config.renamed(family.config_names)).present(reader.has)
+    return (LAST_HIDDEN_STATE, EMBEDDING, *(head.output for head in heads))
+
+
 def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
     """Raises: ModelLoadError: a field of the checkpoint's configuration is missing or wrong."""
     return family.spec(checkpoint.config.renamed(family.config_names))
+
+
+def family_of(checkpoint: Checkpoint, wanted: str) -> Family:
+    """The family; of an encoder-decoder its encoder, where that alone is asked for or there.
+
+    Raises:
+        ModelLoadError: as find_family.
+    """
+    found, architectures = checkpoint.config.model_type, checkpoint.config.texts("architectures")
+    family = find_family(wanted, found)
+    is_alone = wanted.lower() == ENCODER_ALONE or any("EncoderModel" in name for name in architectures)
+    return ENCODERS[found] if is_alone and found in ENCODERS else family
 
 
 def find_family(wanted: str, found: str) -> Family:
@@ -95,6 +135,8 @@ def _split_sizes(spec: ModelSpec) -> dict[str, int]:
     if spec.moe is not None:
         sizes["intermediate size of an expert"] = spec.moe.intermediate_size
         sizes["intermediate size of the shared expert"] = spec.moe.shared_intermediate_size
+    if spec.encoder is not None:
+        sizes |= {f"{name} of the encoder": size for name, size in _split_sizes(spec.encoder).items()}
     return sizes
 
 
@@ -102,7 +144,14 @@ def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
     """Token ids come from generation_config.json where it has them."""
     config, generation = checkpoint.config, checkpoint.generation
     end_ids = generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
-    start_ids = config.token_ids("bos_token_id") or end_ids or (0,)
+    start_ids = (
+        config.token_ids("decoder_start_token_id") or config.token_ids("bos_token_id") or end_ids or (0,)
+    )
     return CheckpointInfo(
-        config.model_type, spec.vocab_size, spec.max_position_embeddings, start_ids[0], end_ids
+        config.model_type,
+        spec.vocab_size,
+        spec.max_position_embeddings,
+        start_ids[0],
+        end_ids,
+        generation.token_ids("forced_bos_token_id") or config.token_ids("forced_bos_token_id"),
     )

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from ..layers.position import RopeSpec
+from ..layers.position import RelativeBias, RopeSpec
 
 
 class Norm(Enum):
@@ -30,7 +30,8 @@ class Positions(Enum):
 
     NONE = "nothing"
     LEARNED = "a row of a table in the checkpoint"
-    SINUSOIDAL = "sines and cosines"
+    SINUSOIDAL = "sines and cosines, with tensor2tensor's frequencies"
+    SINUSOIDAL_PAPER = "sines and cosines, with those of arXiv 1706.03762"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class MoeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A decoder-only transformer."""
+    """A decoder, the encoder that it attends to where there is one, or an encoder alone."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -88,6 +89,7 @@ class ModelSpec:
     """Per layer, where they differ."""
     alibi_slopes: tuple[float, ...] = ()
     """Of every head; none: no bias by distance."""
+    relative_bias: RelativeBias | None = None
     windows: tuple[int, ...] = ()
     """Keys that a query sees, itself included, per layer; 0 or nothing: all before it."""
     attention_scale: float = 0.0
@@ -110,8 +112,13 @@ class ModelSpec:
     """Intermediate size of the adapters behind each sublayer."""
 
     head_bias: bool = False
+    """Stored as `head.bias`, or as role `logits_bias`, a row [1, V]."""
+    logits_scale: float = 1.0
     logits_soft_cap: float = 0.0
     """c of c * tanh(logit / c); 0 leaves it out."""
+
+    encoder: "ModelSpec | None" = None
+    """The decoder's layers attend to its output."""
 
     def window_of(self, layer: int) -> int:
         return self.windows[layer] if self.windows else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The decoder-only transformer: this rank's layers of it."""
+"""The transformer: this rank's layers of the decoder, and the encoder that they attend to."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from ..layers.attention import StepMetadata
+from ..layers.cross_attention import CrossAttention
 from ..layers.embedding import Embedding, Head, add_positions
+from ..layers.encoder_attention import EncoderMetadata
 from ..layers.linear import Linear
 from ..layers.norm import NormLayer
-from .block import Block
+from .block_builder import DecoderBlock
+from .encoder import Encoder
 from .spec import ModelSpec
 
 
@@ -23,6 +26,8 @@ class CheckpointInfo:
     max_position_embeddings: int
     start_id: int
     end_ids: tuple[int, ...]
+    forced_ids: tuple[int, ...] = ()
+    """What every output begins with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +51,15 @@ class Model:
     """[P, H]"""
     embedding_norm: NormLayer | None
     """On the first stage, as far as the model has them."""
-    blocks: tuple[Block, ...]
+    blocks: tuple[DecoderBlock, ...]
     final_norm: NormLayer | None
     project_out: Linear | None
     head: Head | None
     """On the last stage, as far as the model has them."""
+    encoder: Encoder | None = None
+    """On every stage, whole."""
+    cross_attentions: tuple[CrossAttention, ...] = ()
+    """Of this stage's layers, in their order."""
 
     def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:
         """[layers of this stage, keys and values, num_blocks, K, block_size, D]"""
@@ -82,6 +91,13 @@ class Model:
         hidden = hidden if self.project_in is None else self.project_in(hidden)
         hidden = hidden if self.positions is None else add_positions(hidden, self.positions, positions)
         return hidden if self.embedding_norm is None else self.embedding_norm(hidden)
+
+    def encode(self, ids: Tensor, metadata: EncoderMetadata, slot_mapping: Tensor, kv_cache: Tensor) -> None:
+        """[E] int32 ids of packed inputs: leaves in the cache what the layers of this stage attend to."""
+        assert self.encoder is not None
+        encoded = self.encoder(ids, metadata)
+        for attention, layer_cache in zip(self.cross_attentions, kv_cache, strict=True):
+            attention.write(encoded, slot_mapping, layer_cache)
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From roles to loaded layers: finds each weight, reads this rank's part, checks shapes, misses nothing."""
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Place(NamedTuple):
     layer: int = 0
     expert: int = 0
 
+
+_LEGACY = {"weight": "gamma", "bias": "beta"}
 
 OUTSIDE = Place()
 """Of the layers."""
@@ -73,10 +76,23 @@ class WeightReader:
         self._device = device
         self._progress = progress
         self._format = format
+        self._names = family.names
         self._used: set[str] = set()
         self._expected: set[str] = set()
         self._total = len(checkpoint.unused(()))
-        self.num_bytes = 0
+        self._vocabularies: dict[str, Tensor] = {}
+        self._sizes: list[int] = []
+
+    def of_encoder(self) -> "WeightReader":
+        """The same reader for the names that the encoder of an encoder-decoder has."""
+        reader = copy.copy(self)
+        reader._names = self._family.encoder_names
+        return reader
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all that was read so far."""
+        return sum(self._sizes)
 
     def share(self, size: int) -> tuple[int, int]:
         """This rank's part of `size` equal things."""
@@ -94,17 +110,40 @@ class WeightReader:
 
     def vocabulary(self, role: str, suffix: str, size: int, columns: int) -> Tensor:
         """This rank's rows of [size, columns], or of [size] without columns, padded with zeros to the same
-        number on every rank."""
+        number on every rank; one tensor for all roles that stand for it."""
+        name = self._name(role) + suffix
+        if name not in self._vocabularies:
+            start, stop = self._vocabulary_share(size)
+            rows = self._read(name, _shape(size, columns), 0, start, stop)
+            self._vocabularies[name] = self._keep(self._padded(rows, size))
+        return self._vocabularies[name]
+
+    def head_bias(self, size: int) -> Tensor:
+        """This rank's part of `head.bias` [size], or of `logits_bias`, which has no suffix and a row more."""
+        if "logits_bias" not in self._names:
+            return self.vocabulary("head", ".bias", size, 0)
+        name = self._name("logits_bias")
+        row = self._read(name, (1, size), 1, *self._vocabulary_share(size))[0]
+        return self._keep(self._padded(row, size))
+
+    def _vocabulary_share(self, size: int) -> tuple[int, int]:
         part = -(-size // self._mesh.tp_size)
         start, stop = (min((self._mesh.tp_rank + end) * part, size) for end in (0, 1))
-        rows = self._read(self._name(role) + suffix, _shape(size, columns), 0, start, stop)
-        padding = (0, 0) * (rows.dim() - 1) + (0, part - len(rows))
-        return self._keep(torch.nn.functional.pad(rows, padding))
+        return start, stop
+
+    def _padded(self, rows: Tensor, size: int) -> Tensor:
+        """With zeros to the number of rows that every rank has of `size`."""
+        padding = (0, 0) * (rows.dim() - 1) + (0, -(-size // self._mesh.tp_size) - len(rows))
+        return torch.nn.functional.pad(rows, padding)
 
     def column_parallel(
-        self, parts: list[Part], columns: int, fused: Fused, place: Place, bias: bool
+        self, parts: list[Part], columns: int, fused: Fused | None, place: Place, bias: bool
     ) -> Linear:
-        """One product for several roles side by side, e.g. q, k and v, each split by output rows."""
+        """One product for several roles side by side, e.g. q, k and v, each split by output rows.
+
+        Args:
+            fused: how a checkpoint may store them all as one; None: it never does.
+        """
         weight = self._merge(parts, ".weight", columns, fused, place)
         vector = self._keep(self._merge(parts, ".bias", 0, fused, place)) if bias else None
         return Linear(self._hold(weight, lambda: weight), vector)
@@ -122,14 +161,27 @@ class WeightReader:
 
         return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
 
-    def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
+    def own_rows(
+        self, role: str, suffix: str, size: int, columns: int, own: tuple[int, int], place: Place
+    ) -> Tensor:
+        """Rows `own` of a [size, columns] matrix, or of a vector without columns; not counted as held."""
+        return self._matrix(self._name(role, place) + suffix, _shape(size, columns), 0, *own)
+
+    def has(self, role: str, suffix: str) -> bool:
+        """Whether the checkpoint has a weight that lies outside of the layers."""
+        return role in self._names and any(
+            self._has(name + suffix) for name in self._candidates(role, OUTSIDE)
+        )
+
+    def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused | None, place: Place) -> Tensor:
         """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""
         return self._merge(parts, suffix, columns, fused, place)
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
-        if role in self._family.names:
-            self._expected |= {self._name(role) + suffix for suffix in (".weight", ".bias")}
+        if role in self._names:
+            names = [self._name(role) + suffix for suffix in (".weight", ".bias")]
+            self._expected |= {stored for name in names for stored in (name, _legacy(name))}
 
     def check_complete(self, other_layers: Callable[[int], bool]) -> None:
         """Refuses tensors that nobody read: they belong to another architecture.
@@ -151,8 +203,10 @@ class WeightReader:
         elsewhere = layer is not None and other_layers(int(layer.group(1)))
         return elsewhere or any(re.search(pattern, name) for pattern in self._family.ignored)
 
-    def _merge(self, parts: list[Part], suffix: str, columns: int, fused: Fused, place: Place) -> Tensor:
-        if fused.role in self._family.names:
+    def _merge(
+        self, parts: list[Part], suffix: str, columns: int, fused: Fused | None, place: Place
+    ) -> Tensor:
+        if fused is not None and fused.role in self._names:
             shape = _shape(sum(part.size for part in parts), columns)
             return self._rows(self._name(fused.role, place) + suffix, shape, fused.rows)
         pieces = [
@@ -182,8 +236,9 @@ class WeightReader:
         return self._read(name, shape[::-1], 1 - dim, start, stop).T
 
     def _read(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
-        if not self._checkpoint.has(name):
+        if not self._has(name):
             raise ModelLoadError(f"the checkpoint has no tensor {name}")
+        name = name if self._checkpoint.has(name) else _legacy(name)
         part = self._checkpoint.slice(name, shape, dim, start, stop)
         if not part.is_floating_point():
             raise ModelLoadError(
@@ -196,19 +251,30 @@ class WeightReader:
 
     def _hold(self, weight: Tensor, rows: Callable[[], Tensor]) -> Weight:
         held = self._format(weight, rows)
-        self.num_bytes += held.num_bytes
+        self._sizes.append(held.num_bytes)
         return held
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        self.num_bytes += tensor.nbytes
+        self._sizes.append(tensor.nbytes)
         return tensor.contiguous()
 
     def _name(self, role: str, place: Place = OUTSIDE) -> str:
         """The name that the checkpoint has, of all that the family knows; the first one if it has none."""
-        known = self._family.names[role]
+        names = self._candidates(role, place)
+        return next((name for name in names if self._has(name + ".weight")), names[0])
+
+    def _candidates(self, role: str, place: Place) -> list[str]:
+        known = self._names[role]
         full = [name.format(**place._asdict()) for name in ((known,) if isinstance(known, str) else known)]
-        names = [*full, *(name.removeprefix(self._family.prefix) for name in full)]
-        return next((name for name in names if self._checkpoint.has(name + ".weight")), full[0])
+        return [*full, *(name.removeprefix(self._family.prefix) for name in full)]
+
+    def _has(self, name: str) -> bool:
+        return self._checkpoint.has(name) or self._checkpoint.has(_legacy(name))
+
+
+def _legacy(name: str) -> str:
+    """What TensorFlow's checkpoints and their conversions call weight and bias of a norm."""
+    return re.sub(r"LayerNorm\.(weight|bias)$", lambda m: "LayerNorm." + _LEGACY[m[1]], name)
 
 
 def _shape(rows: int, columns: int) -> tuple[int, ...]:

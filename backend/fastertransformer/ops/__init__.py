@@ -4,7 +4,10 @@
 from .activation import activation, gated_activation
 from .add import add
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
+from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
+from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
+from .encoder_attention import encoder_attention
 from .kv_cache import kv_write
 from .linear import (
     skinny_gated_linear,
@@ -40,15 +43,21 @@ __all__ = [
     "add_rms_norm",
     "attention_work",
     "attention_workspace_size",
+    "beam_candidates",
+    "copy_blocks",
+    "copy_rows",
     "cuda_architectures",
     "disable",
+    "disentangled_attention",
     "embedding",
+    "encoder_attention",
     "gated_activation",
     "greedy",
     "has_kernels",
     "kv_write",
     "layer_norm",
     "log_probability",
+    "normalise_rows",
     "paged_attention",
     "process_logits",
     "put_tokens",

@@ -54,6 +54,7 @@ def paged_attention(
     window: int,
     soft_cap: float,
     alibi_slopes: Tensor | None,
+    relative_bias: Tensor | None,
 ) -> Tensor:
     """softmax(scale * q k^T + bias) v per head, fp32 inside; query i of a sequence sees keys up to its own.
 
@@ -68,6 +69,8 @@ def paged_attention(
         window: a query sees at most this many keys, itself included; 0 sees all. (arXiv 2310.06825)
         soft_cap: c * tanh(score / c) before the softmax; 0 leaves it out. (arXiv 2408.00118)
         alibi_slopes: [N] float32, adds slope * (key - query position). (arXiv 2108.12409)
+        relative_bias: [N, R + 1] float32, adds relative_bias[n, R - min(query - key, R)]; not beside
+            alibi_slopes. (Raffel et al., arXiv 1910.10683, whose buckets a table by distance holds exactly)
 
     Returns:
         [T, N, D]
@@ -83,6 +86,9 @@ def paged_attention(
         distance = _distance(queries.shape[0], length, q.device)
         if alibi_slopes is not None:
             scores = scores - alibi_slopes[:, None, None] * distance
+        if relative_bias is not None:
+            reach = relative_bias.shape[1] - 1
+            scores = scores + relative_bias[:, reach - distance.clamp(0, reach)]
         hidden = (distance < 0) | (distance >= (window or length))
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         outputs.append(torch.einsum("nqk,knd->qnd", weights, values))

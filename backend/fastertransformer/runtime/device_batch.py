@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..engine.batch import Batch, Int32Array
-from ..models import StepMetadata
+from ..engine.batch import Batch, Cross, Int32Array
+from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
 from .transfer import to_device, upload
 
@@ -29,6 +29,9 @@ class DeviceBatch:
     """[S] row of the token pool and of the sampling table."""
     sample_positions: Tensor
     """[S] where the new token goes."""
+    beam_rows: Tensor
+    """[R] index into S of the rows that get candidates."""
+    num_candidates: int
     metadata: StepMetadata
     embeddings: tuple[Tensor, Tensor] | None = None
     """Indices into T [N] int64, and the rows [N, E] of these tokens in place of the word table's."""
@@ -36,20 +39,32 @@ class DeviceBatch:
     """[begin, end) in T of what is to be summed up."""
 
 
-def padded(batch: Batch, num_sequences: int, table_width: int) -> Batch:
-    """A batch of single tokens, filled up with rows that belong to nobody."""
-    count = num_sequences - len(batch.slots)
-    block_tables = np.zeros((num_sequences, table_width), np.int32)
-    block_tables[: len(batch.slots), : batch.block_tables.shape[1]] = batch.block_tables
+def padded(batch: Batch, num_sequences: int, table_width: int, cross_width: int) -> Batch:
+    """A batch of single tokens, filled up with rows that belong to nobody.
+
+    Args:
+        table_width, cross_width: columns of the block tables.
+    """
+    count, cross = num_sequences - len(batch.slots), batch.cross
+    if cross is not None:
+        tables = _widened(cross.block_tables, num_sequences, cross_width)
+        cross = Cross(tables, np.pad(cross.seq_lens, (0, count)))
     return replace(
         batch,
         slots=np.pad(batch.slots, (0, count), constant_values=NO_SLOT),
         num_computed=np.pad(batch.num_computed, (0, count)),
         query_lens=np.pad(batch.query_lens, (0, count), constant_values=1),
-        block_tables=block_tables,
+        block_tables=_widened(batch.block_tables, num_sequences, table_width),
         memory_blocks=None if batch.memory_blocks is None else np.pad(batch.memory_blocks, (0, count)),
         sample_rows=np.arange(num_sequences, dtype=np.int32),
+        cross=cross,
     )
+
+
+def _widened(tables: Int32Array, rows: int, columns: int) -> Int32Array:
+    wide = np.zeros((rows, columns), np.int32)
+    wide[: len(tables), : tables.shape[1]] = tables
+    return wide
 
 
 def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
@@ -72,8 +87,23 @@ def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
+        **_cross_arrays(batch.cross, rows),
+        "beam_rows": np.zeros(0) if batch.beams is None else batch.beams.rows,
     }
     return {name: array.astype(np.int32) for name, array in arrays.items()}
+
+
+def _cross_arrays(cross: Cross | None, rows: Int32Array) -> dict[str, Int32Array]:
+    """Every token is a sequence of one query, whose last key is the encoder's last."""
+    if cross is None:
+        return {}
+    seq_lens = cross.seq_lens[rows]
+    return {
+        "cross_block_tables": cross.block_tables[rows],
+        "cross_seq_lens": seq_lens,
+        "cross_cu_seqlens_q": np.arange(len(rows) + 1),
+        "cross_work": ops.attention_work(np.ones_like(seq_lens), seq_lens),
+    }
 
 
 def place(
@@ -81,12 +111,14 @@ def place(
     block_size: int,
     workspace: Tensor,
     max_seqlen_k: int | None = None,
+    max_encoder_len: int | None = None,
     out: Tensor | None = None,
 ) -> tuple[DeviceBatch, Tensor]:
     """The batch beside `workspace`, by one copy; and the memory that holds all of its arrays.
 
     Args:
-        max_seqlen_k: what kernels take for the longest sequence; None takes the batch's own.
+        max_seqlen_k, max_encoder_len: what kernels take for the longest sequence and encoder input; None
+            takes the batch's own.
         out: int32 memory for the arrays; None allocates it.
     """
     arrays = step_arrays(batch, block_size)
@@ -96,6 +128,15 @@ def place(
         name: part.view(arrays[name].shape)
         for name, part in zip(arrays, torch.split(packed, sizes), strict=True)
     }
+    cross = None
+    if batch.cross is not None:
+        cross = CrossMetadata(
+            block_tables=parts["cross_block_tables"],
+            seq_lens=parts["cross_seq_lens"],
+            cu_seqlens_q=parts["cross_cu_seqlens_q"],
+            work=parts["cross_work"],
+            max_seqlen_k=max_encoder_len or int(batch.cross.seq_lens.max()),
+        )
     metadata = StepMetadata(
         positions=parts["positions"],
         slot_mapping=parts["slot_mapping"],
@@ -106,12 +147,15 @@ def place(
         workspace=workspace,
         max_seqlen_q=int(batch.query_lens.max()),
         max_seqlen_k=max_seqlen_k or int(arrays["seq_lens"].max()),
+        cross=cross,
     )
     step = DeviceBatch(
         token_slots=parts["token_slots"],
         last_tokens=parts["last_tokens"],
         sample_slots=parts["sample_slots"],
         sample_positions=parts["sample_positions"],
+        beam_rows=parts["beam_rows"],
+        num_candidates=batch.beams.num_candidates if batch.beams is not None else 0,
         metadata=metadata,
         embeddings=_embeddings(batch, workspace.device),
         contexts=batch.contexts,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.batch import Batch
+from ..engine.batch import Batch, Cross
 from .device_batch import NO_SLOT, DeviceBatch, padded, place
 from .sampling_table import Needs
 
@@ -40,16 +40,25 @@ class DecodeGraphs:
 
     Args:
         workspace: of the attention kernels. max_model_len: the longest sequence that can come.
+        max_encoder_len: the longest input of the encoder; 0 where there is none.
     """
 
     def __init__(
-        self, step: Step, max_num_seqs: int, max_model_len: int, block_size: int, workspace: Tensor
+        self,
+        step: Step,
+        max_num_seqs: int,
+        max_model_len: int,
+        max_encoder_len: int,
+        block_size: int,
+        workspace: Tensor,
     ) -> None:
         self._step = step
         self._buckets = buckets(max_num_seqs)
         self._max_model_len = max_model_len
+        self._max_encoder_len = max_encoder_len
         self._block_size = block_size
         self._table_width = -(-max_model_len // block_size)
+        self._cross_width = -(-max_encoder_len // block_size)
         self._workspace = workspace
         self._pool = torch.cuda.graph_pool_handle()
         self._captured: dict[tuple[int, Needs], tuple[torch.cuda.CUDAGraph, Tensor, Sampled]] = {}
@@ -71,7 +80,7 @@ class DecodeGraphs:
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence computes one token of the vocabulary and samples, and that is all."""
-        is_plain = batch.embeddings is None and not batch.contexts
+        is_plain = batch.embeddings is None and not batch.contexts and batch.beams is None
         return is_plain and len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
 
     def replay(self, batch: Batch, needs: Needs) -> Sampled:
@@ -87,10 +96,11 @@ class DecodeGraphs:
 
     def _place(self, batch: Batch, size: int, out: Tensor | None) -> tuple[DeviceBatch, Tensor]:
         return place(
-            padded(batch, size, self._table_width),
+            padded(batch, size, self._table_width, self._cross_width),
             self._block_size,
             self._workspace,
             self._max_model_len,
+            self._max_encoder_len,
             out,
         )
 
@@ -101,6 +111,7 @@ class DecodeGraphs:
             query_lens=np.ones(1, np.int32),
             block_tables=np.zeros((1, 1), np.int32),
             sample_rows=np.zeros(1, np.int32),
+            cross=self._nobodys_cross(),
         )
         step, inputs = self._place(nobody, size, None)
         for _ in range(_WARM_UP_RUNS):
@@ -112,3 +123,8 @@ class DecodeGraphs:
         ):
             sampled = self._step(step, needs)
         self._captured[size, needs] = graph, inputs, sampled
+
+    def _nobodys_cross(self) -> Cross | None:
+        if not self._max_encoder_len:
+            return None
+        return Cross(np.zeros((1, 1), np.int32), np.zeros(1, np.int32))

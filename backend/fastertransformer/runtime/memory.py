@@ -9,7 +9,7 @@ import torch
 from .. import ops
 from ..config import EngineConfig
 from ..errors import ModelLoadError
-from ..models import Model
+from ..models import EncoderModel, Model
 
 # A CPU machine is shared with the rest of the system, and pages of a large cache come in as they are used.
 _CPU_SHARE = 0.5
@@ -29,17 +29,20 @@ class MemoryPlan:
     num_blocks: int
     block_size: int
     max_model_len: int
+    max_encoder_len: int
+    """0: the model has no encoder."""
     max_num_seqs: int
 
     def __str__(self) -> str:
         cache = self.num_blocks * self.block_bytes
         tokens = self.num_blocks * self.block_size
         workspace = f"workspace {self.workspace_bytes / _GIB:.2f} GiB + " if self.workspace_bytes else ""
+        encoder = f" behind an input of {self.max_encoder_len}" if self.max_encoder_len else ""
         return (
             f"weights {self.weight_bytes / _GIB:.2f} GiB + {workspace}"
             f"KV cache {cache / _GIB:.2f} GiB per rank: "
             f"{self.num_blocks} blocks of {self.block_size} = {tokens} tokens; "
-            f"longest sequence {self.max_model_len}, at most {self.max_num_seqs} at once"
+            f"longest sequence {self.max_model_len}{encoder}, at most {self.max_num_seqs} at once"
         )
 
 
@@ -68,7 +71,7 @@ def blocks_that_fit(config: EngineConfig, model: Model, longest: int) -> int:
                 f"{block_bytes(model, size)} bytes, memory holds {available}"
             )
         return wanted
-    useful = config.max_num_seqs * -(-longest // size)
+    useful = config.max_num_seqs * (-(-longest // size) + -(-encoder_positions(model) // size))
     return min(available, useful)
 
 
@@ -93,6 +96,7 @@ def plan_memory(config: EngineConfig, model: Model, num_blocks: int, longest: in
         num_blocks=num_blocks,
         block_size=config.cache.block_size,
         max_model_len=min(longest, tokens),
+        max_encoder_len=min(encoder_positions(model), tokens),
         max_num_seqs=config.max_num_seqs,
     )
 
@@ -103,7 +107,10 @@ def workspace_bytes(config: EngineConfig, model: Model) -> int:
         return 0
     spec = model.spec
     widest = 4 * spec.hidden_size + 3 * spec.intermediate_size
-    activations = config.max_num_batched_tokens * widest * model.dtype.itemsize
+    num_tokens = max(config.max_num_batched_tokens, encoder_positions(model))
+    activations = num_tokens * widest * model.dtype.itemsize + 4 * _num_cross_chunks(config, model) * (
+        ops.attention_workspace_size(1, model.num_heads, spec.head_dim)
+    )
     return activations + config.max_num_seqs * spec.vocab_size * 8 + _GPU_RESERVE
 
 
@@ -113,10 +120,21 @@ def workspace_size(config: EngineConfig, model: Model, num_blocks: int) -> int:
         return 0
     # Twice: a sequence that forgets may come in pieces, of which the first and the last have one query.
     num_chunks = 2 * (num_blocks * config.cache.block_size // ops.CHUNK_KEYS + config.max_num_seqs)
+    num_chunks = max(num_chunks, _num_cross_chunks(config, model))
     return ops.attention_workspace_size(num_chunks, model.num_heads, model.spec.head_dim)
 
 
-def longest_sequence(config: EngineConfig, model: Model) -> int:
+def encoder_positions(model: Model) -> int:
+    """The longest input that the encoder can take; 0: there is none."""
+    return 0 if model.spec.encoder is None else model.spec.encoder.max_position_embeddings
+
+
+def _num_cross_chunks(config: EngineConfig, model: Model) -> int:
+    """Of a step in which every token attends to the longest encoder input."""
+    return config.max_num_batched_tokens * -(-encoder_positions(model) // ops.CHUNK_KEYS)
+
+
+def longest_sequence(config: EngineConfig, model: Model | EncoderModel) -> int:
     """Tokens of the longest sequence by model and configuration.
 
     Raises:

@@ -14,7 +14,9 @@ from ..engine.batch import Batch, StepResult
 from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
+from .beams import BeamSampler, copy_beams, num_samples, unpack
 from .device_batch import DeviceBatch, place, token_updates
+from .encoder_inputs import encoder_inputs
 from .graphs import DecodeGraphs, Sampled
 from .memory import workspace_size
 from .prefixes import Prefixes
@@ -33,13 +35,14 @@ class SampledHere:
     contexts: HostCopy | None
     """None where no request of the step asked."""
     world: World
+    batch: Batch
 
     def result(self) -> StepResult:
         tokens = self.tokens.wait().numpy()
         zeros = np.zeros(len(tokens), np.float32)
         logprobs = zeros if self.logprobs is None else self.logprobs.wait().numpy()
         contexts = None if self.contexts is None else self.contexts.wait().numpy()
-        result = StepResult(tokens, logprobs, contexts)
+        result = unpack(self.batch, tokens, logprobs, contexts)
         self.world.check()
         return result
 
@@ -49,11 +52,12 @@ class SampledElsewhere:
     """A step whose tokens the last pipeline stage sends back."""
 
     pipeline: Pipeline
-    num_samples: int
-    contexts: tuple[int, int]
+    batch: Batch
+    hidden_size: int
 
     def result(self) -> StepResult:
-        return StepResult(*self.pipeline.receive_samples(self.num_samples, self.contexts))
+        contexts = (len(self.batch.contexts), self.hidden_size)
+        return unpack(self.batch, *self.pipeline.receive_samples(num_samples(self.batch), contexts))
 
 
 class ModelRunner:
@@ -70,6 +74,7 @@ class ModelRunner:
         model: Model,
         num_blocks: int,
         max_model_len: int,
+        max_encoder_len: int,
         prefixes: Sequence[Tensor] = (),
     ) -> None:
         self._world = world
@@ -84,6 +89,7 @@ class ModelRunner:
         self._workspace = torch.zeros(workspace_size(config, model, num_blocks), device=model.device)
         self._table = SamplingTable(config.max_num_seqs, model.device)
         self._sampler = Sampler(self._table, self._token_pool)
+        self._beams = BeamSampler(config.beam_search_rule)
         self._prefixes = Prefixes(prefixes, self._block_size)
         self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
         self._graphs: DecodeGraphs | None = None
@@ -91,7 +97,12 @@ class ModelRunner:
         is_capturable = model.is_capturable and not config.disable_kernels
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
             self._graphs = DecodeGraphs(
-                self._compute, config.max_num_seqs, max_model_len, self._block_size, self._workspace
+                self._compute,
+                config.max_num_seqs,
+                max_model_len,
+                max_encoder_len,
+                self._block_size,
+                self._workspace,
             )
 
     @torch.inference_mode()
@@ -108,34 +119,40 @@ class ModelRunner:
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         self._install(batch)
+        self._encode(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._sampled(self._graphs.replay(batch, needs), needs)
+            return self._sampled(batch, self._graphs.replay(batch, needs), needs)
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._kv_cache)
             self._pipeline.send_hidden(hidden.add_(x))
-            shape = (len(batch.contexts), self._model.spec.hidden_size)
-            return SampledElsewhere(self._pipeline, len(batch.sample_rows), shape)
+            return SampledElsewhere(self._pipeline, batch, self._model.spec.hidden_size)
         x, hidden = self._forward(step)
         contexts = _sums(x, hidden, step.contexts)
         sampled = self._sample(x, hidden, step, needs)
         if len(batch.sample_rows) or len(contexts):
             self._pipeline.return_samples(*sampled, contexts)
-        return self._sampled(sampled, needs, contexts if len(contexts) else None)
+        return self._sampled(batch, sampled, needs, contexts if len(contexts) else None)
 
-    def _sampled(self, sampled: Sampled, needs: Needs, contexts: Tensor | None = None) -> SampledHere:
+    def _sampled(
+        self, batch: Batch, sampled: Sampled, needs: Needs, contexts: Tensor | None = None
+    ) -> SampledHere:
         tokens, logprobs = sampled
+        is_wanted = needs.logprobs or batch.beams is not None
         return SampledHere(
             HostCopy(tokens),
-            HostCopy(logprobs) if needs.logprobs else None,
+            HostCopy(logprobs) if is_wanted else None,
             None if contexts is None else HostCopy(contexts),
             self._world,
+            batch,
         )
 
     def _install(self, batch: Batch) -> None:
-        """Writes what the host knows into token pool and sampling table."""
+        """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
+        if batch.beams is not None:
+            copy_beams(batch, self._token_pool, self._kv_cache)
         updates = token_updates(batch)
         if updates is not None:
             slots, positions, tokens = to_device([updates], self._model.device).view(3, -1)
@@ -145,6 +162,12 @@ class ModelRunner:
         self._prefixes.load(batch.prefixes, self._kv_cache)
         if self._graphs is not None and self._table.generation != generation:
             self._graphs.clear()
+
+    def _encode(self, batch: Batch) -> None:
+        """Runs the encoder for the sequences that start, and leaves in the cache what their decoders see."""
+        inputs = encoder_inputs(batch, self._block_size, self._model.device)
+        if inputs is not None:
+            self._model.encode(inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache)
 
     def _needs(self, batch: Batch) -> Needs:
         rows = batch.sample_rows
@@ -175,9 +198,10 @@ class ModelRunner:
             last = step.last_tokens.long()
             x, hidden = x[last], hidden[last]
         logits = self._model.logits(x, hidden)
+        self._beams.before(logits, step)
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
-        return sampled
+        return self._beams.after(logits, step, sampled)
 
 
 def _sums(x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -24,9 +24,9 @@ _BIASES_CAPACITY = (16, 2)
 
 
 def is_greedy(sampling: SamplingParams) -> bool:
-    """FasterTransformer's rule: nothing asked for is greedy, and so is a single candidate."""
+    """FasterTransformer's rule: nothing asked for is greedy, and so is one candidate. Beams never draw."""
     unfiltered = sampling.top_k == 0 and sampling.top_p == 0 and sampling.min_p == 0
-    return sampling.top_k == 1 or sampling.temperature == 0 or unfiltered
+    return unfiltered or sampling.top_k == 1 or sampling.temperature == 0 or sampling.beam_width > 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from ..messages import EngineInfo, FinishReason, Output, Request
+import numpy as np
+
+from ..messages import Beam, EngineInfo, FinishReason, Output
 from .protocol import Array
 
 
@@ -30,9 +32,13 @@ class Reply(Protocol):
 class Row:
     """One row of the batch, one request of the engine."""
 
-    request: Request
+    request: Any
+    """Request or EncodeRequest, as the contract made it."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    beams: tuple[Beam, ...] = ()
+    """Of a beam search, best first, instead of `tokens` and `logprobs`."""
     finish_reason: FinishReason | None = None
     context: bytes = b""
     """Sum of the prompt's hidden states, float32, once it has come."""
@@ -43,6 +49,9 @@ class Row:
         self.since = now
         self.tokens += output.tokens
         self.logprobs += output.logprobs
+        for name, array in output.arrays.items():
+            self.arrays[name] = np.frombuffer(array.data, np.float32).reshape(array.shape)
+        self.beams = output.beams
         self.finish_reason = output.finish_reason
         self.context = self.context or output.context
 
@@ -69,6 +78,15 @@ class Call(Protocol):
 
     def take_outputs(self) -> Mapping[str, Array]:
         """Tensors of the next response: of the newest state, however many steps it covers."""
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A call that computes what its client asked for alone."""
+
+    def select(self, outputs: Sequence[str]) -> None:
+        """Raises: InvalidRequest: an output that this model does not have."""
         ...
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import EngineDead
 from ..messages import (
     Abort,
+    AnyRequest,
     ClientMessage,
     EndSessions,
     EngineInfo,
@@ -18,7 +19,6 @@ from ..messages import (
     FrameReader,
     Outputs,
     Ready,
-    Request,
     Submit,
     encode_frame,
 )
@@ -53,7 +53,7 @@ class EngineClient:
         self._socket.settimeout(None)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
 
-    def submit(self, requests: Sequence[Request]) -> None:
+    def submit(self, requests: Sequence[AnyRequest]) -> None:
         """Raises: EngineDead."""
         self._send(Submit(list(requests)))
 

@@ -3,24 +3,38 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 _ENGINE = 'backend: "fastertransformer"'
 _TOKENIZER = "tokenizer_dir"
 _COUNT = re.compile(r"(?<= count: )\d+")
 _PARAMETER = re.compile(r"^parameters .*\n", re.MULTILINE)
+_SLOT = re.compile(r"\$\{(\w+)\}")
 _DECOUPLED = re.compile(r"(?<=decoupled: )\w+")
 
 
-def models_of(template: Path, has_tokenizer: bool = True) -> dict[str, str]:
+Tensor = tuple[str, str, Sequence[int]]
+"""Name, data type and dims of an output tensor."""
+_NO_TENSORS: Mapping[str, Sequence[Tensor]] = MappingProxyType({})
+
+
+def models_of(
+    template: Path, has_tokenizer: bool = True, tensors: Mapping[str, Sequence[Tensor]] = _NO_TENSORS
+) -> dict[str, str]:
     """The models in a folder of model_repository/, under their own names.
 
     Args:
         has_tokenizer: without, only models are named that need none.
+        tensors: of `write`; a model with a slot that is not among them is left out.
     """
     texts = {path.parent.name: path.read_text() for path in sorted(template.glob("*/config.pbtxt"))}
-    return {name: name for name, text in texts.items() if has_tokenizer or not _is_text(text)}
+    return {
+        name: name
+        for name, text in texts.items()
+        if (has_tokenizer or not _is_text(text)) and set(_SLOT.findall(text)) <= set(tensors)
+    }
 
 
 def write(
@@ -30,6 +44,7 @@ def write(
     parameters: Mapping[str, str],
     instances: int = 1,
     decoupled: Mapping[str, bool] | None = None,
+    tensors: Mapping[str, Sequence[Tensor]] = _NO_TENSORS,
 ) -> None:
     """Writes a model repository that tritonserver can serve.
 
@@ -41,13 +56,15 @@ def write(
             belongs to other models is set where the template has it.
         instances: of every model of the backend.
         decoupled: whether a model may stream, by its name; what is not named stays as it is in the template.
+        tensors: what takes the place of the slots in templates whose outputs depend on the checkpoint.
     """
+    entries = {slot: ",\n".join(map(_entry, outputs)) for slot, outputs in tensors.items()}
     for name, source in models.items():
         folder = target / name
         ignored = shutil.ignore_patterns(".*", "__pycache__")
         shutil.copytree(template / source, folder, dirs_exist_ok=True, ignore=ignored)
         config = folder / "config.pbtxt"
-        text = config.read_text()
+        text = _SLOT.sub(lambda slot: entries[slot[1]], config.read_text())
         for key, value in parameters.items():
             text = _with_parameter(text, key, value)
         if _ENGINE in text:
@@ -55,6 +72,11 @@ def write(
         if decoupled and name in decoupled:
             text = _DECOUPLED.sub(str(decoupled[name]).lower(), text)
         config.write_text(text)
+
+
+def _entry(tensor: Tensor) -> str:
+    name, data_type, dims = tensor
+    return f'  {{ name: "{name}" data_type: {data_type} dims: [ {", ".join(map(str, dims))} ] }}'
 
 
 def _is_text(config: str) -> bool:

@@ -185,8 +185,8 @@ class Responder:
             self._fail_all([exchange], Overloaded(output.error))
             return []
         now = time.monotonic()
-        if output.tokens:
-            self._metrics.observe(is_first=not row.tokens, seconds=now - row.since)
+        if output.tokens or output.beams:
+            self._metrics.observe(is_first=not (row.tokens or row.beams), seconds=now - row.since)
         row.update(output, now)
         if row.finish_reason is not None:
             del self._lines[output.id]

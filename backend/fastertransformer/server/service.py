@@ -13,6 +13,7 @@ from .. import config as configuration
 from ..config import EngineConfig
 from ..errors import FasterTransformerError, ModelLoadError
 from . import contracts, parameters, placement
+from .call import Selective
 from .contracts.interactive import InteractiveContract
 from .conversations import Conversations, Turn
 from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
@@ -78,7 +79,10 @@ class Service:
             return Stopping(reply, request.request_id())
         if isinstance(self._contract, InteractiveContract):
             return Turn(*read_sequence(request), tensors, info, reply)
-        return Exchange(self._contract.open(tensors, info), reply, request.request_id())
+        call = self._contract.open(tensors, info)
+        if isinstance(call, Selective):
+            call.select(list(request.requested_output_names()))
+        return Exchange(call, reply, request.request_id())
 
     def _conversations(self, model_config: Mapping[str, Any]) -> Conversations | None:
         if not isinstance(self._contract, InteractiveContract):

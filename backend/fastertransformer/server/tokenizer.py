@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from ..errors import ModelLoadError
 
@@ -29,11 +29,25 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:
             raise ModelLoadError(f"{file} is not a tokenizer: {error}") from None
+        self._tokenizer.no_truncation()  # what files say about batches of their makers is not for requests
+        self._tokenizer.no_padding()
         self._add_special_tokens = add_special_tokens
         self._skip_special_tokens = skip_special_tokens
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=self._add_special_tokens).ids)
+
+    def encode_pair(self, text: str, pair: str | None, longest: int | None) -> Encoding:
+        """Ids, segment ids and offsets of a text, or of two.
+
+        Args:
+            longest: tokens to which the longer text is cut; None does not cut.
+        """
+        if longest is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(longest)
+        return self._tokenizer.encode(text, pair, add_special_tokens=self._add_special_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=self._skip_special_tokens)

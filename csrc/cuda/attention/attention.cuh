@@ -27,7 +27,9 @@ struct Attention {
   const int32_t* seq_lens;
   const int32_t* cu_seqlens_q;
   const int32_t* work;
-  const float* alibi_slopes;  // or null
+  const float* alibi_slopes;   // or null
+  const float* relative_bias;  // [N, relative_reach + 1], or null
+  int relative_reach;
   int64_t q_token_stride, q_head_stride;
   int64_t page_stride, kv_head_stride, key_stride;  // of both caches
   int64_t table_stride;
@@ -70,22 +72,58 @@ class Score {
         cap_factor_(2.0f * kLog2e / attention.soft_cap),
         is_plain_(attention.soft_cap == 0.0f && attention.alibi_slopes == nullptr) {}
 
+  // What the logits of a head need beside the dot product.
+  template <typename T>
+  __device__ static float bias_of(const Attention<T>& attention, int head) {
+    return attention.slope(head);
+  }
+
   // The dot product itself is the logit.
   __device__ bool is_plain() const { return is_plain_; }
   __device__ float exponent_factor() const { return is_plain_ ? scale_ * kLog2e : kLog2e; }
 
   __device__ float operator()(float dot, float slope, int distance) const {
     if (is_plain_) return dot;
-    float logit = dot * scale_;
-    if (soft_cap_ != 0.0f) {  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
-      logit = soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
-    }
-    return __fmaf_rn(-slope, static_cast<float>(distance), logit);
+    return __fmaf_rn(-slope, static_cast<float>(distance), capped(dot));
+  }
+
+ protected:
+  __device__ float capped(float dot) const {
+    const float logit = dot * scale_;
+    if (soft_cap_ == 0.0f) return logit;  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
+    return soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
   }
 
  private:
   float scale_, soft_cap_, cap_factor_;
   bool is_plain_;
+};
+
+// The same with a table by distance instead of a slope. A type of its own: the address would cost
+// the kernels that need none registers.
+class RelativeScore : public Score {
+ public:
+  template <typename T>
+  __device__ explicit RelativeScore(const Attention<T>& attention)
+      : Score(attention), table_(attention.relative_bias), reach_(attention.relative_reach) {}
+
+  // The bits of where the head's row starts.
+  template <typename T>
+  __device__ static float bias_of(const Attention<T>& attention, int head) {
+    return __int_as_float(head * (attention.relative_reach + 1));
+  }
+
+  __device__ bool is_plain() const { return false; }
+  __device__ float exponent_factor() const { return kLog2e; }
+
+  // Of a key that is hidden the distance may be negative.
+  __device__ float operator()(float dot, float row, int distance) const {
+    return capped(dot) + table_[__float_as_int(row) + reach_ - min(max(distance, 0), reach_)];
+  }
+
+ private:
+  const float* table_;
+  int reach_;
 };
 
 }  // namespace ft::cuda

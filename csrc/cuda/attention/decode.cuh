@@ -53,8 +53,8 @@ __device__ void score_keys(float (&scores)[4], const char* keys,
 }
 
 // Turns scores into weights and makes room for them in the state.
-template <int kHeadDim>
-__device__ void weigh(float (&scores)[4], DecodeState<kHeadDim>& state, const Score& score,
+template <int kHeadDim, typename S>
+__device__ void weigh(float (&scores)[4], DecodeState<kHeadDim>& state, const S& score,
                       const DecodeItem& item, int key, const float (&slopes)[2]) {
   float next_best[2] = {state.best[0], state.best[1]};
 #pragma unroll
@@ -98,21 +98,21 @@ __device__ void add_values(DecodeState<kHeadDim>& state, const char* values,
 }
 
 // The state of this warp's groups of the item, which leave the ring from `stage` on.
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, typename S>
 __device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem& item,
                                         DecodeStream<T, kHeadDim>& stream, int& stage, int warp,
                                         int num_warps, int lane) {
   constexpr int kStages = DecodeShape<kHeadDim>::kStages;
   // Copies behind those of the next keys, and then behind those of the next values.
   constexpr int kPending = 2 * kStages - 1;
-  const Score score(a);
+  const S score(a);
   uint32_t queries[kHeadDim / 16][2];
   load_queries<T, kHeadDim>(queries, a, item, lane);
   float slopes[2];
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
     const int head = lane % 4 * 2 + column;
-    slopes[column] = head < item.num_heads ? a.slope(item.head + head) : 0.0f;
+    slopes[column] = head < item.num_heads ? S::bias_of(a, item.head + head) : 0.0f;
   }
   DecodeState<kHeadDim> state;
   for (int key = item.first_key() + warp * kGroupKeys; key < item.end;
@@ -152,7 +152,7 @@ struct DecodeShared {
   }
 };
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, typename S>
 __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32, 2)
     decode_kernel(const Attention<T> a) {
   using Shape = DecodeShape<kHeadDim>;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32, 2)
   for (int index = block; index < plan.num_items; index += gridDim.x) {
     if (index != block) item = plan[index];
     if (item.begin >= item.end) continue;  // the window begins behind this chunk
-    const auto state = attend(a, item, stream, stage, warp, num_warps, lane);
+    const auto state = attend<T, kHeadDim, S>(a, item, stream, stage, warp, num_warps, lane);
     __syncthreads();  // the states of the item before were read
     state.store(shared.states, warp, lane, item.num_heads);
     __syncthreads();
@@ -202,10 +202,10 @@ int num_decode_warps(int num_heads) {
   return static_cast<int>(std::clamp<size_t>(fitting, 1, DecodeShape<kHeadDim>::kMaxWarps));
 }
 
-template <typename T, int kHeadDim>
+template <typename T, int kHeadDim, typename S>
 void launch_decode_of(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
   const char* op = "paged_attention";
-  const auto kernel = decode_kernel<T, kHeadDim>;
+  const auto kernel = decode_kernel<T, kHeadDim, S>;
   const int group = attention.num_heads / attention.num_kv_heads;
   const int num_heads = std::min(group, kItemHeads);
   const int num_warps = num_decode_warps<kHeadDim>(num_heads);
@@ -224,14 +224,23 @@ void launch_decode_of(const Attention<T>& attention, int max_seqlen_k, int64_t s
          stream, attention);
 }
 
+template <typename T, typename S>
+void launch_decode_with(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
+  const int head_dim = attention.head_dim;
+  if (head_dim <= 64) return launch_decode_of<T, 64, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 80) return launch_decode_of<T, 80, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 96) return launch_decode_of<T, 96, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 128) return launch_decode_of<T, 128, S>(attention, max_seqlen_k, stream);
+  launch_decode_of<T, 256, S>(attention, max_seqlen_k, stream);
+}
+
 template <typename T>
 void launch_decode(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
-  const int head_dim = attention.head_dim;
-  if (head_dim <= 64) return launch_decode_of<T, 64>(attention, max_seqlen_k, stream);
-  if (head_dim <= 80) return launch_decode_of<T, 80>(attention, max_seqlen_k, stream);
-  if (head_dim <= 96) return launch_decode_of<T, 96>(attention, max_seqlen_k, stream);
-  if (head_dim <= 128) return launch_decode_of<T, 128>(attention, max_seqlen_k, stream);
-  launch_decode_of<T, 256>(attention, max_seqlen_k, stream);
+  if (attention.relative_bias != nullptr) {
+    launch_decode_with<T, RelativeScore>(attention, max_seqlen_k, stream);
+  } else {
+    launch_decode_with<T, Score>(attention, max_seqlen_k, stream);
+  }
 }
 
 }  // namespace ft::cuda

@@ -13,12 +13,12 @@ namespace ft::cuda {
 template <typename T>
 void launch_decode(const Attention<T>& attention, int max_seqlen_k, int64_t stream);
 
-// Sequences with several queries, the tiles of the plan. T is a 16-bit type.
+// Sequences with several queries, the tiles of the plan. T is a 16-bit type. No relative bias.
 template <typename T>
 void launch_prefill(const Attention<T>& attention, int64_t stream);
 
-// All queries, any type and alignment.
+// All queries, or those of sequences with several; any type and alignment, and any bias.
 template <typename T>
-void launch_plain(const Attention<T>& attention, int64_t stream);
+void launch_plain(const Attention<T>& attention, bool skip_single, int64_t stream);
 
 }  // namespace ft::cuda

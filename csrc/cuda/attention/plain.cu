@@ -6,8 +6,8 @@
 
 namespace ft::cuda {
 
-template void launch_plain(const Attention<__nv_bfloat16>&, int64_t);
-template void launch_plain(const Attention<__half>&, int64_t);
-template void launch_plain(const Attention<float>&, int64_t);
+template void launch_plain(const Attention<__nv_bfloat16>&, bool, int64_t);
+template void launch_plain(const Attention<__half>&, bool, int64_t);
+template void launch_plain(const Attention<float>&, bool, int64_t);
 
 }  // namespace ft::cuda

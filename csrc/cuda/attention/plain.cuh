@@ -19,7 +19,7 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-template <typename T>
+template <typename T, typename S>
 __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, int head,
                                float* query, int lane) {
   constexpr int kLaneDims = kMaxHeadDim / 32;
@@ -27,8 +27,8 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
     query[dim] = device::to_float(a.query(token, head)[dim]);
   }
   __syncwarp();
-  const Score score(a);
-  const float slope = a.slope(head);
+  const S score(a);
+  const float bias = S::bias_of(a, head);
   const int64_t kv_head = head / (a.num_heads / a.num_kv_heads) * a.kv_head_stride;
   const int position = a.seq_lens[sequence] - (a.cu_seqlens_q[sequence + 1] - token);
   const int oldest = a.oldest_visible(position);
@@ -46,7 +46,7 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
       for (int dim = 0; dim < a.head_dim; ++dim) {
         dot += query[dim] * device::to_float(a.k_cache[at + dim]);
       }
-      logit = score(dot, slope, position - key) * score.exponent_factor();
+      logit = score(dot, bias, position - key) * score.exponent_factor();
     }
     const float next = fmaxf(best, warp_max(logit));
     const float correction = exp2f(best - next), weight = exp2f(logit - next);
@@ -72,8 +72,10 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
   }
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const Attention<T> a) {
+// `skip_single`: sequences with one query are left to another kernel.
+template <typename T, typename S>
+__global__ void __launch_bounds__(kPlainWarps * 32)
+    plain_kernel(const Attention<T> a, bool skip_single) {
   __shared__ float queries[kPlainWarps][kMaxHeadDim];
   __shared__ int sequence;
   const int token = blockIdx.x, warp = threadIdx.x / 32;
@@ -86,13 +88,16 @@ __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const Attention
   device::wait_for_predecessor(a.num_tokens);
   const int head = blockIdx.y * kPlainWarps + warp;
   if (sequence < 0 || head >= a.num_heads) return;  // a token that fills up the batch
-  attend_plainly(a, sequence, token, head, queries[warp], threadIdx.x % 32);
+  if (skip_single && a.cu_seqlens_q[sequence + 1] - a.cu_seqlens_q[sequence] == 1) return;
+  attend_plainly<T, S>(a, sequence, token, head, queries[warp], threadIdx.x % 32);
 }
 
 template <typename T>
-void launch_plain(const Attention<T>& attention, int64_t stream) {
+void launch_plain(const Attention<T>& attention, bool skip_single, int64_t stream) {
   const dim3 grid(attention.num_tokens, (attention.num_heads + kPlainWarps - 1) / kPlainWarps);
-  launch("paged_attention", plain_kernel<T>, grid, kPlainWarps * 32, 0, stream, attention);
+  const auto kernel =
+      attention.relative_bias != nullptr ? plain_kernel<T, RelativeScore> : plain_kernel<T, Score>;
+  launch("paged_attention", kernel, grid, kPlainWarps * 32, 0, stream, attention, skip_single);
 }
 
 }  // namespace ft::cuda

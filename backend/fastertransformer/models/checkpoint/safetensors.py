@@ -51,15 +51,27 @@ def read_configs(folder: Path) -> tuple[HFConfig, HFConfig]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises: ModelLoadError: the file is missing or no JSON object."""
+    values = _parse(path)
+    if not isinstance(values, dict):
+        raise ModelLoadError(f"{path} holds a {type(values).__name__}; expected an object")
+    return values
+
+
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """Raises: ModelLoadError: the file is missing or no JSON list of objects."""
+    values = _parse(path)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ModelLoadError(f"{path} holds a {type(values).__name__}; expected a list of objects")
+    return values
+
+
+def _parse(path: Path) -> Any:
     try:
-        values = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except OSError as error:
         raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ModelLoadError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelLoadError(f"{path} holds a {type(values).__name__}; expected an object")
-    return values
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Model families as data: a spec made from a config.json, and where each weight lies in a checkpoint."""
 
+from .bart import BART, M2M_100, MARIAN, MBART, PEGASUS
 from .base import Family
+from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
+from .deberta import DEBERTA
 from .falcon import FALCON
 from .fastertransformer import PREFIX, SECTIONS
 from .gemma import GEMMA, GEMMA2, GEMMA3
@@ -20,11 +23,17 @@ from .phi import PHI
 from .phi3 import PHI3
 from .stablelm import STABLELM
 from .starcoder2 import STARCODER2
+from .t5 import MT5, MT5_ENCODER, T5, T5_ENCODER, UMT5, UMT5_ENCODER
 from .xglm import XGLM
 
 FAMILIES: dict[str, Family] = {
+    "bart": BART,
+    "bert": BERT,
     "bloom": BLOOM,
+    "camembert": ROBERTA,
     "codegen": CODEGEN,
+    "deberta-v2": DEBERTA,
+    "distilbert": DISTILBERT,
     "falcon": FALCON,
     "gemma": GEMMA,
     "gemma2": GEMMA2,
@@ -35,28 +44,49 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": GPT_NEOX,
     "gptj": GPTJ,
     "llama": LLAMA,
+    "m2m_100": M2M_100,
+    "marian": MARIAN,
+    "mbart": MBART,
     "mistral": MISTRAL,
     "mixtral": MIXTRAL,
     "mpt": MPT,
     "olmo": OLMO,
     "opt": OPT,
+    "mt5": MT5,
+    "pegasus": PEGASUS,
     "phi": PHI,
     "phi3": PHI3,
     "qwen2": QWEN2,
     "qwen2_moe": QWEN2_MOE,
     "qwen3": QWEN3,
     "qwen3_moe": QWEN3_MOE,
+    "roberta": ROBERTA,
     "stablelm": STABLELM,
     "starcoder2": STARCODER2,
+    "t5": T5,
+    "umt5": UMT5,
     "xglm": XGLM,
+    "xlm-roberta": ROBERTA,
     **{PREFIX + section: family for section, family in SECTIONS.items()},
 }
 """By the `model_type` of a Hugging Face config.json; FasterTransformer's own have a prefix."""
 
+ENCODERS: dict[str, Family] = {"mt5": MT5_ENCODER, "t5": T5_ENCODER, "umt5": UMT5_ENCODER}
+"""The same for encoders of encoder-decoders that are to serve alone."""
+
+ENCODER_ALONE = "t5-encoder"
+"""The name in SERVICE_NAMES that stands for ENCODERS."""
+
 SERVICE_NAMES: dict[str, frozenset[str]] = {
+    "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}),
+    "deberta": frozenset({"deberta-v2"}),
     "gpt": frozenset({"gpt2", "opt", "bloom", "xglm", PREFIX + "gpt"}),
     "gpt-j": frozenset({"gptj", PREFIX + "gptj"}),
     "gpt-neox": frozenset({"gpt_neox", PREFIX + "gptneox"}),
+    "bart": frozenset({"bart", "mbart"}),
+    "m2m": frozenset({"m2m_100"}),
+    "t5": frozenset({"t5", "mt5", "umt5"}),
     "llama": frozenset({"llama", "mistral", PREFIX + "llama"}),
+    ENCODER_ALONE: frozenset(ENCODERS),
 }
 """The parameter model_type of the old service, in lower case, and the checkpoints that it stands for."""

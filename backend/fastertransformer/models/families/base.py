@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import ModelLoadError
+from ..encoding.spec import EncodingSpec
 from ..hf_config import REQUIRED, HFConfig
 from ..spec import ModelSpec
 from .layouts import Layout, stacked
@@ -23,6 +24,8 @@ class Family:
     spec: Callable[[HFConfig], ModelSpec]
     names: Mapping[str, str | tuple[str, ...]]
     """Several names: the first one that a checkpoint has."""
+    encoder_names: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """The same for the encoder of an encoder-decoder, where `names` are the decoder's; else empty."""
     prefix: str = ""
     """Some checkpoints of this family lack it at the start of names."""
     config_names: Mapping[str, str] = field(default_factory=dict)
@@ -33,11 +36,13 @@ class Family:
     """Linear weights lie as [in, out]."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of tensors that inference does not need."""
+    encoding: Callable[[HFConfig], EncodingSpec] | None = None
+    """Of a family that encodes and does not generate."""
 
 
 def decoder(config: HFConfig, **fields: Any) -> ModelSpec:
     """The sizes that a config.json states under their common names, completed by what `fields` say."""
-    heads = config.integer("num_attention_heads")
+    heads = fields.get("num_attention_heads") or config.integer("num_attention_heads")
     defaults = {"num_key_value_heads": heads, "head_dim": config.integer("hidden_size") // heads}
     missing = [name for name in _SIZES if name not in fields]
     sizes: dict[str, Any] = {name: config.integer(name, defaults.get(name, REQUIRED)) for name in missing}

@@ -7,7 +7,10 @@ from typing import Any
 from ...errors import ModelLoadError
 from ..call import Contract
 from ..parameters import flag
+from . import encoder_call
 from .core import FASTERTRANSFORMER, CoreContract
+from .encoder import EncoderContract
+from .encoder_decoder import EncoderDecoderContract
 from .interactive import InteractiveContract
 from .tensorrt_llm import TENSORRT_LLM
 
@@ -15,11 +18,20 @@ from .tensorrt_llm import TENSORRT_LLM
 def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Contract | InteractiveContract:
     """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
     names = {entry["name"] for entry in model_config["input"]}
+    outputs = {entry["name"] for entry in model_config["output"]}
+    if "text_input" in names and "text_output" not in outputs:
+        from .encoder_text import EncoderTextContract
+
+        return EncoderTextContract.from_parameters(model_config, parameters)
+    if outputs & {output.name for output in encoder_call.OUTPUTS}:
+        return EncoderContract(model_config)
     if "text_input" in names:
         # Not above: it needs the tokenizers library, which token ids do not.
         from .text import TextContract
 
         return TextContract.from_parameters(model_config, parameters)
+    if {"input_ids", "max_output_len"} <= names:
+        return EncoderDecoderContract(model_config)
     if "input_ids" in names and "sequence_batching" in model_config:
         return InteractiveContract(model_config)
     if "input_ids" in names:

@@ -9,6 +9,9 @@ import numpy as np
 from ..call import Row
 from ..protocol import Array, Output, compute_outputs
 
+_NOT_FOUND = -1e20
+"""Score of beams that do not exist, as FasterTransformer began with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -30,12 +33,14 @@ class Shape:
 class CoreCall:
     """B * N sequences in arrays that grow token by token, so that any response is a copy of them.
 
+    In a beam search of width W each of them is W lines of the arrays, else one.
+
     Args:
         rows: N samples of the client's first row, N of its second, ...
         prompts: what the client sent, without the start id that an empty prompt is given.
         padded_len: width of the client's input_ids.
         fill_ids: what follows the last token of each of `rows`.
-        num_samples: N, which takes the place of FasterTransformer's beams in the outputs.
+        num_samples: N, which takes the place of FasterTransformer's beams in the outputs; in a search N * W.
     """
 
     def __init__(
@@ -51,16 +56,22 @@ class CoreCall:
         self.rows = rows
         self.shape = shape
         self.padded_len = padded_len
-        self.num_samples = num_samples
-        self.prompt_lens = np.array([len(prompt) for prompt in prompts])
-        self.generated = np.zeros(len(rows), np.int64)
-        self.sent = np.zeros(len(rows), np.int64)
-        """New tokens that responses have covered."""
-        self.logprobs = np.zeros((len(rows), longest), np.float32)
-        self.output_ids = np.empty((len(rows), padded_len + longest), np.int64)
-        for line, prompt, fill_id in zip(self.output_ids, prompts, fill_ids, strict=True):
-            line[:] = fill_id
-            line[: len(prompt)] = prompt
+        width = rows[0].request.sampling.beam_width
+        count = len(rows) * width
+        self.fill_ids = fill_ids
+        self.batch = len(rows) // num_samples
+        self.num_samples = num_samples * width
+        self.prompt_lens = np.repeat([len(prompt) for prompt in prompts], width)
+        self.generated = np.zeros(count, np.int64)
+        self.sent = np.zeros(count, np.int64)
+        """New tokens that responses have covered; none of beams, which may become others."""
+        self.cum_logprobs = np.zeros(count, np.float32)
+        self.logprobs = np.zeros((count, longest), np.float32)
+        self.output_ids = np.empty((count, padded_len + longest), np.int64)
+        lines = self.output_ids.reshape(len(rows), width, -1)
+        for beams, prompt, fill_id in zip(lines, prompts, fill_ids, strict=True):
+            beams[:] = fill_id
+            beams[:, : len(prompt)] = prompt
 
     @property
     def streams(self) -> bool:
@@ -68,15 +79,31 @@ class CoreCall:
 
     @property
     def wants_logprobs(self) -> bool:
-        return self.rows[0].request.sampling.logprobs
+        return bool(self.rows[0].request.sampling.logprobs)
 
     def advance(self) -> Sequence[int]:
         for index, row in enumerate(self.rows):
+            if row.request.sampling.beam_width > 1:
+                self._replace(index, row)
+                continue
             begin, known, now = self.prompt_lens[index], self.generated[index], len(row.tokens)
             self.output_ids[index, begin + known : begin + now] = row.tokens[known:]
             self.logprobs[index, known : len(row.logprobs)] = row.logprobs[known:]
+            self.cum_logprobs[index] += sum(row.logprobs[known:])
             self.generated[index] = now
         return ()
+
+    def _replace(self, index: int, row: Row) -> None:
+        """Beams may become others from their first token on. What was not found has no token."""
+        first, width = index * row.request.sampling.beam_width, row.request.sampling.beam_width
+        own, begin = slice(first, first + width), self.prompt_lens[first]
+        self.output_ids[own, begin:] = self.fill_ids[index]
+        self.logprobs[own], self.generated[own], self.cum_logprobs[own] = 0, 0, _NOT_FOUND
+        for line, beam in enumerate(row.beams, first):
+            count = len(beam.tokens)
+            self.output_ids[line, begin : begin + count] = beam.tokens
+            self.logprobs[line, :count] = beam.logprobs
+            self.generated[line], self.cum_logprobs[line] = count, beam.cum_logprob
 
     @property
     def has_news(self) -> bool:
@@ -84,11 +111,13 @@ class CoreCall:
 
     def take_outputs(self) -> dict[str, Array]:
         outputs = compute_outputs(self.shape.table, self.shape.types, self)
-        self.sent = self.generated.copy()
+        if self.rows[0].request.sampling.beam_width == 1:
+            self.sent = self.generated.copy()
         return outputs
 
     def is_finished(self) -> Array:
-        return np.array([row.finish_reason is not None for row in self.rows])
+        finished = [row.finish_reason is not None for row in self.rows]
+        return np.repeat(finished, len(self.generated) // len(self.rows))
 
     def sequence_lengths(self) -> Array:
         return self.generated + self.padded_len * self.shape.counts_prompt
@@ -99,8 +128,7 @@ def samples(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array]
 
     def apart(call: CoreCall) -> Array:
         together = compute(call)
-        batch = len(call.rows) // call.num_samples
-        return together.reshape(batch, call.num_samples, *together.shape[1:])
+        return together.reshape(call.batch, call.num_samples, *together.shape[1:])
 
     return apart
 
@@ -111,7 +139,7 @@ def if_asked(compute: Callable[[CoreCall], Array]) -> Callable[[CoreCall], Array
 
 def _contexts(call: CoreCall) -> Array | None:
     """[B, N, H], equal for the samples of a row; from the step on that has computed the prompts."""
-    firsts = call.rows[:: call.num_samples]
+    firsts = call.rows[:: len(call.rows) // call.batch]
     if not all(row.context for row in firsts):
         return None
     sums = np.stack([np.frombuffer(row.context, np.float32) for row in firsts])
@@ -128,7 +156,7 @@ OUTPUTS: tuple[Output[CoreCall], ...] = (
     Output("response_input_lengths", "TYPE_INT32", (-1,), samples(lambda call: call.prompt_lens)),
     Output("input_sequence_lengths", "TYPE_UINT32", (-1,), samples(lambda call: call.prompt_lens)),
     Output("output_lengths", "TYPE_UINT32", (-1,), samples(lambda call: call.prompt_lens + call.generated)),
-    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.cum_logprobs)),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(lambda call: call.logprobs)),
     Output("is_finished", "TYPE_BOOL", (-1,), samples(CoreCall.is_finished)),
     Output("context_embeddings", "TYPE_FP32", (-1, -1), _contexts),

@@ -109,6 +109,9 @@ class InteractiveContract:
 
 def _refuse_what_has_no_turns(call: CoreCall) -> None:
     """As the old service did: a later turn would not know what stood in front of the first."""
+    width = call.rows[0].request.sampling.beam_width
+    if width > 1:
+        raise InvalidRequest(f"beam_width is {width}; allowed is 1 in a sequence")
     if call.num_samples > 1:
         raise InvalidRequest(f"num_return_sequences is {call.num_samples}; allowed is 1 in a sequence")
     if any(row.request.embeddings or row.request.prompt_task >= 0 for row in call.rows):

@@ -21,7 +21,7 @@ from .core_call import CoreCall, if_asked, never, samples
 _SAME = (
     "input_ids input_lengths request_output_len end_id stop_words_list bad_words_list beam_width temperature"
     " runtime_top_k runtime_top_p min_p len_penalty repetition_penalty beam_search_diversity_rate"
-    " presence_penalty frequency_penalty num_return_sequences no_repeat_ngram_size"
+    " presence_penalty frequency_penalty num_return_sequences no_repeat_ngram_size early_stopping"
 )
 _RENAMED = {
     "min_tokens": "min_length",
@@ -65,7 +65,6 @@ INPUTS = (
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
     Input("embedding_bias", "TYPE_FP32", (-1,), _dense_bias, "logit_bias", ()),
-    *unserved.ignored("early_stopping", "TYPE_BOOL", 1),  # means something for beams only
     *unserved.TOKENS,
 )
 
@@ -110,7 +109,7 @@ def _num_new(call: CoreCall) -> Array:
 
 
 def _batch_index(call: CoreCall) -> Array:
-    return np.arange(len(call.rows) // call.num_samples)[:, None]
+    return np.arange(call.batch)[:, None]
 
 
 def _not_sent(names: str, data_type: str, *dims: int) -> tuple[Output[Any], ...]:
@@ -134,7 +133,7 @@ NOT_SENT = (
 OUTPUTS: tuple[Output[CoreCall], ...] = (
     Output("output_ids", "TYPE_INT32", (-1, -1), samples(_output_ids)),
     Output("sequence_length", "TYPE_INT32", (-1,), samples(_counts)),
-    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.logprobs.sum(-1))),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.cum_logprobs)),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(_output_log_probs)),
     Output("batch_index", "TYPE_INT32", (1,), _batch_index),
     Output("sequence_index", "TYPE_INT32", (1,), lambda call: 0 * _batch_index(call)),

@@ -67,11 +67,12 @@ INPUTS = (
     Input("frequency_penalty", "TYPE_FP32", (1,), per_row, "frequency_penalty", 0.0),
     Input("no_repeat_ngram_size", "TYPE_INT32", (1,), per_row, "no_repeat_ngram_size", 0),
     Input("logit_bias", "TYPE_FP32", (-1, 2), bias_lists, "logit_bias", ()),
-    Input("length_penalty", "TYPE_FP32", (1,), per_row),  # means something for beams only
+    Input("length_penalty", "TYPE_FP32", (1,), per_row, "length_penalty", 0.0),
+    Input("early_stopping", "TYPE_BOOL", (1,), per_row, "early_stopping", False),
     Input("min_tokens", "TYPE_INT32", (1,), per_row, "min_length", 0),
     Input("seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
-    Input("beam_width", "TYPE_INT32", (1,), only(1, "beam search is not served yet")),
-    Input("num_return_sequences", "TYPE_INT32", (1,), only(1, "one sequence per request is served")),
+    Input("beam_width", "TYPE_INT32", (1,), first_row, "beam_width", 1),
+    Input("num_return_sequences", "TYPE_INT32", (1,), only(1, "a request returns its beams, else one text")),
     Input("stream", "TYPE_BOOL", (1,), first_row, "stream", False),
     Input("return_log_probs", "TYPE_BOOL", (1,), first_row, "return_log_probs", False),
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
@@ -80,7 +81,10 @@ INPUTS = (
     *unserved.not_served(_BIAS, "embedding_bias_weights", "TYPE_FP32", -1),
     *unserved.TEXT,
 )
-NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {"prompt": "text_input"}
+NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {
+    "prompt": "text_input",
+    "encoder_tokens": "text_input",
+}
 _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 
 
@@ -117,15 +121,23 @@ class TextContract:
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> TextCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         values = read_rows(INPUTS, tensors, len(tensors["text_input"]))
-        rows = [self._row(row, info) for row in values]
+        rows = [Row(self._request(row, info)) for row in values]
+        texts = [self._texts(*pair, info) for pair in zip(rows, values, strict=True)]
         wants = {key: values[0][key] for key in values[0] if key.startswith("return_")}
-        return TextCall(rows, self._decoupled and values[0]["stream"], self._output_types, wants)
+        streams = self._decoupled and values[0]["stream"] and values[0]["beam_width"] == 1
+        return TextCall(rows, texts, streams, self._output_types, wants)
 
-    def _row(self, values: Mapping[str, Any], info: EngineInfo) -> TextRow:
-        request = self._request(values, info)
+    def _texts(self, row: Row, values: Mapping[str, Any], info: EngineInfo) -> list[TextRow]:
+        width = row.request.sampling.beam_width
+        beams = [row] if width == 1 else [Row(row.request) for _ in range(width)]
+        return [self._text(beam, values, info) for beam in beams]
+
+    def _text(self, row: Row, values: Mapping[str, Any], info: EngineInfo) -> TextRow:
+        request = row.request
         excludes = self._exclude_input if values["exclude_input"] is None else values["exclude_input"]
+        excludes = excludes or info.max_encoder_len > 0  # the output does not go on from the input
         return TextRow(
-            Row(request),
+            row,
             request.sampling.end_ids or info.end_ids,
             Detokenizer(self._tokenizer.decode, request.prompt),
             StopWords(values["stop_texts"]),
@@ -138,7 +150,11 @@ class TextContract:
             logprobs=values["return_log_probs"],
             bad_words=tuple(ids for word in values["bad_texts"] for ids in self._tokenizer.word(word)),
         )
-        prompt = self._tokenizer.encode(values["text"]) or (info.start_id,)
-        request = Request(next(self._ids), prompt, sampling)
+        text = self._tokenizer.encode(values["text"])
+        if info.max_encoder_len:
+            start, forced = (info.start_id,), info.forced_ids
+            request = Request(next(self._ids), start, sampling, encoder_tokens=text, forced_tokens=forced)
+        else:
+            request = Request(next(self._ids), text or (info.start_id,), sampling)
         validation.check(request, info, NAMES)
         return request

@@ -45,19 +45,26 @@ class TextRow:
 
 @dataclass(slots=True)
 class TextCall:
-    """B rows of text."""
+    """B rows with W texts each, one for each beam. Without a beam search W is 1."""
 
-    texts: Sequence[TextRow]
+    rows: Sequence[Row]
+    """What the engine computes."""
+    beams: Sequence[Sequence[TextRow]]
+    """[B][W]"""
     streams: bool
     output_types: Mapping[str, Any]
     wants: Mapping[str, bool]
     """`return_log_probs`, `return_num_input_tokens` and `return_num_output_tokens`."""
-    rows: list[Row] = field(init=False)
+    texts: list[TextRow] = field(init=False)
+    """All of them."""
 
     def __post_init__(self) -> None:
-        self.rows = [text.row for text in self.texts]
+        self.texts = [text for texts in self.beams for text in texts]
 
     def advance(self) -> Sequence[int]:
+        for row, texts in zip(self.rows, self.beams, strict=True):
+            if row.request.sampling.beam_width > 1 and row.finish_reason is not None:
+                _deal_out(row, texts)
         return [text.row.request.id for text in self.texts if text.advance()]
 
     @property
@@ -71,21 +78,36 @@ class TextCall:
         return outputs
 
     def new_logprobs(self) -> Array:
-        """[B, beam = 1, most new tokens of a row], padded with 0."""
+        """[B, W, most new tokens of a beam], padded with 0."""
         new = [text.row.logprobs[text.sent : text.read] for text in self.texts]
-        array = np.zeros((len(new), 1, max(map(len, new))), np.float32)
-        for line, logprobs in zip(array[:, 0], new, strict=True):
+        array = np.zeros((len(new), max(map(len, new))), np.float32)
+        for line, logprobs in zip(array, new, strict=True):
             line[: len(logprobs)] = logprobs
-        return array
+        return array.reshape(len(self.rows), -1, array.shape[1])
 
 
-def _per_row(compute: Callable[[TextRow], Any]) -> Callable[[TextCall], Array]:
+def _deal_out(row: Row, texts: Sequence[TextRow]) -> None:
+    """Gives every text its beam; what was not found stays empty."""
+    for text in texts:
+        text.row.finish_reason = row.finish_reason
+    for text, beam in zip(texts, row.beams, strict=False):
+        text.row.tokens, text.row.logprobs = list(beam.tokens), list(beam.logprobs)
+        is_full = len(beam.tokens) == row.request.sampling.max_tokens
+        text.row.finish_reason = FinishReason.LENGTH if is_full else FinishReason.STOP
+
+
+def _per_row(compute: Callable[[Sequence[TextRow]], int]) -> Callable[[TextCall], Array]:
     """[B, 1]"""
-    return lambda call: np.array([[compute(text)] for text in call.texts])
+    return lambda call: np.array([[compute(texts)] for texts in call.beams])
+
+
+def _per_text(compute: Callable[[TextRow], Any], dtype: Any = None) -> Callable[[TextCall], Array]:
+    """[B, W]"""
+    return lambda call: np.array([[compute(text) for text in texts] for texts in call.beams], dtype)
 
 
 def _strings(compute: Callable[[TextRow], str]) -> Callable[[TextCall], Array]:
-    return lambda call: np.array([[compute(text).encode()] for text in call.texts], dtype=np.object_)
+    return _per_text(lambda text: compute(text).encode(), np.object_)
 
 
 def _if(wish: str, compute: Callable[[TextCall], Array]) -> Callable[[TextCall], Array | None]:
@@ -94,6 +116,11 @@ def _if(wish: str, compute: Callable[[TextCall], Array]) -> Callable[[TextCall],
 
 def _finish_reason(text: TextRow) -> str:
     return text.row.finish_reason.value if text.row.finish_reason else ""
+
+
+def _num_input_tokens(texts: Sequence[TextRow]) -> int:
+    text = texts[0]
+    return len(text.row.request.encoder_tokens or text.row.request.prompt)
 
 
 def _cum_logprob(text: TextRow) -> float:
@@ -108,19 +135,19 @@ def _text_output(call: TextCall) -> Array:
 
 OUTPUTS: tuple[Output[TextCall], ...] = (
     Output("text_output", "TYPE_STRING", (-1,), _text_output),
-    Output("cum_log_probs", "TYPE_FP32", (-1,), _if("return_log_probs", _per_row(_cum_logprob))),
+    Output("cum_log_probs", "TYPE_FP32", (-1,), _if("return_log_probs", _per_text(_cum_logprob))),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), _if("return_log_probs", TextCall.new_logprobs)),
     Output(
         "num_input_tokens",
         "TYPE_INT32",
         (1,),
-        _if("return_num_input_tokens", _per_row(lambda text: len(text.row.request.prompt))),
+        _if("return_num_input_tokens", _per_row(_num_input_tokens)),
     ),
     Output(
         "num_output_tokens",
         "TYPE_INT32",
         (1,),
-        _if("return_num_output_tokens", _per_row(lambda text: text.read - text.sent)),
+        _if("return_num_output_tokens", _per_row(lambda texts: sum(text.read - text.sent for text in texts))),
     ),
     Output("finish_reason", "TYPE_STRING", (-1,), _strings(_finish_reason)),
     Output("batch_index", "TYPE_INT32", (1,), lambda call: np.arange(len(call.texts))[:, None]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases: attention over the paged cache, decoding and of whole prompts; the peer is SDPA without pages."""
+"""Cases: attention over the paged cache, decoding and of whole prompts, and of encoders; the peer is SDPA."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -15,6 +15,9 @@ from ..timing import Call
 from .case import Arguments, Case, Inputs
 
 BLOCK_SIZE = 16
+
+DISENTANGLED_BUCKETS = 256
+"""Of DeBERTa v3, for each sign."""
 
 Heads = tuple[int, int, int]
 """Query heads, key-value heads, head size."""
@@ -39,6 +42,37 @@ def prefill_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[i
     for of_model in heads:
         for batch, length in sizes:
             yield _case(of_model, itemsize, batch, length, length)
+
+
+def encoder_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
+    """`batch` sequences of `length` tokens that all see each other; every head has keys of its own."""
+    for num_heads, _, dim in heads:
+        for batch, length in sizes:
+            yield Case(
+                op="encoder_attention",
+                sizes=f"{num_heads}x{dim} {batch}x{length}",
+                make=partial(_encoder_arguments, num_heads, dim, batch, length),
+                num_bytes=4 * batch * length * num_heads * dim * itemsize,
+                flops=4 * num_heads * dim * batch * length**2,
+                make_peer=partial(_encoder_sdpa, num_heads, dim, batch, length),
+            )
+
+
+def disentangled_cases(
+    heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[int, int]]
+) -> Iterator[Case]:
+    """The same with relative positions as contents of their own; the peer is given their scores as a mask."""
+    for num_heads, _, dim in heads:
+        for batch, length in sizes:
+            rows = 2 * min(length, DISENTANGLED_BUCKETS)
+            yield Case(
+                op="disentangled_attention",
+                sizes=f"{num_heads}x{dim} {batch}x{length}",
+                make=partial(_disentangled_arguments, num_heads, dim, batch, length),
+                num_bytes=batch * length * num_heads * (4 * dim + 2 * rows) * itemsize,
+                flops=4 * num_heads * dim * batch * length**2,
+                make_peer=partial(_masked_sdpa, num_heads, dim, batch, length),
+            )
 
 
 def _case(heads: Heads, itemsize: int, batch: int, queries: int, keys: int) -> Case:
@@ -79,7 +113,36 @@ def _arguments(heads: Heads, batch: int, queries: int, keys: int, inputs: Inputs
         0,
         0.0,
         None,
+        None,
     )
+
+
+def _encoder_arguments(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Arguments:
+    """Views of one product."""
+    q, k, v = torch.chunk(inputs.normal(batch * length, 3 * num_heads, dim), 3, 1)
+    bounds = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=inputs.device)
+    return q, k, v, bounds, length, dim**-0.5, None
+
+
+def _disentangled_arguments(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Arguments:
+    """Distances beyond the buckets share the last ones."""
+    q, k, v, bounds, *_ = _encoder_arguments(num_heads, dim, batch, length, inputs)
+    reach = min(length, DISENTANGLED_BUCKETS)
+    scores = [inputs.normal(num_heads, batch * length, 2 * reach) for _ in range(2)]
+    distances = torch.arange(1 - length, length, dtype=torch.int32, device=inputs.device)
+    buckets = distances.clamp(-reach, reach - 1) + reach
+    return q, k, v, *scores, buckets, bounds, length, (3 * dim) ** -0.5
+
+
+def _masked_sdpa(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Call:
+    q, k, v = (inputs.normal(batch, num_heads, length, dim) for _ in range(3))
+    mask = inputs.normal(batch, num_heads, length, length)
+    return partial(scaled_dot_product_attention, q, k, v, attn_mask=mask)
+
+
+def _encoder_sdpa(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Call:
+    q, k, v = (inputs.normal(batch, num_heads, length, dim) for _ in range(3))
+    return partial(scaled_dot_product_attention, q, k, v)
 
 
 def _sdpa(heads: Heads, batch: int, queries: int, keys: int, inputs: Inputs) -> Call:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from ....models.spec import ModelSpec
 from ..floors import model_spec
 from ..shapes import shape_folder
-from .attention import OTHER_HEADS, decode_cases, heads_of, prefill_cases
+from .attention import OTHER_HEADS, decode_cases, disentangled_cases, encoder_cases, heads_of, prefill_cases
+from .beams import beam_cases
 from .case import Case
 from .products import product_cases
 from .sampling import sampling_cases
@@ -33,8 +34,11 @@ def all_cases(specs: list[ModelSpec], itemsize: int, sizes: Sizes) -> list[Case]
     cases += decode_cases(heads, itemsize, sizes.decode)
     cases += decode_cases(OTHER_HEADS, itemsize, sizes.decode[-1:])
     cases += prefill_cases(heads, itemsize, sizes.prefill)
+    cases += encoder_cases(heads, itemsize, sizes.prefill)
+    cases += disentangled_cases(heads, itemsize, sizes.prefill)
     cases += [case for spec in specs for case in tokenwise_cases(spec, itemsize, sizes.tokens)]
     cases += [case for spec in specs for case in sampling_cases(spec, sizes.rows)]
+    cases += [case for spec in specs for case in beam_cases(spec, itemsize, sizes.rows)]
     return list({(case.op, case.sizes): case for case in cases}.values())
 
 

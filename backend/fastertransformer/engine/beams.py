@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A request with several beams inside the scheduler: sequences that share blocks, fork and die together.
+
+The prompt is computed once, by the first member. Every step gives each beam its most probable next tokens;
+when all have come, the rule chooses the next beams. The first child of a beam stays where its parent was,
+the others take the places of beams that died: blocks are shared, and the last one, where it is not full, is
+copied by whoever writes to it first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..messages import FinishReason, Output
+from .batch import FloatArray, Int32Array
+from .beam_rules import Choice, Path, Rule, Step, choose_rule, forced_path, num_candidates
+from .block_pool import BlockPool
+from .sequence import Sequence
+
+Candidates = tuple[Int32Array, FloatArray]
+"""Tokens [K] and log-probabilities [K], best first."""
+
+
+@dataclass(slots=True)
+class _Saved:
+    """A beam of a group that was preempted."""
+
+    tokens: list[int]
+    path: Path
+
+
+class BeamGroup:
+    """`beam_width` sequences, of which those that are no beam have no tokens and so nothing to compute.
+
+    Args:
+        head: the sequence that computes the prompt; it stands for the group where one waits.
+        vocab_size: there are no more candidates.
+    """
+
+    def __init__(self, head: Sequence, rule: Rule, vocab_size: int) -> None:
+        width = head.sampling.beam_width
+        others = (Sequence(head.client, head.request, head.end_ids, [], group=self) for _ in range(width - 1))
+        head.group = self
+        self.members = [head, *others]
+        self.num_candidates = min(num_candidates(width, len(head.end_ids)), vocab_size)
+        self._rule = rule
+        self._live: list[tuple[Sequence, Path]] = []
+        """Best first."""
+        self._saved: list[_Saved] = []
+        self._arrived: dict[int, Candidates] = {}
+
+    @property
+    def head(self) -> Sequence:
+        return self.members[0]
+
+    def blocks_to_fork(self, pool: BlockPool) -> int:
+        """Blocks beside those of the head that the beams need to compute what they have."""
+        known = len(self.head.tokens)
+        longest = len(self._saved[0].tokens) if self._saved else known + 1
+        count = len(self._saved) or len(self.members)
+        shared = known // pool.block_size
+        return count * (pool.blocks_for(longest) - shared) - (pool.blocks_for(known) - shared)
+
+    def collect(self, member: Sequence, candidates: Candidates) -> bool:
+        """Takes in what a member got; True when nothing is missing for the next step."""
+        count = self.num_candidates
+        self._arrived[id(member)] = candidates[0][:count], candidates[1][:count]
+        return len(self._arrived) == max(1, len(self._live))
+
+    def advance(self, pool: BlockPool) -> list[Output]:
+        """The next beams, from what was collected; what there is to tell."""
+        arrived, self._arrived = self._arrived, {}
+        if self._saved:  # what the head computed was only the tokens that its beams have in common
+            self._restore(pool)
+            return []
+        beams = self._live or [(self.head, forced_path(self.head.request.forced_tokens))]
+        choices = self._rule.advance(self._step(beams, [arrived[id(member)] for member, _ in beams]))
+        if not choices:
+            return [self._result()]
+        self._fork(pool, [member for member, _ in beams], choices)
+        if not self.head.sampling.reports_beams:
+            return []
+        paths = [path for _, path in choices] + self._rule.ended
+        return [self._output(paths)]
+
+    def rewind(self) -> None:
+        """After the blocks were taken away: the head has to compute again what the beams have in common."""
+        self._arrived = {}
+        if self._live:
+            self._saved = [_Saved(member.tokens, path) for member, path in self._live]
+            self._live = []
+        for member in self.members[1:]:
+            member.tokens = []
+        if self._saved:
+            self.head.tokens = _common([saved.tokens[:-1] for saved in self._saved])
+        for member in self.members:
+            member.digests = []
+
+    def _step(self, beams: list[tuple[Sequence, Path]], candidates: list[Candidates]) -> Step:
+        sampling = self.head.sampling
+        return Step(
+            [path for _, path in beams],
+            np.stack([tokens for tokens, _ in candidates]),
+            np.stack([logprobs for _, logprobs in candidates]),
+            lambda beam, token: beams[beam][0].would_stop(token),
+            is_last=beams[0][1].length + 1 >= sampling.max_tokens,
+        )
+
+    def _fork(self, pool: BlockPool, parents: list[Sequence], choices: list[Choice]) -> None:
+        continued = {id(parents[parent]) for parent, _ in choices}
+        free = [member for member in self.members if id(member) not in continued]
+        live = []
+        for parent, path in choices:
+            member = parents[parent]
+            if id(member) in continued:
+                continued.remove(id(member))
+            else:
+                member = free.pop()
+                _clone(pool, parents[parent], member)
+            live.append((member, path))
+        for member in free:
+            pool.release(member.blocks)
+            member.tokens, member.blocks, member.num_computed, member.num_published = [], [], 0, 0
+        for member, path in live:
+            member.tokens.append(path.token)
+        self._live = live
+
+    def _restore(self, pool: BlockPool) -> None:
+        saved, self._saved = self._saved, []
+        members = self.members[: len(saved)]
+        for member, beam in zip(members, saved, strict=True):
+            if member is not self.head:
+                _clone(pool, self.head, member)
+            member.tokens, member.is_placed = beam.tokens, False
+        self._live = [(member, beam.path) for member, beam in zip(members, saved, strict=True)]
+
+    def _result(self) -> Output:
+        ended = self._rule.ended
+        stopped = bool(ended) and ended[0].length < self.head.sampling.max_tokens
+        return self._output(ended, FinishReason.STOP if stopped else FinishReason.LENGTH)
+
+    def _output(self, paths: list[Path], reason: FinishReason | None = None) -> Output:
+        beams = tuple(path.as_beam() for path in paths[: len(self.members)])
+        return Output(self.head.request.id, beams=beams, finish_reason=reason)
+
+
+def start_search(head: Sequence, rule: str, vocab_size: int) -> None:
+    """Makes the sequence of a request the head of a group."""
+    chosen = choose_rule(rule, head.sampling, head.end_ids, head.prompt_len, head.encoder_len > 0)
+    BeamGroup(head, chosen, vocab_size)
+
+
+def _common(lists: list[list[int]]) -> list[int]:
+    """What lists of one length begin with."""
+    first, *others = lists
+    differs = (place for place, token in enumerate(first) if any(other[place] != token for other in others))
+    return first[: next(differs, len(first))]
+
+
+def _clone(pool: BlockPool, parent: Sequence, child: Sequence) -> None:
+    """Gives `child` what `parent` has computed, instead of what it had itself."""
+    for held in (parent.blocks, parent.cross_blocks):
+        pool.share(held)
+    for left in (child.blocks, child.cross_blocks):
+        pool.release(left)
+    child.tokens, child.blocks = list(parent.tokens), list(parent.blocks)
+    child.cross_blocks, child.is_encoded = list(parent.cross_blocks), True
+    child.digests, child.num_published = list(parent.digests), parent.num_published
+    child.num_computed, child.salt, child.embeddings = parent.num_computed, parent.salt, parent.embeddings
+    child.copies_slot = parent.slot if child.is_placed else -1
+
+
+def tail_to_copy(pool: BlockPool, sequence: Sequence) -> int:
+    """1 where the next token goes into a block that somebody else still reads, else 0."""
+    index, offset = divmod(sequence.num_computed, pool.block_size)
+    return int(offset > 0 and pool.is_shared(sequence.blocks[index]))
+
+
+def copy_tail(pool: BlockPool, sequence: Sequence) -> None:
+    """Replaces that block by one of its own, which the next step fills before it writes."""
+    index = sequence.num_computed // pool.block_size
+    (block,) = pool.allocate(1)
+    sequence.copies_block = sequence.blocks[index], block
+    pool.release([sequence.blocks[index]])
+    sequence.blocks[index] = block

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Attention of a decoder to its encoder's output, whose keys and values lie in the paged cache."""
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .attention import AttentionShape, StepMetadata
+from .linear import Linear
+
+
+class CrossAttention:
+    """output(attention(q(x))) over the keys and values that `write` left."""
+
+    def __init__(self, shape: AttentionShape, q: Linear, kv: Linear, output: Linear) -> None:
+        self._shape = shape
+        self._q = q
+        self._kv = kv
+        self._output = output
+
+    def write(self, encoded: Tensor, slot_mapping: Tensor, kv_cache: Tensor) -> None:
+        """Keys and values of the encoder's output, once for a whole generation.
+
+        Args:
+            encoded: [E, H]. slot_mapping: [E] int32, where each token's key and value go.
+        """
+        heads = self._kv(encoded).view(encoded.shape[0], -1, self._shape.head_dim)
+        k, v = torch.chunk(heads, 2, 1)
+        ops.kv_write(k, v, kv_cache[0], kv_cache[1], slot_mapping)
+
+    def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """[T, H] -> this rank's part of the sum [T, H]; every token sees all keys of its sequence."""
+        cross, shape = metadata.cross, self._shape
+        assert cross is not None
+        attended = ops.paged_attention(
+            self._q(x).view(x.shape[0], -1, shape.head_dim),
+            kv_cache[0],
+            kv_cache[1],
+            cross.block_tables,
+            cross.seq_lens,
+            cross.cu_seqlens_q,
+            cross.work,
+            metadata.workspace,
+            1,
+            cross.max_seqlen_k,
+            shape.scale,
+            0,
+            0.0,
+            None,
+            None,
+        )
+        return self._output(attended.view(x.shape[0], -1))

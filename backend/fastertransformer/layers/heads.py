@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What comes behind an encoder: chains of small layers, and what makes one vector of a sentence."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .embedding import Head
+from .linear import Linear
+from .norm import NormLayer
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """norm(act(linear(x)))"""
+
+    linear: Linear
+    activation: str
+    norm: NormLayer | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = ACTIVATIONS[self.activation](self.linear(x))
+        return y if self.norm is None else self.norm(y)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Layers one behind the other; the same on every rank."""
+
+    layers: Sequence[Dense | Head]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[n, H] -> [n, W] float32"""
+        for layer in self.layers:
+            x = layer(x)
+        return x.float()
+
+
+class Pool(Enum):
+    """How a sentence's tokens become one vector; the values are sentence-transformers' names."""
+
+    CLS = "cls_token"
+    MAX = "max_tokens"
+    MEAN = "mean_tokens"
+    MEAN_SQRT = "mean_sqrt_len_tokens"
+    LAST = "lasttoken"
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEmbedding:
+    """Pooled tokens, side by side where several ways are pooled; then the layers; then, if so, length 1."""
+
+    pools: Sequence[Pool]
+    layers: Sequence[Dense]
+    normalised: bool
+
+    def __call__(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """[n, H] tokens of sentences of `lengths` [b] int64 -> [b, W] float32."""
+        wide = tokens.float()
+        x = torch.cat([_pool(pool, wide, lengths) for pool in self.pools], -1)
+        for layer in self.layers:
+            x = layer(x)
+        return F.normalize(x, dim=-1) if self.normalised else x
+
+
+def _pool(pool: Pool, tokens: Tensor, lengths: Tensor) -> Tensor:
+    ends = lengths.cumsum(0)
+    match pool:
+        case Pool.CLS:
+            return tokens[ends - lengths]
+        case Pool.LAST:
+            return tokens[ends - 1]
+        case Pool.MAX:
+            return torch.segment_reduce(tokens, "max", lengths=lengths)
+        case Pool.MEAN:
+            return torch.segment_reduce(tokens, "mean", lengths=lengths)
+        case Pool.MEAN_SQRT:
+            return torch.segment_reduce(tokens, "sum", lengths=lengths) / lengths.sqrt()[:, None]

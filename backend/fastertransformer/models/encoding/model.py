@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The encoder: this rank's layers of it, and what is made of the tokens behind them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...layers.disentangled_attention import DisentangledAttention
+from ...layers.embedding import Embedding, add_positions
+from ...layers.encoder_attention import EncoderAttention, EncoderMetadata
+from ...layers.heads import Chain, SentenceEmbedding
+from ...layers.linear import Linear
+from ...layers.mlp import Mlp
+from ...layers.norm import NormLayer
+from ...parallel.comm import Communicator
+from ..block_builder import EncoderBlock as StreamBlock
+from ..spec import ModelSpec
+from ..transformer import CheckpointInfo
+from .spec import EncodingSpec, Rows
+
+Attend = EncoderAttention | DisentangledAttention
+
+LAST_HIDDEN_STATE = "last_hidden_state"
+EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class PostBlock:
+    """A layer with a norm behind each sum."""
+
+    attention: Attend
+    norm1: NormLayer
+    mlp: Mlp
+    norm2: NormLayer
+    group: Communicator
+
+    def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
+        """[T, H] -> [T, H]; `hidden` is overwritten."""
+        attended = self.group.all_reduce(self.attention(hidden, metadata))
+        middle = self.norm1.add(attended, hidden)
+        return self.norm2.add(self.group.all_reduce(self.mlp(middle)), middle)
+
+
+@dataclass(frozen=True, slots=True)
+class PreStack:
+    """Layers that add to a stream, and the norm of what it comes to; None: the next stage goes on with it."""
+
+    layers: tuple[StreamBlock, ...]
+    final_norm: NormLayer | None
+
+    def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
+        """[T, H] -> [T, H]; `hidden` is overwritten."""
+        x = None
+        for layer in self.layers:
+            x = layer(x, hidden, metadata)
+        assert x is not None
+        return hidden.add_(x) if self.final_norm is None else self.final_norm.add(x, hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class InputEmbedding:
+    """norm(project(words + positions + token types)), as far as the model has them."""
+
+    words: Embedding
+    positions: Tensor | None
+    """[P, E]"""
+    token_types: Tensor | None
+    """[types, E]"""
+    project: Linear | None
+    norm: NormLayer | None
+
+    def __call__(self, ids: Tensor, positions: Tensor, token_types: Tensor | None) -> Tensor:
+        """[T] int32 each -> [T, H]; None: all tokens are of type 0."""
+        hidden = self.words(ids)
+        if self.positions is not None:
+            hidden = add_positions(hidden, self.positions, positions)
+        if self.token_types is not None:
+            types = torch.zeros_like(ids) if token_types is None else token_types
+            hidden = add_positions(hidden, self.token_types, types)
+        hidden = hidden if self.project is None else self.project(hidden)
+        return hidden if self.norm is None else self.norm(hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderHead:
+    """A chain, and what it sees and yields."""
+
+    rows: Rows
+    width: int
+    chain: Chain | None
+    """On the last stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderModel:
+    """One pipeline stage of an encoder on one tensor-parallel rank."""
+
+    spec: ModelSpec
+    encoding: EncodingSpec
+    info: CheckpointInfo
+    dtype: torch.dtype
+    device: torch.device
+    weight_bytes: int
+    """On this rank."""
+    step_bytes: int
+    """Of them, what a step reads: all but tables from which it takes single rows."""
+    embedding: InputEmbedding | None
+    """On the first stage."""
+    blocks: tuple[PostBlock, ...] | tuple[PreStack]
+    heads: Mapping[str, EncoderHead]
+    """By what they yield, the same names on every stage."""
+    sentence: SentenceEmbedding
+    sentence_width: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What an input can be encoded to."""
+        return (LAST_HIDDEN_STATE, EMBEDDING, *self.heads)
+
+    def shape(self, output: str, num_tokens: int) -> tuple[int, ...]:
+        """Of what an input of so many tokens is encoded to."""
+        if output == LAST_HIDDEN_STATE:
+            return num_tokens, self.spec.hidden_size
+        if output == EMBEDDING:
+            return (self.sentence_width,)
+        head = self.heads[output]
+        return (num_tokens, head.width) if head.rows is Rows.TOKENS else (head.width,)
+
+    def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:
+        """An encoder keeps nothing between steps."""
+        return (0,)
+
+    def embed(self, ids: Tensor, positions: Tensor, token_types: Tensor | None) -> Tensor:
+        """[T] int32 each -> [T, H]; first stage only."""
+        assert self.embedding is not None
+        return self.embedding(ids, positions, token_types)
+
+    def forward(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
+        """[T, H] through the layers of this stage; `hidden` is overwritten."""
+        for block in self.blocks:
+            hidden = block(hidden, metadata)
+        return hidden
+
+    def encode(self, output: str, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """What inputs are encoded to, one behind the other, float32; last stage only.
+
+        Args:
+            tokens: [n, H], the last hidden states of these inputs. lengths: [b] int64.
+        """
+        if output == LAST_HIDDEN_STATE:
+            return tokens.float()
+        if output == EMBEDDING:
+            return self.sentence(tokens, lengths)
+        head = self.heads[output]
+        assert head.chain is not None
+        is_first = head.rows is Rows.FIRST
+        return head.chain(tokens[lengths.cumsum(0) - lengths] if is_first else tokens)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the encoder computes in a step, as the device reads it: the inputs of all sequences that start."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engine.batch import Batch
+from ..models import EncoderMetadata
+from .transfer import to_device
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInputs:
+    """E tokens, one input behind the other; int32 on the device."""
+
+    tokens: Tensor
+    """[E]"""
+    slot_mapping: Tensor
+    """[E] block * block_size + offset of the keys and values that decoders attend to"""
+    metadata: EncoderMetadata
+
+
+def encoder_inputs(batch: Batch, block_size: int, device: torch.device) -> EncoderInputs | None:
+    """By one copy; None where no sequence starts."""
+    starting = [admission for admission in batch.admissions if len(admission.encoder_tokens)]
+    if not starting:
+        return None
+    lengths = np.array([len(admission.encoder_tokens) for admission in starting])
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    cu_seqlens = np.concatenate(([0], np.cumsum(lengths)))
+    positions = np.arange(len(rows)) - cu_seqlens[rows]
+    starts = np.cumsum([0, *(len(admission.cross_blocks) for admission in starting)])
+    blocks = np.concatenate([admission.cross_blocks for admission in starting])
+    arrays = [
+        np.concatenate([admission.encoder_tokens for admission in starting]),
+        blocks[starts[rows] + positions // block_size] * block_size + positions % block_size,
+        positions,
+        cu_seqlens,
+    ]
+    packed = to_device([array.astype(np.int32) for array in arrays], device)
+    tokens, slot_mapping, places, bounds = torch.split(packed, [array.size for array in arrays])
+    return EncoderInputs(tokens, slot_mapping, EncoderMetadata(places, bounds, int(lengths.max())))

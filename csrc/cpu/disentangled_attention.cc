@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Bidirectional attention of packed sequences whose scores have parts for relative positions. One
+// task is a tile of queries of one head of one sequence, over all keys of the sequence.
+#include "core/parallel.h"
+#include "cpu/attention.h"
+#include "cpu/launchers.h"
+
+namespace ft::cpu::FT_ISA {
+namespace {
+
+constexpr int64_t kTileQueries = 64;
+static_assert(kTileQueries <= kMaxRows);
+
+struct Problem {
+  Tensor out, q, k, v;
+  std::optional<Tensor> content_to_position, position_to_content;
+  const int32_t* buckets;  // of distance 0
+  float scale;
+  int64_t head_dim;
+};
+
+template <typename T>
+T* at(const Tensor& tensor, int64_t token, int64_t head) {
+  return tensor.as<T>() + token * tensor.strides[0] + head * tensor.strides[1];
+}
+
+float value(float x) { return x; }
+float value(bf16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+float value(fp16 x) { return static_cast<float>(x); }
+
+// What positions add to the scores of the query at token `start` + `position` and `count` keys from
+// `key` on.
+template <typename T>
+vec position_scores(const Problem& p, int64_t head, int64_t start, int64_t position, int64_t key,
+                    int64_t count) {
+  vec scores{};
+  const int32_t* bucket = p.buckets + position - key;  // of key `key`; those behind it lie before
+  if (p.content_to_position) {
+    const T* row = at<T>(*p.content_to_position, head, start + position);
+    for (int64_t j = 0; j < count; ++j) scores[j] += value(row[bucket[-j]]);
+  }
+  if (p.position_to_content) {
+    const T* row = at<T>(*p.position_to_content, head, start + key);
+    const int64_t stride = p.position_to_content->strides[1];
+    for (int64_t j = 0; j < count; ++j) scores[j] += value(row[j * stride + bucket[-j]]);
+  }
+  return scores * p.scale;
+}
+
+// Queries [first, first + count) of the sequence of tokens [start, end).
+template <typename T>
+void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t end, int64_t first,
+            int64_t count) {
+  const int64_t num_vecs = (p.head_dim + kLanes - 1) / kLanes;
+  tile.rows = count;
+  for (int64_t row = 0; row < count; ++row) {
+    const int64_t position = first + row;
+    start_row(tile, row, at<T>(p.q, start + position, head), p.head_dim, p.scale, head, position);
+  }
+  for (int64_t key = 0; key < end - start; key += kLanes) {
+    const int64_t left = end - start - key, keys = left < kLanes ? left : kLanes;
+    load_group(tile, at<T>(p.k, start + key, head), p.k.strides[0], at<T>(p.v, start + key, head),
+               p.v.strides[0], keys, p.head_dim);
+    for (int64_t row = 0; row < count; ++row) {
+      vec scores = score(tile, row, p.head_dim) +
+                   position_scores<T>(p, head, start, tile.position[row], key, keys);
+      for (int64_t j = keys; j < kLanes; ++j) scores[j] = kLowest;
+      accumulate(tile, row, scores, num_vecs);
+    }
+  }
+  for (int64_t row = 0; row < count; ++row) {
+    store_row(tile, row, at<T>(p.out, start + first + row, head), p.head_dim);
+  }
+}
+
+constexpr const char* kOp = "disentangled_attention";
+
+void check_heads(const char* argument, const Tensor& tensor, const Tensor& q) {
+  check_shape(kOp, argument, tensor, {q.shape[0], q.shape[1], q.shape[2]});
+  check_dtype(kOp, argument, tensor, q.dtype);
+  check_rows(kOp, argument, tensor);
+}
+
+void check_positions(const char* argument, const std::optional<Tensor>& scores, const Tensor& q) {
+  if (!scores) return;
+  check_shape(kOp, argument, *scores, {q.shape[1], q.shape[0], -1});
+  check_dtype(kOp, argument, *scores, q.dtype);
+  check_rows(kOp, argument, *scores);
+}
+
+void check_integers(const char* argument, const Tensor& tensor, int64_t size) {
+  check_shape(kOp, argument, tensor, {size});
+  check_dtype(kOp, argument, tensor, DType::kInt32);
+  check_contiguous(kOp, argument, tensor);
+}
+
+}  // namespace
+
+void disentangled_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
+                            const std::optional<Tensor>& content_to_position,
+                            const std::optional<Tensor>& position_to_content, const Tensor& buckets,
+                            const Tensor& cu_seqlens, int64_t max_seqlen, double scale) {
+  check_float(kOp, "q", q);
+  check_shape(kOp, "q", q, {-1, -1, -1});
+  check_rows(kOp, "q", q);
+  check_that(kOp, "q", q.shape[2] <= kMaxHeadDim, "has heads of more than 256 dimensions");
+  check_heads("k", k, q);
+  check_heads("v", v, q);
+  check_heads("out", out, q);
+  check_positions("content_to_position", content_to_position, q);
+  check_positions("position_to_content", position_to_content, q);
+  check_integers("buckets", buckets, 2 * max_seqlen - 1);
+  check_integers("cu_seqlens", cu_seqlens, -1);
+  check_that(kOp, "cu_seqlens", cu_seqlens.shape[0] > 0, "is empty");
+  const Problem p{out,
+                  q,
+                  k,
+                  v,
+                  content_to_position,
+                  position_to_content,
+                  buckets.as<int32_t>() + max_seqlen - 1,
+                  static_cast<float>(scale),
+                  q.shape[2]};
+  const int32_t* bounds = cu_seqlens.as<int32_t>();
+  const int64_t sequences = cu_seqlens.shape[0] - 1, heads = q.shape[1];
+  const int64_t tiles = (max_seqlen + kTileQueries - 1) / kTileQueries;
+  dispatch(q, [&](auto type) {
+    using T = decltype(type);
+    parallel_for(tiles * sequences * heads, 1, [&](int64_t task, int64_t) {
+      const int64_t head = task % heads, tile = task / heads % tiles;
+      const int64_t sequence = task / heads / tiles;
+      const int64_t start = bounds[sequence], end = bounds[sequence + 1];
+      const int64_t first = tile * kTileQueries, left = end - start - first;
+      if (left <= 0) return;
+      attend<T>(p, thread_tile(), head, start, end, first,
+                left < kTileQueries ? left : kTileQueries);
+    });
+  });
+}
+
+}  // namespace ft::cpu::FT_ISA

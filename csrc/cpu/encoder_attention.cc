@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Bidirectional attention of packed sequences. One task is a tile of queries of one head of one
+// sequence, over all keys of the sequence.
+#include "cpu/attention.h"
+
+#include "core/parallel.h"
+#include "cpu/launchers.h"
+
+namespace ft::cpu::FT_ISA {
+namespace {
+
+constexpr int64_t kTileQueries = 64;
+static_assert(kTileQueries <= kMaxRows);
+
+struct Problem {
+  Tensor out, q, k, v;
+  RelativeBias relative_bias;
+  float scale;
+  int64_t head_dim;
+};
+
+template <typename T>
+T* at(const Tensor& tensor, int64_t token, int64_t head) {
+  return tensor.as<T>() + token * tensor.strides[0] + head * tensor.strides[1];
+}
+
+// Queries [first, first + count) of the sequence of tokens [start, end).
+template <typename T>
+void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t end, int64_t first,
+            int64_t count) {
+  const int64_t num_vecs = (p.head_dim + kLanes - 1) / kLanes;
+  tile.rows = count;
+  for (int64_t row = 0; row < count; ++row) {
+    const int64_t position = first + row;
+    start_row(tile, row, at<T>(p.q, start + position, head), p.head_dim, p.scale, head, position);
+  }
+  for (int64_t key = 0; key < end - start; key += kLanes) {
+    const int64_t left = end - start - key;
+    load_group(tile, at<T>(p.k, start + key, head), p.k.strides[0], at<T>(p.v, start + key, head),
+               p.v.strides[0], left < kLanes ? left : kLanes, p.head_dim);
+    for (int64_t row = 0; row < count; ++row) {
+      vec scores = score(tile, row, p.head_dim);
+      if (p.relative_bias.table != nullptr) {
+        scores += p.relative_bias(head, key, tile.position[row]);
+      }
+      for (int64_t j = left; j < kLanes; ++j) scores[j] = kLowest;
+      accumulate(tile, row, scores, num_vecs);
+    }
+  }
+  for (int64_t row = 0; row < count; ++row) {
+    store_row(tile, row, at<T>(p.out, start + first + row, head), p.head_dim);
+  }
+}
+
+void check_heads(const char* argument, const Tensor& tensor, const Tensor& q) {
+  const char* op = "encoder_attention";
+  check_shape(op, argument, tensor, {q.shape[0], q.shape[1], q.shape[2]});
+  check_dtype(op, argument, tensor, q.dtype);
+  check_rows(op, argument, tensor);
+}
+
+}  // namespace
+
+void encoder_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
+                       const Tensor& cu_seqlens, int64_t max_seqlen, double scale,
+                       const std::optional<Tensor>& relative_bias) {
+  const char* op = "encoder_attention";
+  check_float(op, "q", q);
+  check_shape(op, "q", q, {-1, -1, -1});
+  check_rows(op, "q", q);
+  check_that(op, "q", q.shape[2] <= kMaxHeadDim, "has heads of more than 256 dimensions");
+  check_heads("k", k, q);
+  check_heads("v", v, q);
+  check_heads("out", out, q);
+  check_shape(op, "cu_seqlens", cu_seqlens, {-1});
+  check_dtype(op, "cu_seqlens", cu_seqlens, DType::kInt32);
+  check_contiguous(op, "cu_seqlens", cu_seqlens);
+  check_that(op, "cu_seqlens", cu_seqlens.shape[0] > 0, "is empty");
+  check_relative_bias(op, relative_bias, q.shape[1]);
+  const int64_t columns = relative_bias ? relative_bias->shape[1] : 1;
+  check_that(op, "relative_bias", columns % 2 == 1, "has an even number of columns");
+  const Problem p{out,
+                  q,
+                  k,
+                  v,
+                  {relative_bias ? relative_bias->as<float>() : nullptr, columns, columns / 2},
+                  static_cast<float>(scale),
+                  q.shape[2]};
+  const int32_t* bounds = cu_seqlens.as<int32_t>();
+  const int64_t sequences = cu_seqlens.shape[0] - 1, heads = q.shape[1];
+  const int64_t tiles = (max_seqlen + kTileQueries - 1) / kTileQueries;
+  dispatch(q, [&](auto type) {
+    using T = decltype(type);
+    parallel_for(tiles * sequences * heads, 1, [&](int64_t task, int64_t) {
+      const int64_t head = task % heads, tile = task / heads % tiles;
+      const int64_t sequence = task / heads / tiles;
+      const int64_t start = bounds[sequence], end = bounds[sequence + 1];
+      const int64_t first = tile * kTileQueries, left = end - start - first;
+      if (left <= 0) return;
+      attend<T>(p, thread_tile(), head, start, end, first,
+                left < kTileQueries ? left : kTileQueries);
+    });
+  });
+}
+
+}  // namespace ft::cpu::FT_ISA

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What an input is encoded to depends on the input alone: not on neighbours, steps or ranks."""
+
+import random
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+from encoder_checkpoints import make
+from engine_runs import running_engine
+
+from fastertransformer.messages import Array, EncodeRequest, FinishReason, Request, SamplingParams
+from fastertransformer.server.client import EngineClient
+
+TOLERANCE = 1e-4
+CASES = ("bert-pretraining", "roberta-classes", "distilbert-masked", "deberta-own")
+
+
+def ask(client: EngineClient, requests: list[EncodeRequest | Request]) -> dict[int, object]:
+    """The last output of every request."""
+    answers: dict[int, object] = {}
+    client.submit(requests)
+    for message in client.outputs():
+        answers |= {output.id: output for output in message.outputs}
+        if len(answers) == len(requests):
+            return answers
+    pytest.fail("the engine stopped talking")
+
+
+def arrays(output: object) -> dict[str, np.ndarray]:
+    assert output.finish_reason is FinishReason.ENCODED, output.error
+    return {
+        name: np.frombuffer(array.data, np.float32).reshape(array.shape)
+        for name, array in output.arrays.items()
+    }
+
+
+def mixed_requests(client: EngineClient) -> list[EncodeRequest]:
+    """24 inputs of 1 to 90 tokens, some with token types, some for all outputs, one of hidden states."""
+    source, encoder = random.Random(5), client.info.encoder
+    requests = []
+    for number in range(24):
+        length = source.randrange(1, 90)
+        tokens = tuple(source.randrange(3, 101) for _ in range(length))
+        types = tuple(source.randrange(max(encoder.num_token_types, 1)) for _ in range(length))
+        outputs = encoder.outputs if number % 3 else encoder.outputs[number % 2 :: 2]
+        requests.append(
+            EncodeRequest(id=number, tokens=tokens, token_types=types if number % 2 else (), outputs=outputs)
+        )
+    hidden = np.random.default_rng(0).standard_normal((17, encoder.hidden_size), np.float32)
+    embedded = Array(hidden.shape, hidden.tobytes())
+    requests.insert(9, EncodeRequest(id=99, hidden_states=embedded, outputs=encoder.outputs))
+    return requests
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    make(request.param, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(case):
+    """Every request on an engine that does nothing else."""
+    with running_engine(case, depth=0) as client:
+        return {
+            number: arrays(output)
+            for request in mixed_requests(client)
+            for number, output in ask(client, [request]).items()
+        }
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param({"depth": 0}, id="together"),
+        pytest.param({"depth": 2, "max_num_batched_tokens": 64}, id="many-steps"),
+        pytest.param({"disable_kernels": ("encoder_attention", "disentangled_attention")}, id="definitions"),
+        pytest.param({"tp": 2}, id="tp2"),
+        pytest.param({"pp": 2}, id="pp2"),
+        pytest.param({"tp": 2, "pp": 2, "max_num_batched_tokens": 100}, id="tp2-pp2"),
+        pytest.param({"device": "cuda"}, id="gpu", marks=pytest.mark.gpu),
+    ],
+)
+def test_same_arrays(case, alone, engine):
+    with running_engine(case, **engine) as client:
+        answers = ask(client, mixed_requests(client))
+    assert answers.keys() == alone.keys()
+    for number, output in answers.items():
+        found = arrays(output)
+        assert found.keys() == alone[number].keys()
+        for name, values in found.items():
+            assert values.shape == alone[number][name].shape, name
+            assert np.abs(values - alone[number][name]).max() < TOLERANCE, (number, name)
+
+
+BAD = [
+    ({"tokens": ()}, "has 0 tokens"),
+    ({"tokens": (5,) * 200}, "has 200 tokens; the model takes 1 to 130"),
+    ({"tokens": (5, 101)}, "token id 101 at position 1"),
+    ({"tokens": (5,), "outputs": ("taste",)}, "taste is wanted; this model gives last_hidden_state"),
+    ({"tokens": (5, 6), "token_types": (0,)}, "token_types has 1 values for 2 tokens"),
+    ({"tokens": (5, 6), "token_types": (0, 7)}, "7 at position 1 is not in [0, 2)"),
+    ({"hidden_states": Array((2, 5), b"")}, "shape [2, 5]; allowed is [tokens, 48]"),
+    ({"hidden_states": Array((1, 48), b"abc")}, "3 bytes"),
+]
+
+
+def test_bad_requests_are_refused_and_others_served(tmp_path):
+    make("bert", tmp_path)
+    wanted = {"outputs": ("last_hidden_state",)}
+    requests = [EncodeRequest(id=number, **{**wanted, **fields}) for number, (fields, _) in enumerate(BAD)]
+    good = EncodeRequest(id=100, tokens=(5, 6), **wanted)
+    generating = Request(101, (5, 6), SamplingParams(max_tokens=3))
+    with running_engine(tmp_path) as client:
+        answers = ask(client, [*requests, good, generating])
+    for number, (_, message) in enumerate(BAD):
+        assert answers[number].finish_reason is FinishReason.ERROR
+        assert message in answers[number].error
+    assert arrays(answers[100])["last_hidden_state"].shape == (2, 48)
+    assert "the model is an encoder (bert): it encodes, and generates no tokens" in answers[101].error
+
+
+def test_a_decoder_does_not_encode(tmp_path):
+    tiny_checkpoints.make("llama", tmp_path)
+    request = EncodeRequest(id=1, tokens=(5, 6), outputs=("last_hidden_state",))
+    with running_engine(tmp_path) as client:
+        answers = ask(client, [request])
+    assert "the model is a decoder (llama): it generates tokens, and does not encode" in answers[1].error
