@@ -70,7 +70,12 @@ def test_beams_as_text(
     assert generate(server, **body)["text_output"] == expected
     assert [piece["text_output"] for piece in generate_stream(server, **body)] == [expected]
     ask(server.grpc, "text", body)
-    assert all(text in capsys.readouterr().out for text in expected)
+    printed = letters(capsys.readouterr().out)  # the console leaves control characters out
+    assert printed.startswith("".join(map(letters, expected)))
+
+
+def letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(server: TritonServer) -> None:
