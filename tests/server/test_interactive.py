@@ -232,6 +232,7 @@ def test_wrong_turns_leave_the_conversation_as_it_was(talking: TritonServer) -> 
     assert "input_ids has 2 rows; the sequence began with 1" in error(talk, SECOND * 2, 4)
     assert "token id 300" in error(talk, [[300]], 4)
     assert "input_lengths is 9; allowed is [0, 5]" in error(talk, SECOND, 4, input_lengths=np.uint32([[9]]))
+    assert "allowed is [1, batch, length]" in error(talk, SECOND, 4, input_ids=np.zeros((0, 5), np.uint32))
     assert "temperature is -1.0" in error(talk, SECOND, 4, temperature=-1.0)
     talk.begun = False
     assert "sequence 6 was started twice" in error(talk, SECOND, 4)

@@ -72,6 +72,11 @@ BROKEN_CONFIGS = {
         parameter("pipeline_para_size", "3"),
         "pipeline_para_size",
     ),
+    "idle": (
+        parameter("model_type", ""),
+        parameter("session_idle_timeout_s", "86401"),
+        r"session_idle_timeout_s is 86401.0; allowed is \[0, 86400\]",
+    ),
     "model_type": (parameter("model_type", ""), parameter("model_type", "rnn"), "rnn.*llama"),
     "kind": ("KIND_CPU", "KIND_MODEL", "instance_group kind is KIND_MODEL; only KIND_CPU is allowed"),
     "unknown": ('"runtime_top_k"', '"top_k"', "declares top_k; allowed are input_ids"),

@@ -19,6 +19,11 @@ def choose(model_config: Mapping[str, Any], parameters: Mapping[str, str]) -> Co
     """Raises: ModelLoadError: config.pbtxt declares no known set of tensors, or only a part of one."""
     names = {entry["name"] for entry in model_config["input"]}
     outputs = {entry["name"] for entry in model_config["output"]}
+    if "sequence_batching" in model_config and "input_ids" not in names:
+        raise ModelLoadError(
+            f"config.pbtxt has sequence_batching and declares the inputs {sorted(names)}; it is allowed with"
+            " input_ids (token ids)"
+        )
     if "text_input" in names and "text_output" not in outputs:
         from .encoder_text import EncoderTextContract
 

@@ -98,7 +98,7 @@ class InteractiveContract:
         hidden = known[: conversation.num_hidden[index]]
         session = Session(conversation.session_ids[index], is_last=turn.ends)
         prompt = (*hidden, *row.request.prompt)
-        row.request = replace(row.request, prompt=prompt, session=session, memory_len=conversation.memory_len)
+        row.request = replace(row.request, prompt=prompt, session=session)
         new, wanted = len(row.request.prompt) - len(known), row.request.sampling.max_tokens
         if len(known) + new + wanted > conversation.limit:
             raise InvalidRequest(
@@ -123,8 +123,10 @@ def _refuse_what_has_no_turns(call: CoreCall) -> None:
 def _rows_of(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """[1, B, ...] -> [B, ...]"""
     for name, array in tensors.items():
-        if array.ndim < 2:
-            raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [1, batch, ...]")
+        least = 3 if name == "input_ids" else 2
+        if array.ndim < least or 0 in array.shape[:2]:
+            allowed = "[1, batch, length]" if name == "input_ids" else "[1, batch, ...]"
+            raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is {allowed}")
     return {name: array[0] for name, array in tensors.items()}
 
 
