@@ -38,6 +38,7 @@ _TYPES = dict.fromkeys(_UINT32, np.uint32) | {
     "random_seed": np.uint64,
     "is_return_log_probs": np.bool_,
     "is_return_context_embeddings": np.bool_,
+    "early_stopping": np.bool_,
     "min_length": np.int32,
     "forced_bos_id": np.int32,
     "ia3_tasks": np.int32,

@@ -219,11 +219,33 @@ def bad_words_never_come(ask: Asker) -> None:
     assert free[0] not in ask(bad_words_list=ct.word_list([free[:1]]))
 
 
-def means_something_for_beams_only(name: str, value: float) -> Callable[[Asker], None]:
-    def check(ask: Asker) -> None:
-        assert ask(**{name: value}) == ask()
+def searched(ask: Asker, width: int = 4, **more: Any) -> list[Tokens]:
+    """The beams of the server, each up to its end."""
+    outputs = ask.outputs(9, beam_width=width, **{"len_penalty": 1.0, **more})
+    lines = outputs["output_ids"][0, :, len(PROMPT) :].tolist()
+    return [line[:count] for line, count in zip(lines, outputs["sequence_length"][0], strict=True)]
 
-    return check
+
+def search_equals_transformers(ask: Asker) -> None:
+    for penalty, early in itertools.product((-2.0, 1.0, 3.0), (False, True)):
+        rows = ask.reference.generate(
+            torch.tensor([PROMPT]),
+            num_beams=4,
+            num_return_sequences=4,
+            max_new_tokens=9,
+            length_penalty=penalty,
+            early_stopping=early,
+            do_sample=False,
+            pad_token_id=EOS_ID,
+        )
+        found = searched(ask, len_penalty=penalty, early_stopping=early)
+        for beam, row in zip(found, rows[:, len(PROMPT) :].tolist(), strict=True):
+            assert beam == row[: len(beam)]
+            assert not set(row[len(beam) :]) - {EOS_ID}
+
+
+def beams_part(ask: Asker) -> None:
+    assert searched(ask, beam_search_diversity_rate=5.0) != searched(ask)
 
 
 def old_tokens_are_forgotten(ask: Asker) -> None:
@@ -281,9 +303,10 @@ CHECKS: dict[str, Callable[[Asker], None]] = {
     "end_id": end_ids_end,
     "stop_words_list": stop_words_end,
     "bad_words_list": bad_words_never_come,
-    "beam_width": means_something_for_beams_only("beam_width", 1),
-    "len_penalty": means_something_for_beams_only("len_penalty", 0.7),
-    "beam_search_diversity_rate": means_something_for_beams_only("beam_search_diversity_rate", 0.7),
+    "beam_width": search_equals_transformers,
+    "len_penalty": search_equals_transformers,
+    "early_stopping": search_equals_transformers,
+    "beam_search_diversity_rate": beams_part,
     "memory_len": old_tokens_are_forgotten,
     "prompt_learning_task_name_ids": tasks_of_the_checkpoint,
     "request_prompt_embedding": soft_prompts,

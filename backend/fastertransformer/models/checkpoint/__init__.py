@@ -34,7 +34,9 @@ def open_checkpoint(path: str, load_format: str = "auto", device: torch.device =
     if place.is_file() and place.suffix == ".gguf":
         return GgufCheckpoint(place)
     own = find_folder(place)
-    if own is not None and not any(place.glob("*.safetensors")):
+    # config.ini beside a Hugging Face checkpoint is there for its prompt-learning tasks alone.
+    is_hugging_face = (place / "config.json").exists() and not (own and any(own.glob("model.wte*.bin")))
+    if own is not None and not is_hugging_face and not any(place.glob("*.safetensors")):
         return FasterTransformerCheckpoint(own)
     if (place / "config.json").exists():
         return SafetensorsCheckpoint(place)

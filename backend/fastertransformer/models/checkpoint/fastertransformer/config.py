@@ -57,9 +57,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """config.ini beside a config.json may be there for its prompt-learning tasks alone."""
-    has_ini = (folder / FILE).is_file() and not (folder / "config.json").exists()
-    return folder.is_dir() and (has_ini or any(folder.glob("model.wte*.bin")))
+    return folder.is_dir() and ((folder / FILE).is_file() or any(folder.glob("model.wte*.bin")))
 
 
 def read_ini(folder: Path) -> configparser.ConfigParser:
