@@ -113,7 +113,10 @@ def test_the_wanted_type_may_be_the_found_one(llama, wanted):
         ("GPT", "model_type is 'GPT', but the checkpoint is a 'llama'"),
         ("qwen2", "model_type is 'qwen2', but the checkpoint is a 'llama'"),
         ("T5", "model_type is 'T5', but the checkpoint is a 'llama'"),
-        ("whisper", "model_type is 'whisper'; supported are bart, bert, .*gpt, gpt-j, .*llama, .*xlm-roberta"),
+        (
+            "whisper",
+            "model_type is 'whisper'; supported are bart, bert, .*gpt, gpt-j, .*llama, .*xlm-roberta",
+        ),
     ],
 )
 def test_another_type_than_the_wanted_is_refused(llama, wanted, message):
