@@ -178,7 +178,7 @@ def change_ini(folder: Path, **changes: object) -> None:
         ({"num_layer": 1}, r"7 tensors .* do not belong .* model\.layers\.1\.attention\.dense\.weight"),
         (
             {"num_layer": 3},
-            r"layers\.2\.input_layernorm\.weight\.bin is missing; 192 bytes are needed, \[48\] in float32",
+            r"layers\.2\..*\.bin is missing; \d+ bytes are needed, \[.*\] in float32",
         ),
         (
             {"weight_data_type": "fp16"},
