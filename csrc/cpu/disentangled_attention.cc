@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Bidirectional attention of packed sequences whose scores have parts for relative positions. One
 // task is a tile of queries of one head of one sequence, over all keys of the sequence.
-#include "core/parallel.h"
-#include "cpu/attention.h"
 #include "cpu/launchers.h"
+#include "cpu/packed.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
 
-constexpr int64_t kTileQueries = 64;
 static_assert(kTileQueries <= kMaxRows);
 
 struct Problem {
@@ -75,12 +73,6 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
 
 constexpr const char* kOp = "disentangled_attention";
 
-void check_heads(const char* argument, const Tensor& tensor, const Tensor& q) {
-  check_shape(kOp, argument, tensor, {q.shape[0], q.shape[1], q.shape[2]});
-  check_dtype(kOp, argument, tensor, q.dtype);
-  check_rows(kOp, argument, tensor);
-}
-
 void check_positions(const char* argument, const std::optional<Tensor>& scores, const Tensor& q) {
   if (!scores) return;
   check_shape(kOp, argument, *scores, {q.shape[1], q.shape[0], -1});
@@ -100,18 +92,10 @@ void disentangled_attention(const Tensor& out, const Tensor& q, const Tensor& k,
                             const std::optional<Tensor>& content_to_position,
                             const std::optional<Tensor>& position_to_content, const Tensor& buckets,
                             const Tensor& cu_seqlens, int64_t max_seqlen, double scale) {
-  check_float(kOp, "q", q);
-  check_shape(kOp, "q", q, {-1, -1, -1});
-  check_rows(kOp, "q", q);
-  check_that(kOp, "q", q.shape[2] <= kMaxHeadDim, "has heads of more than 256 dimensions");
-  check_heads("k", k, q);
-  check_heads("v", v, q);
-  check_heads("out", out, q);
+  check_packed(kOp, out, q, k, v, cu_seqlens);
   check_positions("content_to_position", content_to_position, q);
   check_positions("position_to_content", position_to_content, q);
   check_integers("buckets", buckets, 2 * max_seqlen - 1);
-  check_integers("cu_seqlens", cu_seqlens, -1);
-  check_that(kOp, "cu_seqlens", cu_seqlens.shape[0] > 0, "is empty");
   const Problem p{out,
                   q,
                   k,
@@ -121,20 +105,9 @@ void disentangled_attention(const Tensor& out, const Tensor& q, const Tensor& k,
                   buckets.as<int32_t>() + max_seqlen - 1,
                   static_cast<float>(scale),
                   q.shape[2]};
-  const int32_t* bounds = cu_seqlens.as<int32_t>();
-  const int64_t sequences = cu_seqlens.shape[0] - 1, heads = q.shape[1];
-  const int64_t tiles = (max_seqlen + kTileQueries - 1) / kTileQueries;
   dispatch(q, [&](auto type) {
-    using T = decltype(type);
-    parallel_for(tiles * sequences * heads, 1, [&](int64_t task, int64_t) {
-      const int64_t head = task % heads, tile = task / heads % tiles;
-      const int64_t sequence = task / heads / tiles;
-      const int64_t start = bounds[sequence], end = bounds[sequence + 1];
-      const int64_t first = tile * kTileQueries, left = end - start - first;
-      if (left <= 0) return;
-      attend<T>(p, thread_tile(), head, start, end, first,
-                left < kTileQueries ? left : kTileQueries);
-    });
+    for_query_tiles(cu_seqlens, max_seqlen, q.shape[1],
+                    [&](auto... tile) { attend<decltype(type)>(p, thread_tile(), tile...); });
   });
 }
 

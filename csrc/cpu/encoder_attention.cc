@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Bidirectional attention of packed sequences. One task is a tile of queries of one head of one
 // sequence, over all keys of the sequence.
-#include "cpu/attention.h"
 
-#include "core/parallel.h"
 #include "cpu/launchers.h"
+#include "cpu/packed.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
 
-constexpr int64_t kTileQueries = 64;
 static_assert(kTileQueries <= kMaxRows);
 
 struct Problem {
@@ -52,30 +50,13 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
   }
 }
 
-void check_heads(const char* argument, const Tensor& tensor, const Tensor& q) {
-  const char* op = "encoder_attention";
-  check_shape(op, argument, tensor, {q.shape[0], q.shape[1], q.shape[2]});
-  check_dtype(op, argument, tensor, q.dtype);
-  check_rows(op, argument, tensor);
-}
-
 }  // namespace
 
 void encoder_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
                        const Tensor& cu_seqlens, int64_t max_seqlen, double scale,
                        const std::optional<Tensor>& relative_bias) {
   const char* op = "encoder_attention";
-  check_float(op, "q", q);
-  check_shape(op, "q", q, {-1, -1, -1});
-  check_rows(op, "q", q);
-  check_that(op, "q", q.shape[2] <= kMaxHeadDim, "has heads of more than 256 dimensions");
-  check_heads("k", k, q);
-  check_heads("v", v, q);
-  check_heads("out", out, q);
-  check_shape(op, "cu_seqlens", cu_seqlens, {-1});
-  check_dtype(op, "cu_seqlens", cu_seqlens, DType::kInt32);
-  check_contiguous(op, "cu_seqlens", cu_seqlens);
-  check_that(op, "cu_seqlens", cu_seqlens.shape[0] > 0, "is empty");
+  check_packed(op, out, q, k, v, cu_seqlens);
   check_relative_bias(op, relative_bias, q.shape[1]);
   const int64_t columns = relative_bias ? relative_bias->shape[1] : 1;
   check_that(op, "relative_bias", columns % 2 == 1, "has an even number of columns");
@@ -86,20 +67,9 @@ void encoder_attention(const Tensor& out, const Tensor& q, const Tensor& k, cons
                   {relative_bias ? relative_bias->as<float>() : nullptr, columns, columns / 2},
                   static_cast<float>(scale),
                   q.shape[2]};
-  const int32_t* bounds = cu_seqlens.as<int32_t>();
-  const int64_t sequences = cu_seqlens.shape[0] - 1, heads = q.shape[1];
-  const int64_t tiles = (max_seqlen + kTileQueries - 1) / kTileQueries;
   dispatch(q, [&](auto type) {
-    using T = decltype(type);
-    parallel_for(tiles * sequences * heads, 1, [&](int64_t task, int64_t) {
-      const int64_t head = task % heads, tile = task / heads % tiles;
-      const int64_t sequence = task / heads / tiles;
-      const int64_t start = bounds[sequence], end = bounds[sequence + 1];
-      const int64_t first = tile * kTileQueries, left = end - start - first;
-      if (left <= 0) return;
-      attend<T>(p, thread_tile(), head, start, end, first,
-                left < kTileQueries ? left : kTileQueries);
-    });
+    for_query_tiles(cu_seqlens, max_seqlen, q.shape[1],
+                    [&](auto... tile) { attend<decltype(type)>(p, thread_tile(), tile...); });
   });
 }
 
