@@ -241,6 +241,9 @@ def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, 
     if request.hidden_states is not None:
         name = names.get("hidden_states", "hidden_states")
         _check_width(name, request, info.encoder)
+    elif not info.encoder.takes_tokens:
+        other = names.get("hidden_states", "hidden_states")
+        raise InvalidRequest(f"{name} came, but the checkpoint has no embeddings; send {other}")
     _check_tokens(name, request.tokens, info.vocab_size)
     _check_types(names.get("token_types", "token_types"), request, info.encoder)
     if not 1 <= request.num_tokens <= info.max_model_len:

@@ -107,7 +107,7 @@ class EncoderModel:
     step_bytes: int
     """Of them, what a step reads: all but tables from which it takes single rows."""
     embedding: InputEmbedding | None
-    """On the first stage."""
+    """On the first stage, where the checkpoint has one."""
     blocks: tuple[PostBlock, ...] | tuple[PreStack]
     heads: Mapping[str, EncoderHead]
     """By what they yield, the same names on every stage."""

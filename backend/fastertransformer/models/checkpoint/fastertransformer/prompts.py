@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....errors import ModelLoadError
 from ...hf_config import HFConfig
-from .config import FILE, file_type, find_folder, read_ini, section_of, section_values
+from .config import FILE, class_of, file_type, find_folder, read_ini, section_of, section_values
 from .files import Files
 
 PREFIX_PROMPT = 2
@@ -33,7 +33,7 @@ def prompt_start_id(path: str) -> int | None:
     if folder is None or not (folder / FILE).exists():
         return None
     parser = read_ini(folder)
-    config = section_values(parser, section_of(parser, folder / FILE), folder / FILE)
+    config = section_values(parser, section_of(class_of(parser, folder)), folder / FILE)
     end_id = int(config.number("end_id", -1))
     start_id = int(config.number("prompt_learning_start_id", end_id + 1))
     return start_id or None
@@ -49,7 +49,7 @@ def prompt_tasks(path: str) -> dict[str, PromptTask]:
     if folder is None or not (folder / FILE).exists():
         return {}
     parser = read_ini(folder)
-    config = section_values(parser, section_of(parser, folder / FILE), folder / FILE)
+    config = section_values(parser, section_of(class_of(parser, folder)), folder / FILE)
     kind = int(config.number("prompt_learning_type", 0))
     if kind not in (PREFIX_PROMPT, P_PROMPT_TUNING):
         return {}
