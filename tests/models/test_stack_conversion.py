@@ -180,6 +180,7 @@ def test_bert_as_it_was_takes_hidden_states_alone(old_prefix, q_scaling, tmp_pat
         ("bert-bare", {"position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
         ("deberta", {"share_att_key": False}, "no place for disentangled"),
         ("deberta", {"position_biased_input": True}, "no place for positions LEARNED"),
+        ("deberta", {"conv_kernel_size": 3}, "no place for convolution"),
         ("deberta", {"type_vocab_size": 2}, "no place for num_token_types 2"),
     ],
 )

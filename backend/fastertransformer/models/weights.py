@@ -106,7 +106,11 @@ class WeightReader:
 
     def vector(self, role: str, suffix: str, size: int, place: Place = OUTSIDE) -> Tensor:
         """A whole vector, the same on every rank."""
-        return self._keep(self._read(self._name(role, place) + suffix, (size,), 0, 0, size))
+        return self.whole(role, suffix, (size,), place)
+
+    def whole(self, role: str, suffix: str, shape: tuple[int, ...], place: Place = OUTSIDE) -> Tensor:
+        """A tensor of any shape, the same on every rank."""
+        return self._keep(self._read(self._name(role, place) + suffix, shape, 0, 0, shape[0]))
 
     def table(self, role: str, rows: int, columns: int, offset: int = 0, place: Place = OUTSIDE) -> Tensor:
         """A [rows, columns] table behind `offset` rows that are left out, the same on every rank."""

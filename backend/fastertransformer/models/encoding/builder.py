@@ -15,7 +15,7 @@ from ..spec import Positions, Residual
 from ..transformer import CheckpointInfo
 from ..weights import OUTSIDE
 from .layers import LayerBuilder
-from .model import EncoderHead, EncoderModel, InputEmbedding, PostBlock, PreStack
+from .model import ConvolvedBlock, EncoderHead, EncoderModel, InputEmbedding, PostBlock, PreStack
 from .spec import EncodingSpec, LayerSpec, Width
 
 _OUTER_ROLES = (
@@ -26,6 +26,8 @@ _OUTER_ROLES = (
     "embedding_norm",
     "relative",
     "relative_norm",
+    "convolution",
+    "convolution_norm",
     "final_norm",
     "decoder",
 )
@@ -62,9 +64,9 @@ class EncoderBuilder(Builder):
             step_bytes=self.reader.num_bytes - (0 if words is None else words.nbytes),
         )
 
-    def _blocks(self, layers: range) -> tuple[PostBlock, ...] | tuple[PreStack]:
+    def _blocks(self, layers: range) -> tuple[PostBlock | ConvolvedBlock, ...] | tuple[PreStack]:
         if self.spec.residual is Residual.POST:
-            return self.layers(LayerBuilder, self.encoding.disentangled).blocks(layers)
+            return self.layers(LayerBuilder, self.encoding).blocks(layers)
         build, ends = self.layers(BlockBuilder), self.mesh.is_last_stage and self.spec.final_norm
         return (PreStack(build.encoder(layers), build.layer_norm("final_norm") if ends else None),)
 

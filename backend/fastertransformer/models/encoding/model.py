@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...layers.convolution import Convolution
 from ...layers.disentangled_attention import DisentangledAttention
 from ...layers.embedding import Embedding, add_positions
 from ...layers.encoder_attention import EncoderAttention, EncoderMetadata
@@ -41,6 +42,20 @@ class PostBlock:
         attended = self.group.all_reduce(self.attention(hidden, metadata))
         middle = self.norm1.add(attended, hidden)
         return self.norm2.add(self.group.all_reduce(self.mlp(middle)), middle)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolvedBlock:
+    """A layer, and a convolution of what goes into it that adds to what comes out."""
+
+    block: PostBlock
+    convolution: Convolution
+    norm: NormLayer
+
+    def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
+        """[T, H] -> [T, H]; `hidden` is overwritten."""
+        convolved = self.convolution(hidden, metadata)
+        return self.norm.add(convolved, self.block(hidden, metadata))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +123,7 @@ class EncoderModel:
     """Of them, what a step reads: all but tables from which it takes single rows."""
     embedding: InputEmbedding | None
     """On the first stage, where the checkpoint has one."""
-    blocks: tuple[PostBlock, ...] | tuple[PreStack]
+    blocks: tuple[PostBlock | ConvolvedBlock, ...] | tuple[PreStack]
     heads: Mapping[str, EncoderHead]
     """By what they yield, the same names on every stage."""
     sentence: SentenceEmbedding
