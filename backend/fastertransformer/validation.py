@@ -69,7 +69,7 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
         )
     _check_ranges(request.sampling, names)
     _check_embeddings(request, info, names)
-    rows = num_prompt_rows(request, info)
+    rows = 0 if info.max_encoder_len else num_prompt_rows(request, info)
     _check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size, rows)
     for field in ("stop_words", "bad_words"):
         for word in getattr(request.sampling, field):
@@ -196,7 +196,7 @@ def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str])
             f"{name} has {length} tokens; the encoder's positions and the cache take at most "
             f"{info.max_encoder_len}"
         )
-    _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size)
+    _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size, num_prompt_rows(request, info))
     longest = len(request.prompt) + request.sampling.max_tokens
     needed = -(-length // info.block_size) - (-longest // info.block_size)
     if needed > info.num_blocks:

@@ -13,7 +13,7 @@ from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
 from .encoding.builder import EncoderBuilder
-from .encoding.model import EMBEDDING, LAST_HIDDEN_STATE, EncoderModel
+from .encoding.model import EncoderModel, base_outputs
 from .encoding.sentence import read_sentence
 from .encoding.spec import EncodingSpec
 from .families import ENCODER_ALONE, ENCODERS, FAMILIES, SERVICE_NAMES
@@ -73,7 +73,7 @@ def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str,
     reader = WeightReader(
         checkpoint, family, Mesh(), torch.float32, torch.device("cpu"), lambda *_: None, FORMATS[0]
     )
-    return (LAST_HIDDEN_STATE, EMBEDDING, *(head.output for head in encoding.present(reader.has)))
+    return (*base_outputs(encoding), *(head.output for head in encoding.present(reader.has)))
 
 
 def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
