@@ -131,11 +131,11 @@ __device__ void multiply_stage(Accumulators<kTokens>& acc, const Ring<kTokens>& 
 }
 
 template <typename T, typename Out, int kTokens, int kParts>
-__device__ void consume(const Ring<kTokens>& ring, int begin, int end, int units,
+__device__ void consume(const Ring<kTokens>& ring, const Tiles& tiles, int units,
                         const Result<T, Out, kParts>& result) {
   Position<Ring<kTokens>::kStages> at;
-  for (int first = begin; first < end; first += kTileRows) {
-    const int rows = min(kTileRows, end - first);
+  for (int tile = 0; tile < tiles.count; ++tile) {
+    const int rows = tiles.num_rows(tile);
     Accumulators<kTokens> acc = {};
     for (int unit = 0; unit < units; ++unit, at.advance()) {
       device::barrier_wait(&ring.full[at.stage], at.phase);
@@ -143,7 +143,7 @@ __device__ void consume(const Ring<kTokens>& ring, int begin, int end, int units
     }
     float sums[kTokens / 8];
     add_warps<kTokens>(sums, acc, ring.sums);
-    result.store(sums, first, rows);
+    result.store(sums, tiles.first_row(tile), rows);
   }
 }
 
@@ -165,15 +165,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     device::barrier_init_fence();
   }
   __syncthreads();
-  const int begin = share.begin(blockIdx.x), end = share.begin(blockIdx.x + 1);
+  const Tiles tiles(share, blockIdx.x);
   if (threadIdx.x < kConsumers) {
     device::wait_for_predecessor();
-    consume<T>(ring, begin, end, units, result);
+    consume<T>(ring, tiles, units, result);
   } else if (threadIdx.x == kConsumers) {
-    const bool is_longer = blockIdx.x < share.blocks_with_one_more;
-    load_weights(ring, WeightUnits<kParts>{weight, is_longer, end, units, begin});
+    load_weights(ring, WeightUnits<kParts>{weight, tiles, units});
   } else if (threadIdx.x == kConsumers + 32) {
-    load_x(ring, x, begin, end, units);
+    load_x(ring, x, tiles.count, units);
   }
 #endif
 }
@@ -187,12 +186,11 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weigh
   constexpr auto kernel = skinny_linear_sm90_kernel<T, Out, kTokens, kParts>;
   constexpr int kSharedBytes = Ring<kTokens>::kSharedBytes;
   [[maybe_unused]] static const bool once = (allow_shared(op, kernel, kSharedBytes), true);
-  const auto map_of = [&](int rows) {
-    const int rows_of_box = (rows > 0 ? rows : kTileRows) / kParts;
-    return box_map(op, weight, rows_of_box, kBoxColumns, kBoxes, kParts);
-  };
-  const int rest = share.groups_of_each * kGroupRows % kTileRows;
-  const WeightMaps maps{map_of(kTileRows), map_of(rest), map_of((rest + kGroupRows) % kTileRows)};
+  WeightMaps maps;
+  for (int groups = 1; groups <= kTileGroups; ++groups) {
+    maps.of_groups[groups - 1] =
+        box_map(op, weight, groups * kGroupRows / kParts, kBoxColumns, kBoxes, kParts);
+  }
   const Result<T, Out, kParts> result{out.as<Out>(), bias == nullptr ? nullptr : bias->as<T>(),
                                       static_cast<int>(x.shape[0]), static_cast<int>(out.shape[1]),
                                       gate};

@@ -8,8 +8,9 @@
 
 namespace ft::cuda::sm90 {
 
-constexpr int kTileRows = 32;
 constexpr int kGroupRows = 8;  // what rows are dealt out by
+constexpr int kTileGroups = 4;
+constexpr int kTileRows = kTileGroups * kGroupRows;  // at most
 constexpr int kUnitColumns = 128;
 constexpr int kBoxColumns = 64;  // 128 bytes, what one swizzle spans
 constexpr int kBoxes = kUnitColumns / kBoxColumns;
@@ -33,10 +34,22 @@ struct Share {
   }
 };
 
-// The weight in boxes of a whole tile, and of the rows behind the last whole tile of a block, of
-// which there are two numbers.
+// The rows of a block in as few tiles as can be, all of about one size: a block whose copies are
+// smaller than the other blocks' gets less of the memory's bandwidth.
+struct Tiles {
+  int begin, groups, count;
+
+  __device__ Tiles(const Share& share, int block)
+      : begin(share.begin(block)),
+        groups((share.begin(block + 1) - begin) / kGroupRows),
+        count((groups + kTileGroups - 1) / kTileGroups) {}
+  __device__ int first_row(int tile) const { return begin + tile * groups / count * kGroupRows; }
+  __device__ int num_rows(int tile) const { return first_row(tile + 1) - first_row(tile); }
+};
+
+// The weight in boxes of every number of groups.
 struct WeightMaps {
-  CUtensorMap tile, rest, longer_rest;
+  CUtensorMap of_groups[kTileGroups];
 };
 
 template <int kTokens>
@@ -82,14 +95,17 @@ struct Position {
 template <int kParts>
 struct WeightUnits {
   const WeightMaps& maps;
-  bool is_longer;
-  int end, units_of_row, row, unit = 0;
+  const Tiles& tiles;
+  int units_of_row, tile = 0, unit = 0;
+  int row = tiles.first_row(0), rows = tiles.num_rows(0);
 
-  __device__ bool is_at_end() const { return row >= end; }
+  __device__ bool is_at_end() const { return tile == tiles.count; }
   __device__ void advance() {
-    if (++unit == units_of_row) unit = 0, row += kTileRows;
+    if (++unit < units_of_row) return;
+    unit = 0;
+    row = tiles.first_row(++tile);
+    rows = tiles.num_rows(tile);
   }
-  __device__ int rows() const { return min(kTileRows, end - row); }
   __device__ void copy(void* to, uint64_t* barrier) const {
     if constexpr (kParts > 1) {
       device::copy_part_boxes(to, map(), row / kParts, unit * kBoxes, barrier, device::kEvictFirst);
@@ -106,9 +122,7 @@ struct WeightUnits {
   }
 
  private:
-  __device__ const CUtensorMap& map() const {
-    return rows() == kTileRows ? maps.tile : is_longer ? maps.longer_rest : maps.rest;
-  }
+  __device__ const CUtensorMap& map() const { return maps.of_groups[rows / kGroupRows - 1]; }
 };
 
 // One thread for the weights, another for x: neither waits for the other. Between two products the
@@ -126,17 +140,16 @@ __device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next
     }
     uint64_t* const full = &ring.full[at.stage];
     device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-    device::barrier_expect(full, next.rows() * kUnitColumns * 2 + R::kXBytes);
+    device::barrier_expect(full, next.rows * kUnitColumns * 2 + R::kXBytes);
     next.copy(ring.weight(at.stage), full);
   }
 }
 
 template <int kTokens>
-__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
-                       int units) {
+__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int tiles, int units) {
   device::wait_for_predecessor();
   Position<Ring<kTokens>::kStages> at;
-  for (int row = begin; row < end; row += kTileRows) {
+  for (int tile = 0; tile < tiles; ++tile) {
     for (int unit = 0; unit < units; ++unit, at.advance()) {
       device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
       device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
