@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The verb `bench-collectives` as a user runs it, on ranks of a CPU; wrong sums and lost ranks are errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastertransformer.cli.bench.collectives.command import parse_sizes, readable
+from fastertransformer.errors import FasterTransformerError
+
+PROGRAM = [sys.executable, "-c", "from fastertransformer.cli.main import main; main()"]
+
+
+def run(*arguments: object, timeout: float = 250) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*PROGRAM, "bench-collectives", *map(str, arguments)],
+        env={**os.environ, "COLUMNS": "110"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_sums_of_two_and_four_ranks(tmp_path):
+    path = tmp_path / "figures.json"
+    done = run("--ranks=2,4", "--size=64,8K", "--device=cpu", "--data-type=bf16", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())["sums"]
+    assert [(row["ranks"], row["num_bytes"]) for row in rows] == [(2, 64), (2, 8192), (4, 64), (4, 8192)]
+    for row in rows:
+        assert row["way"] == "MPI"
+        assert not row["shares_gpu"]
+        moved = 2 * (row["ranks"] - 1) / row["ranks"] * row["num_bytes"]
+        assert row["gb_per_second"] == pytest.approx(moved / row["us"] / 1e3)
+    assert "4 x 8K" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_sums_of_ranks_that_share_gpus(ranks, tmp_path):
+    path = tmp_path / "figures.json"
+    done = run(f"--ranks={ranks}", "--size=8K,1M,16M", "--share-gpus", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())["sums"]
+    assert {"one shot", "two shots"} <= {row["way"] for row in rows}
+    assert all(row["shares_gpu"] == (ranks > torch.cuda.device_count()) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--ranks=1"], "--ranks is '1'; give numbers from 2 on"),
+        (["--ranks=two"], "--ranks is 'two'"),
+        (["--size=12"], "--size '12' is not a positive multiple of 16"),
+        (["--size=8G"], "--size '8G'"),
+        (["--ranks=2", "--timeout=0.01"], "2 ranks were not done after 0.01 s"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, text):
+    done = run("--device=cpu", *arguments)
+    assert done.returncode == 1
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sizes():
+    assert parse_sizes("48,8K,64M") == (48, 8192, 64 << 20)
+    assert [readable(size) for size in (48, 8192, 64 << 20, 3 << 10)] == ["48", "8K", "64M", "3K"]
+    with pytest.raises(FasterTransformerError, match="0"):
+        parse_sizes("0")
