@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from fastertransformer.cli.bench.collectives.command import parse_sizes, readable
+from fastertransformer.cli.bench.collectives.measure import measure_sums
+from fastertransformer.cli.bench.collectives.ways import Way
 from fastertransformer.errors import FasterTransformerError
+from fastertransformer.parallel.world import LocalWorld
 
 PROGRAM = [sys.executable, "-c", "from fastertransformer.cli.main import main; main()"]
 
@@ -66,6 +69,22 @@ def test_what_is_wrong_is_said(arguments, text):
     assert done.returncode == 1
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("added", [0, 1])
+def test_wrong_sums_are_no_figures(added):
+    """Of one rank: its sum is what it brings."""
+    ways = [Way("a way", lambda x: x.add_(added)), Way("for less", lambda x: x, max_bytes=64)]
+    measured = measure_sums(LocalWorld(), ways, [128], torch.float32)
+    if added:
+        with pytest.raises(
+            FasterTransformerError, match="elements summed by a way, 128 bytes at a time, are wrong"
+        ):
+            list(measured)
+    else:
+        ((way, num_bytes, seconds),) = measured
+        assert (way.name, num_bytes) == ("a way", 128)
+        assert seconds > 0
 
 
 def test_sizes():

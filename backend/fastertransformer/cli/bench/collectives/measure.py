@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Times sums over ranks on each of them, and checks every sum that it has timed."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ....errors import FasterTransformerError
-from ....parallel.comm import Communicator
-from ....parallel.mpi import MpiCommunicator
-from ....parallel.nccl import NcclCommunicator
-from ....parallel.peers import PeerCommunicator
 from ....parallel.world import World
 from ..timing import Call, capture_graph, seconds
+from .ways import Way
 
-_SECONDS = 2e-3
+_SECONDS = 5e-3
 _MOST_LAUNCHES = 256
 _MOST_BYTES = 1 << 30
 """A row of launches lasts that long, has that many or sums that much, so that its start weighs little."""
@@ -25,40 +22,18 @@ _LARGEST = 8
 """Of the summed integers: 8 ranks reach 64, which every data type holds exactly in every order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One implementation of a sum, in place."""
-
-    name: str
-    all_reduce: Callable[[Tensor], Tensor]
-    max_bytes: int | None = None
-
-
-def ways(group: Communicator) -> Iterator[Way]:
-    """All that a group can go, not just the one that it would choose for a size."""
-    if isinstance(group, MpiCommunicator):
-        yield Way("MPI", group.all_reduce)
-    peers = group.peers if isinstance(group, NcclCommunicator) else group
-    if isinstance(peers, PeerCommunicator):
-        yield Way("one shot", peers.one_shot, peers.max_gather_bytes)
-        yield Way("two shots", peers.two_shots)
-    if isinstance(group, NcclCommunicator):
-        yield Way("NCCL", NcclCommunicator(group.group).all_reduce)
-
-
 def measure_sums(
-    world: World, sizes: tuple[int, ...], dtype: torch.dtype
+    world: World, ways: Iterable[Way], sizes: Iterable[int], dtype: torch.dtype
 ) -> Iterator[tuple[Way, int, float]]:
-    """Seconds of every way and size, equal on all ranks.
+    """Seconds of every size and way, equal on all ranks. Sizes are in bytes.
 
     Raises:
         FasterTransformerError: a sum is wrong.
         RuntimeError: a rank did not come.
     """
-    for num_bytes in sizes:
-        for way in ways(world.tensor_group):
-            if way.max_bytes is None or num_bytes <= way.max_bytes:
-                yield way, num_bytes, _seconds(world, way, num_bytes // dtype.itemsize, dtype)
+    for num_bytes, way in itertools.product(sizes, ways):
+        if way.max_bytes is None or num_bytes <= way.max_bytes:
+            yield way, num_bytes, _seconds(world, way, num_bytes // dtype.itemsize, dtype)
 
 
 def _seconds(world: World, way: Way, size: int, dtype: torch.dtype) -> float:

@@ -15,6 +15,7 @@ from ....runtime.device import choose_device
 from ..machine import DTYPES
 from .job import Job, SumRow
 from .measure import measure_sums
+from .ways import ways_of
 
 
 def run(job: Job) -> None:
@@ -25,7 +26,8 @@ def run(job: Job) -> None:
     ops.set_num_threads(1)
     world = MpiWorld(job.ranks, 1, device)
     with Path(job.figures).open("ab") as figures:
-        for way, num_bytes, seconds in measure_sums(world, job.sizes, DTYPES[job.data_type]):
+        ways, dtype = list(ways_of(world.tensor_group)), DTYPES[job.data_type]
+        for way, num_bytes, seconds in measure_sums(world, ways, job.sizes, dtype):
             row = SumRow(
                 ranks=job.ranks,
                 num_bytes=num_bytes,
