@@ -147,5 +147,5 @@ def judge(code: int | None, output: str) -> tuple[str, str]:
     if code:
         return FAILED, f"code {code}: {last}"
     if lines and re.search(r"\d+ skipped", lines[-1]) and not re.search(r"\d+ passed", lines[-1]):
-        return SKIPPED, last
+        return SKIPPED, re.sub(r"^SKIPPED \[\d+\] \S+: ", "", last)
     return PASSED, ""

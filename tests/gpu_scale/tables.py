@@ -2,6 +2,7 @@
 """Figures of the steps as tables: for the screen, and in Markdown for docs/performance.md."""
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from rich.table import Table as RichTable
 from fastertransformer.cli.bench.collectives.command import readable
 from fastertransformer.cli.bench.report import plain_table
 
-from .run import PASSED, Outcome
+from .run import Outcome
 
 Figures = dict[str, Any]
+_WIDEST = 50
+"""Characters of a cell on the screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Table:
         made.title = self.title
         made.title_justify = "left"
         for row in self.rows:
-            made.add_row(*row)
+            made.add_row(*(textwrap.shorten(cell, _WIDEST, placeholder=" …") for cell in row))
         return made
 
     def markdown(self) -> str:
@@ -104,13 +107,14 @@ def steps_table(outcomes: list[Outcome]) -> Table:
     """All steps with what became of them."""
     return Table(
         "Steps",
-        ("step", "GPUs", "result", "seconds"),
+        ("step", "GPUs", "seconds", "result", "said"),
         [
             (
                 outcome.step.name,
                 str(outcome.step.gpus),
-                outcome.status if outcome.status == PASSED else f"{outcome.status}: {outcome.detail}",
                 f"{outcome.seconds:.0f}",
+                outcome.status,
+                outcome.detail.replace("|", "/"),
             )
             for outcome in outcomes
         ],

@@ -72,7 +72,7 @@ def test_the_limit_holds_for_all_steps_together(tmp_path):
             0,
             "SKIPPED [1] tests/a.py:3: no tritonserver\n1 skipped in 1 s",
             SKIPPED,
-            "SKIPPED [1] tests/a.py:3",
+            "no tritonserver",
         ),
         (
             1,
@@ -100,7 +100,7 @@ def test_figures_become_tables(tmp_path):
     model = (str(folder), "--dummy-weights", *cpu, "--parameter=max_tokens_in_paged_kv_cache=16384")
     sums = (*PROGRAM, "bench-collectives", "--ranks=2", "--size=64,8K", "--device=cpu")
     steps = [
-        Step(name="sums", gpus=2, command=sums, timeout=150, figures="sums-2"),
+        Step(name="sums", gpus=2, command=sums, timeout=300, figures="sums-2"),
         model_step("tiny", model, (1, 1), batches=(1, 2), lengths=(9, 4)),
         model_step("tiny", model, (2, 1), batches=(1, 2), lengths=(9, 4)),
         python("broken", "exit(1)", figures="nothing"),
@@ -116,6 +116,6 @@ def test_figures_become_tables(tmp_path):
     assert alone.count("(1.00x, ") == 2
     (both,) = [line for line in lines if line.startswith("| tiny | 2 x 1 |")]
     assert both.count("x, ") == 2
-    assert any(line.startswith("| broken | 1 | failed: code 1") for line in lines)
+    assert any(line.startswith("| broken |") and "| failed | code 1" in line for line in lines)
     content = json.loads((tmp_path / "results.json").read_text())
     assert set(content["figures"]) == {"sums-2", "tiny-1x1", "tiny-2x1"}

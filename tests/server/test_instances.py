@@ -84,19 +84,19 @@ def test_models_of_different_meshes_come_and_go_in_any_order(
     assert left(server) == []
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.gpu)], ids=["cpu", "gpus"])
 def test_instance_i_computes_on_group_i_modulo_the_number_of_groups(
-    device: str, tmp_path: Path, llama: Path
+    real: bool, tmp_path: Path, llama: Path
 ) -> None:
-    """The rule needs no GPU: an engine on the CPU does not look for its devices. All groups get requests."""
-    devices = ("77", "78") if device == "cpu" else visible_gpus()
-    tp_size = 1 if device == "cpu" or len(devices) % 2 else 2
+    """The rule needs no GPU: where CUDA knows none of these devices, their engines compute on the CPU."""
+    devices = visible_gpus() if real else ("77", "78")
+    tp_size = 2 if real and len(devices) % 2 == 0 else 1
     groups = [",".join(devices[i : i + tp_size]) for i in range(0, len(devices), tp_size)]
     instances = 2 * len(groups)
-    parameters = {"device": device, "tensor_para_size": str(tp_size)}
     with explicit_server(tmp_path, "env", f"CUDA_VISIBLE_DEVICES={','.join(devices)}") as server:
         models = tmp_path / "models"
-        write_model(models, llama, "fastertransformer", instances=instances, decoupled=True, **parameters)
+        parallel = {"tensor_para_size": str(tp_size)}
+        write_model(models, llama, "fastertransformer", instances=instances, decoupled=True, **parallel)
         with grpcclient.InferenceServerClient(server.grpc) as client:
             client.load_model("fastertransformer")
         of_ranks = [environment_of(rank)["CUDA_VISIBLE_DEVICES"] for rank in server.ranks()]

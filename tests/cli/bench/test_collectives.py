@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The verb `bench-collectives` as a user runs it, on ranks of a CPU; wrong sums and lost ranks are errors."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -29,18 +30,21 @@ def run(*arguments: object, timeout: float = 250) -> "subprocess.CompletedProces
     )
 
 
-def test_sums_of_two_and_four_ranks(tmp_path):
+@pytest.mark.parametrize(("ranks", "sizes"), [("2", "64,8K"), ("2,4", "8K")])
+def test_sums_on_a_cpu(ranks, sizes, tmp_path):
     path = tmp_path / "figures.json"
-    done = run("--ranks=2,4", "--size=64,8K", "--device=cpu", "--data-type=bf16", f"--json={path}")
+    options = ("--device=cpu", "--data-type=bf16", "--timeout=500", f"--json={path}")
+    done = run(f"--ranks={ranks}", f"--size={sizes}", *options, timeout=550)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["sums"]
-    assert [(row["ranks"], row["num_bytes"]) for row in rows] == [(2, 64), (2, 8192), (4, 64), (4, 8192)]
+    expected = itertools.product(map(int, ranks.split(",")), parse_sizes(sizes))
+    assert [(row["ranks"], row["num_bytes"]) for row in rows] == list(expected)
     for row in rows:
         assert row["way"] == "MPI"
         assert not row["shares_gpu"]
         moved = 2 * (row["ranks"] - 1) / row["ranks"] * row["num_bytes"]
         assert row["gb_per_second"] == pytest.approx(moved / row["us"] / 1e3)
-    assert "4 x 8K" in done.stdout
+        assert f"{row['ranks']} x {readable(row['num_bytes'])}" in done.stdout
 
 
 @pytest.mark.gpu
