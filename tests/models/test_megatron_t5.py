@@ -109,7 +109,7 @@ class Reference:
         for name, tensor in tensors.items():
             for file, part in self.cut(name, tensor, shards).items():
                 save(place / f"{file}.bin", part, torch.float32)
-        kind = "absolute" if self.absolute else "relative"
+        kind = ("0" if self.gated else "absolute") if self.absolute else "relative"  # either was written
         sizes = f"d_model={HIDDEN}\nd_kv={DIM}\nd_ff={INNER}\nnum_heads={HEADS}\n"
         sizes += f"num_layers=2\nvocab_size={VOCAB}\n"
         buckets = LONGEST if self.absolute else BUCKETS

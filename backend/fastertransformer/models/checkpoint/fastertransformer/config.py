@@ -62,6 +62,12 @@ def _folders(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether there is more of a model than prompts of its tasks."""
+    found = (*folder.glob("model.wte*.bin"), *folder.glob("*.0.bin"))
+    return any(not path.name.startswith("model.prefix_prompt.") for path in found)
+
+
 def _is_checkpoint(folder: Path) -> bool:
     return folder.is_dir() and ((folder / FILE).is_file() or any(folder.glob("model.wte*.bin")))
 

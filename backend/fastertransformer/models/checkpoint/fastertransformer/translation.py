@@ -63,7 +63,8 @@ _T5 = (
     Key("num_decoder_layers", "decoder", "num_layers"),
     Key("relative_attention_num_buckets", "decoder", *_BUCKETS),
     *_keys("decoder", *_IDS, "tie_word_embeddings"),
-    *_keys("structure", "t5_with_bias", "position_embedding_type", "ia3_num_tasks"),
+    Key("position_embedding_type", "structure", words={"0": "absolute", "1": "relative"}),
+    *_keys("structure", "t5_with_bias", "ia3_num_tasks"),
 )
 _M2M = (
     *_keys("encoder", "model_name", "d_model", "vocab_size"),
@@ -150,7 +151,7 @@ class Translation:
             text = parser.get(key.section, key.place, fallback="")
             value = key.missing if text in ABSENT else value_of(key.name, text, source)
             if value is not None and (text not in ABSENT or key.name not in found):
-                found[key.name] = key.words.get(value, value) if isinstance(value, str) else value
+                found[key.name] = key.words.get(text, value)
         return found
 
     def write(self, config: HFConfig, spec: ModelSpec) -> Sections:
