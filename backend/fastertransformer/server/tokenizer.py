@@ -55,7 +55,8 @@ class TextTokenizer:
 
     def word(self, word: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of a word at the start of a text and after a blank: most vocabularies tell them apart."""
-        variants = {
-            tuple(self._tokenizer.encode(text, add_special_tokens=False).ids) for text in (word, " " + word)
-        }
-        return tuple(sorted(variants - {()}))
+        return tuple(sorted({self.ids(word), self.ids(" " + word)} - {()}))
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Of the text alone, with nothing around it."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
