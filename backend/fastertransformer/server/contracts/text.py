@@ -10,42 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ... import validation
-from ...errors import InvalidRequest
 from ...messages import EngineInfo, Request, SamplingParams
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
 from ..protocol import Array, Input, bias_lists, declared, first_row, per_row, read_rows, require
 from ..stop_words import StopWords
+from ..texts import texts, word_rows, word_texts
 from ..tokenizer import TextTokenizer
 from . import bias_words, unserved
 from .samples import num_samples, seed_of
 from .text_call import OUTPUTS, TextCall, TextRow
-
-
-def texts(name: str, array: Array, batch: int) -> Sequence[str]:
-    """[B, 1] of UTF-8."""
-    return [_utf8(name, value) for value in per_row(name, array, batch)]
-
-
-def word_rows(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
-    """[B, n] of UTF-8 words."""
-    if array.ndim != 2 or array.shape[0] not in (1, batch):
-        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, words]")
-    words = [tuple(_utf8(name, word) for word in row) for row in array.tolist()]
-    return words if len(words) == batch else words * batch
-
-
-def word_texts(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
-    """[B, n] of UTF-8 words; empty ones only fill up."""
-    return [tuple(filter(None, words)) for words in word_rows(name, array, batch)]
-
-
-def _utf8(name: str, value: bytes | str) -> str:
-    try:
-        return value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{name} is {value!r}, which is not UTF-8: {error.reason}") from None
 
 
 def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
