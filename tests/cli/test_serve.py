@@ -54,14 +54,17 @@ def test_options_of_a_hugging_face_folder(llama: Path) -> None:
 def test_a_folder_without_tokenizer_serves_tokens_from_a_given_repository(
     llama: Path, tmp_path: Path
 ) -> None:
-    """Also shows that what `serve PATH` writes is what `--model-repository` takes."""
+    """Also shows that `repository` writes what `serve` serves, and that `--model-repository` takes it."""
     checkpoint = shutil.copytree(llama, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("token*"))
     repository = tmp_path / "models"
     with serving(checkpoint, "--parameter", SMALL_CACHE) as server:
         assert "no tokenizer.json: only token ids are served" in server.printed
         (written,) = server.temporary.glob("models-*")
         assert [folder.name for folder in written.iterdir()] == ["fastertransformer"]
-        shutil.copytree(written, repository)
+        done = run("repository", checkpoint, repository, "--parameter", SMALL_CACHE)
+        assert done.returncode == 0, done.stderr
+        own, served = (folder / "fastertransformer/config.pbtxt" for folder in (repository, written))
+        assert own.read_text() == served.read_text()
         first = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
     with serving("--model-repository", repository) as server:
         again = ct.http_infer(server.http, "fastertransformer", ct.core_inputs([[11, 12]], 8))
