@@ -16,6 +16,7 @@ from ..protocol import Array, Input, Output, declared, per_row, read_rows, refus
 from . import core, core_call
 from .core_call import CoreCall, Shape
 from .prompts import Prompt, read_prompt
+from .samples import num_samples, seed_of
 
 _OF_DECODERS = {
     "input_ids",
@@ -74,7 +75,7 @@ class EncoderDecoderContract:
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         values = read_rows(INPUTS, tensors, len(tensors["input_ids"]))
-        samples = core.num_samples(values[0])
+        samples = num_samples(values[0])
         rows = [Row(self._request(row, sample, info)) for row in values for sample in range(samples)]
         end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
         shape = Shape(OUTPUTS, self._output_types, self._streams)
@@ -84,7 +85,7 @@ class EncoderDecoderContract:
         start_id = info.start_id if values["start_id"] is None else values["start_id"]
         prompt = _encoder_prompt(values, info)
         own = {key: value for key, value in values.items() if key in _SAMPLING}
-        own["seed"] = core.sample_seed(own["seed"], sample)
+        own["seed"] = seed_of(own["seed"], sample)
         sampling = SamplingParams(**own, reports_beams=self._streams and values["beam_width"] > 1)
         request = Request(
             next(self._ids),
@@ -106,7 +107,8 @@ def _encoder_prompt(values: Mapping[str, Any], info: EngineInfo) -> Prompt:
         raise InvalidRequest(
             f"sequence_length is {length}; allowed is [0, {len(ids)}], the width of input_ids"
         )
-    kind = None if values["prompt_embedding"] is None else PromptKind.SOFT.value
+    sent = (values["prompt_embedding"], values["prompt_rows"])
+    kind = None if all(value is None for value in sent) else PromptKind.SOFT.value
     return read_prompt({**values, "prompt_type": kind}, tuple(ids[:length].tolist()), info)
 
 
