@@ -49,7 +49,7 @@ def test_wrong_usage(arguments, message):
     assert message in done.output
 
 
-NEEDS_TORCH = {"check", "convert", "bench", "bench-kernels", "demo"}
+NEEDS_TORCH = {"check", "convert", "bench", "bench-kernels", "bench-collectives", "demo"}
 
 
 def test_a_client_does_not_wait_for_torch():

@@ -14,6 +14,7 @@ from .console import errors
 _STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": "rich"}
 VERBS = {
     "serve": "serve",
+    "repository": "repository",
     "request": "request",
     "issue-request": "issue_request",
     "identity-test": "identity_test",
@@ -23,6 +24,7 @@ VERBS = {
     "convert": "convert",
     "bench": "bench",
     "bench-kernels": "bench",
+    "bench-collectives": "bench",
     "demo": "demo",
 }
 """Verb -> the module beside this one that has a function of its name."""

@@ -70,7 +70,9 @@ def infer_together(address: str, model: str, arrays: Arrays, count: int) -> list
 
 
 def stream(address: str, model: str, arrays: Arrays) -> Iterator[dict[str, Any]]:
-    """Every response to one request, over a gRPC stream, as {tensor name: array}; left early, it is cancelled.
+    """Every response to one request, over a gRPC stream, as {tensor name: array}.
+
+    Leaving it before the last one cancels the request.
 
     Raises:
         RequestFailed: the server's error, or no response in time.
@@ -89,7 +91,7 @@ def stream(address: str, model: str, arrays: Arrays) -> Iterator[dict[str, Any]]
             if response.outputs:
                 yield _outputs(result)
     finally:
-        # A stream that is cancelled just after its end may stay in the server for ever, and its model with it.
+        # A stream that is cancelled just after its end may stay in the server for ever, its model with it.
         client.stop_stream(cancel_requests=not is_final)
         client.close()
 
