@@ -96,6 +96,7 @@ def test_greedy_tokens_are_those_of_transformers(model):
         {"max_tokens": 30 * BLOCK_SIZE},  # sequences give their blocks back and are encoded again
         {"tp": 2},
         {"pp": 2},
+        pytest.param({"device": "cuda"}, marks=pytest.mark.gpu),
     ],
     ids=lambda changes: "-".join(changes) or "together",
 )
@@ -116,7 +117,15 @@ SEARCHES = [
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"max_tokens": 55 * BLOCK_SIZE}, {"tp": 2}, {"pp": 2}], ids=lambda c: "-".join(c) or "one"
+    "changes",
+    [
+        {},
+        {"max_tokens": 55 * BLOCK_SIZE},
+        {"tp": 2},
+        {"pp": 2},
+        pytest.param({"device": "cuda"}, marks=pytest.mark.gpu),
+    ],
+    ids=lambda changes: "-".join(changes) or "one",
 )
 def test_beams_are_those_of_transformers_among_other_requests(model, changes):
     """They share the encoder's keys; a forced token counts for the length and not for the score."""

@@ -3,7 +3,7 @@
 
 import itertools
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from .batch import (
 from .sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """`num_tokens` of one sequence in one step, counted from what was computed before it."""
 
     sequence: Sequence
@@ -70,10 +69,11 @@ def _array(values: List[int]) -> Int32Array:
 
 
 def _block_tables(lists: List[list[int]]) -> Int32Array:
-    tables = np.zeros((len(lists), max(map(len, lists))), np.int32)
-    for row, blocks in zip(tables, lists, strict=True):
-        row[: len(blocks)] = blocks
-    return np.maximum(tables, 0)  # what is gone is not read
+    lengths = np.fromiter(map(len, lists), np.int32, len(lists))
+    tables = np.zeros((len(lists), int(lengths.max())), np.int32)
+    blocks = np.fromiter(itertools.chain.from_iterable(lists), np.int32, int(lengths.sum()))
+    tables[np.arange(tables.shape[1]) < lengths[:, None]] = np.maximum(blocks, 0)  # what is gone is not read
+    return tables
 
 
 def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:

@@ -9,7 +9,7 @@ from msgspec.structs import asdict, replace
 
 from ...errors import FasterTransformerError
 from ..console import output
-from ..serve import parse_parameters
+from ..repository import parse_parameters
 from .compare import check_peers, compare
 from .encoding_report import encoding_table
 from .kind import Kind
