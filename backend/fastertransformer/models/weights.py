@@ -17,6 +17,7 @@ from ..quant.base import Weight
 from ..quant.formats import Format
 from .checkpoint import Checkpoint
 from .families.base import Family
+from .legacy import legacy_name
 
 Progress = Callable[[int, int], None]
 """(tensors read, tensors in all)"""
@@ -28,8 +29,6 @@ class Place(NamedTuple):
     layer: int = 0
     expert: int = 0
 
-
-_LEGACY = {"weight": "gamma", "bias": "beta"}
 
 OUTSIDE = Place()
 """Of the layers."""
@@ -88,11 +87,6 @@ class WeightReader:
         reader = copy.copy(self)
         reader._names = self._family.encoder_names
         return reader
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of what is read."""
-        return self._dtype
 
     @property
     def num_bytes(self) -> int:
@@ -208,7 +202,7 @@ class WeightReader:
         """A weight that may lie in the checkpoint although this rank does not read it."""
         if role in self._names:
             names = [self._name(role) + suffix for suffix in (".weight", ".bias", "")]
-            self._expected |= {stored for name in names for stored in (name, _legacy(name))}
+            self._expected |= {stored for name in names for stored in (name, legacy_name(name))}
 
     def check_complete(self, other_layers: Callable[[int], bool]) -> None:
         """Refuses tensors that nobody read: they belong to another architecture.
@@ -265,7 +259,7 @@ class WeightReader:
     def _read(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
         if not self._has(name):
             raise ModelLoadError(f"the checkpoint has no tensor {name}")
-        name = name if self._checkpoint.has(name) else _legacy(name)
+        name = name if self._checkpoint.has(name) else legacy_name(name)
         part = self._checkpoint.slice(name, shape, dim, start, stop)
         if not part.is_floating_point():
             raise ModelLoadError(
@@ -296,12 +290,7 @@ class WeightReader:
         return [*full, *(name.removeprefix(self._family.prefix) for name in full)]
 
     def _has(self, name: str) -> bool:
-        return self._checkpoint.has(name) or self._checkpoint.has(_legacy(name))
-
-
-def _legacy(name: str) -> str:
-    """What TensorFlow's checkpoints and their conversions call weight and bias of a norm."""
-    return re.sub(r"LayerNorm\.(weight|bias)$", lambda m: "LayerNorm." + _LEGACY[m[1]], name)
+        return self._checkpoint.has(name) or self._checkpoint.has(legacy_name(name))
 
 
 def _shape(rows: int, columns: int) -> tuple[int, ...]:

@@ -127,8 +127,9 @@ def _outer(reader: WeightReader, spec: ModelSpec, encoding: EncodingSpec | None)
     vocabulary, hidden = spec.vocab_size, spec.hidden_size
     width = spec.embedding_size or hidden
     if reader.has("embedding", ".weight"):
-        yield Piece("embedding", ".weight", OUTSIDE, reader.table("embedding", vocabulary, width))
-        yield from _positions(reader, spec, width)
+        words = reader.table("embedding", vocabulary, width)
+        yield Piece("embedding", ".weight", OUTSIDE, words)
+        yield from _positions(reader, spec, words)
         if encoding is not None and encoding.num_token_types:
             table = reader.table("token_types", encoding.num_token_types, width)
             yield Piece("token_types", ".weight", OUTSIDE, table)
@@ -143,14 +144,14 @@ def _outer(reader: WeightReader, spec: ModelSpec, encoding: EncodingSpec | None)
         yield from _norm(reader, spec, "final_norm", OUTSIDE)
 
 
-def _positions(reader: WeightReader, spec: ModelSpec, width: int) -> Iterator[Piece]:
+def _positions(reader: WeightReader, spec: ModelSpec, words: Tensor) -> Iterator[Piece]:
     """Sines too, which are no tensor in transformers' files."""
-    rows, offset = spec.max_position_embeddings, spec.position_offset
+    rows, offset, width = spec.max_position_embeddings, spec.position_offset, words.shape[1]
     if spec.positions is Positions.LEARNED:
         yield Piece("positions", ".weight", OUTSIDE, reader.table("positions", offset + rows, width))
     elif spec.positions in SINUSOIDAL_SPREADS:
         table = sinusoidal_table(rows, width, offset, SINUSOIDAL_SPREADS[spec.positions])
-        yield Piece("positions", ".weight", OUTSIDE, table.to(reader.dtype))
+        yield Piece("positions", ".weight", OUTSIDE, table.to(words.dtype))
 
 
 def _head(reader: WeightReader, spec: ModelSpec) -> Iterator[Piece]:
