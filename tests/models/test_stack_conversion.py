@@ -52,9 +52,9 @@ def expected(model: torch.nn.Module) -> torch.Tensor:
         return model(torch.tensor([SOURCE]), output_hidden_states=True).hidden_states[-1][0]
 
 
-def found(folder: Path, shards: int = 1, **config: object) -> torch.Tensor:
+def found(folder: Path, ranks: int = 1) -> torch.Tensor:
     """The same of what is loaded from `folder`, on ranks that are threads."""
-    (stage,) = load_stages(folder, shards, 1, **config)
+    (stage,) = load_stages(folder, ranks, 1)
 
     def run(rank: int) -> torch.Tensor:
         if not hasattr(stage[rank], "head"):
@@ -63,29 +63,27 @@ def found(folder: Path, shards: int = 1, **config: object) -> torch.Tensor:
         driver.encode(SOURCE)
         return driver.logits(TARGET)
 
-    return together(run, shards)[0]
+    return together(run, ranks)[0]
 
 
 @pytest.fixture(scope="module", params=(*ENCODER_DECODERS, *ENCODERS))
 def case(request, tmp_path_factory):
-    """(transformers model, its folder, folder with `1-gpu` and `2-gpu`)"""
+    """(transformers model, its folder, folder around `2-gpu`)"""
     folder = tmp_path_factory.mktemp(request.param)
     model = make(request.param, folder / "hf")
-    for shards in (1, 2):
-        convert(folder / "hf", folder / "own", "fastertransformer", shards)
+    convert(folder / "hf", folder / "own", "fastertransformer", 2)
     return model, folder / "hf", folder / "own"
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_converted_files_give_what_transformers_gives(case, shards):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_converted_files_give_what_transformers_gives(case, ranks):
     model, _, own = case
-    assert (found(own / f"{shards}-gpu", shards) - expected(model)).abs().max() < TOLERANCE
+    assert (found(own, ranks) - expected(model)).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_a_round_trip_gives_the_same_bits_and_the_same_model(case, shards, tmp_path):
+def test_a_round_trip_gives_the_same_bits_and_the_same_model(case, tmp_path):
     model, folder, own = case
-    there = convert(own / f"{shards}-gpu", tmp_path / "back", "huggingface")
+    there = convert(own, tmp_path / "back", "huggingface")
     assert there.target_type == model.config.model_type
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "back"))
     assert before.keys() == after.keys()
@@ -93,7 +91,8 @@ def test_a_round_trip_gives_the_same_bits_and_the_same_model(case, shards, tmp_p
     loaded = type(model).from_pretrained(tmp_path / "back", attn_implementation="eager").eval()
     assert torch.equal(expected(loaded), expected(model))
     assert loaded.config.eos_token_id == model.config.eos_token_id
-    assert loaded.config.id2label == model.config.id2label
+    if model.config.model_type in ("bert", "deberta-v2"):  # others have no classes
+        assert loaded.config.id2label == model.config.id2label
 
 
 WRITTEN = (

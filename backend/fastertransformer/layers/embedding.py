@@ -10,12 +10,19 @@ from ..quant.base import Weight
 
 
 class Embedding:
-    """Rows [rank * R, (rank + 1) * R) of the table, times `scale`; the ranks' results add up."""
+    """Rows [rank * R, (rank + 1) * R) of the table, times `scale`; the ranks' results add up.
 
-    def __init__(self, weight: Tensor, group: Communicator, scale: float = 1.0) -> None:
+    Args:
+        stream_scale: also multiplies all that is yielded.
+    """
+
+    def __init__(
+        self, weight: Tensor, group: Communicator, scale: float = 1.0, stream_scale: float = 1.0
+    ) -> None:
         self._weight = weight
         self._group = group
-        self._scale = scale
+        self._scale = scale * stream_scale
+        self._stream_scale = stream_scale
 
     def __call__(self, ids: Tensor) -> Tensor:
         """[T] int32 -> [T, H]"""
@@ -32,7 +39,7 @@ class Embedding:
         if replaced is None:
             return self(ids)
         hidden = self(ids.clamp(min=0))
-        hidden[replaced[0]] = replaced[1].to(hidden.dtype)
+        hidden[replaced[0]] = (replaced[1] * self._stream_scale).to(hidden.dtype)
         return hidden
 
     def _rows(self, ids: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ class Builder:
         """The factor has the data type of the weights, as where such models were trained."""
         assert words is not None
         scale = torch.tensor(self.spec.embedding_scale, dtype=self.dtype).item()
-        return Embedding(words, self.group, scale)
+        return Embedding(words, self.group, scale, self.spec.stream_scale)
 
     def _projection(self, role: str) -> Linear | None:
         outer, inner = self.spec.embedding_size, self.spec.hidden_size
@@ -152,7 +152,7 @@ class Builder:
             self.spec.position_offset,
         )
         if self.spec.positions is Positions.LEARNED:
-            return self.reader.table("positions", count, width, offset)
+            return self.reader.table("positions", count, width, offset).mul_(self.spec.stream_scale)
         if self.spec.positions in SINUSOIDAL_SPREADS:
             table = sinusoidal_table(count, width, offset, SINUSOIDAL_SPREADS[self.spec.positions])
             return table.to(self.device, self.dtype)

@@ -107,7 +107,8 @@ class EncodeRunner:
             return self._world.pipeline.receive_hidden(shape, model.dtype, model.device)
         if batch.hidden_states is not None:
             # The layers overwrite it, and the plan is not theirs to change.
-            return torch.tensor(batch.hidden_states).to(model.device, model.dtype)
+            given = torch.tensor(batch.hidden_states) * model.spec.stream_scale
+            return given.to(model.device, model.dtype)
         return model.embed(arrays["tokens"], metadata.positions, arrays.get("token_types"))
 
     def _numbers(self, batch: EncodeBatch, hidden: Tensor, maps: Tensor | None) -> Tensor:

@@ -107,7 +107,7 @@ class EncoderBuilder(Builder):
         if spec.positions is Positions.LEARNED:
             positions = self.reader.table(
                 "positions", spec.max_position_embeddings, size, spec.position_offset
-            )
+            ).mul_(spec.stream_scale)
         if self.encoding.num_token_types:
             token_types = self.reader.table("token_types", self.encoding.num_token_types, size)
         return InputEmbedding(
