@@ -20,6 +20,11 @@ def check_supported(kernels: str, dtype: torch.dtype, kind: str = "dense") -> No
         pytest.skip("int8 has one kernel for all GPUs")
 
 
+def check_worth_its_time(kernels: str, shape: tuple[int, int]) -> None:
+    if shape[0] > 300 and not kernels.startswith("cuda"):
+        pytest.skip("one tile after the other, however many there are")
+
+
 def make(kind: str, dtype: torch.dtype, rows: int, shape: tuple[int, int], seed: int = 0) -> tuple[Any, ...]:
     """(x [rows, K], weight [N, K]) or (x, weight int8, scale [N]); products of size 1."""
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,16 @@
 import pytest
 import torch
 from kernels import DTYPES, GPU, assert_close, assert_equals_body, run
-from skinny_operands import GPU_SETS, KINDS, ROWS, SETS, check_supported, make, make_bias
+from skinny_operands import (
+    GPU_SETS,
+    KINDS,
+    ROWS,
+    SETS,
+    check_supported,
+    check_worth_its_time,
+    make,
+    make_bias,
+)
 
 ACTIVATIONS = ["gelu", "gelu_tanh", "relu", "silu"]
 CPU_SHAPES = [(2, 1), (6, 7), (64, 64), (38, 129), (130, 1000)]
@@ -70,8 +79,7 @@ def test_the_same_in_two_steps(kind, activation):
 @pytest.mark.parametrize("shape", [(38, 128), (300, 1040), (2200, 4160)])
 def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
     check_supported(kernels, dtype, kind)
-    if shape[0] > 300 and not kernels.startswith("cuda"):
-        pytest.skip("one tile after the other, however many there are")
+    check_worth_its_time(kernels, shape)
     x, *weights = make(kind, dtype, max(ROWS), shape)
     whole, _ = run(kernels, name_of(kind), x, *weights, None, "silu")
     for rows in ROWS:

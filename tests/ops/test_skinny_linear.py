@@ -4,7 +4,16 @@
 import pytest
 import torch
 from kernels import DTYPES, KERNEL_SETS, assert_equals_body, run
-from skinny_operands import GPU_SETS, KINDS, ROWS, SETS, check_supported, make, make_bias
+from skinny_operands import (
+    GPU_SETS,
+    KINDS,
+    ROWS,
+    SETS,
+    check_supported,
+    check_worth_its_time,
+    make,
+    make_bias,
+)
 
 CPU_SHAPES = [(1, 1), (5, 7), (64, 64), (37, 129), (130, 1000)]
 """[N, K] of the weight: ends of tiles and vectors."""
@@ -59,6 +68,7 @@ def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
 @pytest.mark.parametrize("shape", [(37, 128), (300, 1040), (2200, 4112)])
 def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
     check_supported(kernels, dtype, kind)
+    check_worth_its_time(kernels, shape)
     x, *weights = make(kind, dtype, max(ROWS), shape)
     bias = make_bias(dtype, shape[0])
     linear, logits = names(kind)
