@@ -142,6 +142,8 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, sample);
   FT_BIND(cuda, log_probability);
   FT_BIND(cuda, paged_attention);
+  FT_BIND(cuda, encoder_attention);
+  FT_BIND(cuda, disentangled_attention);
   FT_BIND(cuda, set_device);
   FT_BIND(cuda, architectures);
   FT_BIND(cuda, has_code_for_device);
