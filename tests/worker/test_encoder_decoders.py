@@ -96,6 +96,7 @@ def test_greedy_tokens_are_those_of_transformers(model):
         {"max_tokens": 30 * BLOCK_SIZE},  # sequences give their blocks back and are encoded again
         {"tp": 2},
         {"pp": 2},
+        pytest.param({"device": "cuda"}, marks=pytest.mark.gpu),
     ],
     ids=lambda changes: "-".join(changes) or "together",
 )
