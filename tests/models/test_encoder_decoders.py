@@ -64,3 +64,22 @@ def test_half_precision_stays_close(pair, dtype):
     logits = driver.logits(target)
     assert logits.dtype is torch.float32
     assert (logits - expected).norm() < HALF_TOLERANCES[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-gated", "umt5"])
+def test_float16_holds_a_stream_beyond_its_range(name, tmp_path):
+    """As that of large T5 checkpoints."""
+    reference = make(name, tmp_path)
+    with torch.no_grad():
+        for parameter, weight in reference.named_parameters():
+            if ".wo." in parameter:
+                weight *= 1e5
+    reference.save_pretrained(tmp_path)
+    target = list(range(3, 40))
+    expected = expected_logits(reference, target)
+    streams = reference.encoder(torch.tensor([SOURCE]), output_hidden_states=True).hidden_states
+    assert streams[1].abs().max() > torch.finfo(torch.float16).max
+    driver = EncoderDecoderDriver(load_model(tmp_path, data_type="fp16"))
+    driver.encode(SOURCE)
+    logits = driver.logits(target)
+    assert (logits - expected).norm() < HALF_TOLERANCES["fp16"] * expected.norm()

@@ -39,9 +39,10 @@ def load(
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = family_of(checkpoint, config.model_type)
-    spec = read_spec(checkpoint, family)
-    check_mesh(spec, mesh)
     dtype = _DTYPES[config.data_type]
+    spec = read_spec(checkpoint, family)
+    spec = spec.in_half() if dtype is torch.float16 else spec
+    check_mesh(spec, mesh)
     held = FORMATS[config.int8_mode]
     reader = WeightReader(checkpoint, family, mesh, dtype, device, progress, held)
     positions = config.max_model_len or spec.max_position_embeddings

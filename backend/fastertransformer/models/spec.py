@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What distinguishes one transformer from another, as data. Sizes have their Hugging Face names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..layers.position import RelativeBias, RopeSpec
@@ -117,8 +117,25 @@ class ModelSpec:
     logits_soft_cap: float = 0.0
     """c of c * tanh(logit / c); 0 leaves it out."""
 
+    half_stream_scale: float = 1.0
+    """Of the residual stream in float16, which it outgrows as it is: a power of 2. See `in_half`."""
+    output_scale: float = 1.0
+    """Of what the layers add to the residual stream."""
+
     encoder: "ModelSpec | None" = None
     """The decoder's layers attend to its output."""
+
+    def in_half(self) -> "ModelSpec":
+        """The same model in float16. All that is added to the residual stream is times `half_stream_scale`,
+        and the norms that read it have an epsilon times its square: what they yield is the same."""
+        scale, encoder = self.half_stream_scale, self.encoder
+        return replace(
+            self,
+            embedding_scale=self.embedding_scale * scale,
+            output_scale=self.output_scale * scale,
+            norm_eps=self.norm_eps * scale**2,
+            encoder=None if encoder is None else encoder.in_half(),
+        )
 
     def window_of(self, layer: int) -> int:
         return self.windows[layer] if self.windows else 0

@@ -149,15 +149,24 @@ class WeightReader:
         return Linear(self._hold(weight, lambda: weight), vector)
 
     def row_parallel(
-        self, role: str, rows: int, columns: int, share: tuple[int, int], place: Place, bias: bool
+        self,
+        role: str,
+        rows: int,
+        columns: int,
+        share: tuple[int, int],
+        place: Place,
+        bias: bool,
+        scale: float = 1.0,
     ) -> Linear:
-        """A product split by input columns; its bias is added on one rank only."""
+        """`scale` times a product split by input columns; its bias is added on one rank only."""
         stored, shape = self._name(role, place) + ".weight", (rows, columns)
-        weight = self._matrix(stored, shape, 1, *share)
-        vector = self.vector(role, ".bias", rows, place) if bias else None
+        weight = self._matrix(stored, shape, 1, *share).mul_(scale)
+        vector = self.vector(role, ".bias", rows, place).mul_(scale) if bias else None
 
         def whole() -> Tensor:
-            return weight if share == (0, columns) else self._matrix(stored, shape, 1, 0, columns)
+            if share == (0, columns):
+                return weight
+            return self._matrix(stored, shape, 1, 0, columns).mul_(scale)
 
         return Linear(self._hold(weight, whole), vector if self._mesh.tp_rank == 0 else None)
 

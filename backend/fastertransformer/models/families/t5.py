@@ -69,6 +69,7 @@ def _t5(config: HFConfig, is_shared: bool, is_scaled: bool) -> ModelSpec:
         "gated_mlp": projection.startswith("gated-"),
         "attention_scale": 1.0,
         "relative_bias": bias,
+        "half_stream_scale": 1 / 64,  # large checkpoints reach some hundred thousands
         "tie_word_embeddings": False,  # the head has the name of the embedding where it is the same
     }
     num_layers = config.integer("num_hidden_layers")
