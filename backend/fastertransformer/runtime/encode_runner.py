@@ -17,7 +17,7 @@ from ..models import EncoderModel
 from ..parallel.world import World
 from .encode_graphs import EncodeGraphs
 from .encode_step import EncodeStep, place
-from .transfer import HostCopy
+from .transfer import HostCopy, upload
 
 Take = Callable[[], FloatArray]
 """Waits for the numbers of a step, all outputs one behind the other."""
@@ -83,7 +83,8 @@ class EncodeRunner:
         hidden = self._hidden(batch)
         if self._mesh.is_last_stage:
             numbers = self._numbers(batch, hidden)
-            self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
+            if self._mesh.pp_size > 1:
+                self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
             return Encoding(self._model, batch, self._take_here(numbers))
         self._world.pipeline.send_hidden(hidden)
         return Encoding(self._model, batch, lambda: self._take_from_last_stage(batch))
@@ -120,8 +121,8 @@ class EncodeRunner:
                 spans = [
                     np.arange(end - length, end) for end, length in zip(ends[rows], lengths, strict=True)
                 ]
-                tokens = hidden[torch.from_numpy(np.concatenate(spans)).to(hidden.device)]
-            on_device = torch.from_numpy(lengths.astype(np.int64)).to(hidden.device)
+                tokens = hidden[upload(np.concatenate(spans), hidden.device)]
+            on_device = upload(lengths.astype(np.int64), hidden.device)
             parts.append(self._model.encode(output, tokens, on_device).reshape(-1))
         return torch.cat(parts)
 
