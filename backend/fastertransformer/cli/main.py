@@ -35,6 +35,7 @@ app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)
 app.command("bench-kernels")(bench.bench_kernels)
+app.command("bench-collectives")(bench.bench_collectives)
 app.command("demo")(demo.demo)
 
 
