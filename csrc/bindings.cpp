@@ -141,6 +141,10 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, greedy);
   FT_BIND(cuda, sample);
   FT_BIND(cuda, log_probability);
+  FT_BIND(cuda, normalise_rows);
+  FT_BIND(cuda, beam_candidates);
+  FT_BIND(cuda, copy_rows);
+  FT_BIND(cuda, copy_blocks);
   FT_BIND(cuda, paged_attention);
   FT_BIND(cuda, encoder_attention);
   FT_BIND(cuda, disentangled_attention);

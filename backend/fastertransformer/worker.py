@@ -130,6 +130,7 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
             num_token_types=model.encoding.num_token_types,
             outputs=model.outputs,
             labels=model.encoding.labels,
+            takes_tokens=model.embedding is not None,
         ),
     )
     return Rank(info, runner, 0, _depth(config, model.device))

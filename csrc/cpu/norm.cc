@@ -32,15 +32,25 @@ void rms_norm_row(T* y, const T* x, const T* weight, int64_t size, float eps) {
             1.0f / std::sqrt(sum(squares) / size + eps));
 }
 
+// x - shift in the first `count` lanes, zero in the others.
+template <typename T>
+vec shifted(const T* x, int64_t count, float shift) {
+  vec value = load_lanes(x, count) - shift;
+  for (int64_t lane = count; lane < kLanes; ++lane) value[lane] = 0.0f;
+  return value;
+}
+
+// The mean is taken of distances from the first element: those of a row far from zero are small,
+// and so is what their sum rounds off.
 template <typename T>
 void layer_norm_row(T* y, const T* x, const T* weight, const T* bias, int64_t size, float eps) {
+  const float first = to_float(x[0]);
   vec total{};
-  for_lanes(size, [&](int64_t i, int64_t count) { total += load_lanes(x + i, count); });
-  const float mean = sum(total) / size;
+  for_lanes(size, [&](int64_t i, int64_t count) { total += shifted(x + i, count, first); });
+  const float mean = first + sum(total) / size;
   vec squares{};
   for_lanes(size, [&](int64_t i, int64_t count) {
-    vec value = load_lanes(x + i, count) - mean;
-    for (int64_t lane = count; lane < kLanes; ++lane) value[lane] = 0.0f;
+    const vec value = shifted(x + i, count, mean);
     squares += value * value;
   });
   normalise(y, x, weight, bias, size, mean, 1.0f / std::sqrt(sum(squares) / size + eps));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// out = x weight^T [* scale of the weight's row] + bias for few rows of x, or of the halves of that
-// activation(first) * second: the weights [N, K] are read once, in order, by all threads together.
+// out = x weight^T [* scale of the weight's row] + bias, or of the halves of that activation(first)
+// * second: for few rows of x the weights [N, K] are read once, in order, by all threads together.
 // A tile of kColumns weight rows stays in the first cache while it is multiplied with every row of
 // x, kRows at a time. Each output is one accumulator over K in steps of kLanes, whatever the tile,
 // so a row's result does not depend on the other rows or on the threads.
@@ -14,10 +14,16 @@
 namespace ft::cpu::FT_ISA {
 namespace {
 
-constexpr int kColumns = 4;
+// Sums, columns of the weight and a row of x stay in registers: 32 with AVX-512, else 16.
 constexpr int kRows = 4;
+#if defined(__AVX512F__)
+constexpr int kColumns = 4;
+#else
+constexpr int kColumns = 3;
+#endif
 constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kGatedColumns = 64;
+constexpr int64_t kPartElements = 1 << 15;   // of x
 constexpr int64_t kGrainElements = 1 << 15;  // of the weight: some microseconds
 
 // acc[r][c] = sum_k x[r][k] w[c][k]
@@ -47,18 +53,12 @@ void multiply_tile(float (&acc)[kRows][kColumns], const float* x, int64_t x_stri
   }
 }
 
-template <int C, typename T>
+template <int C, int R = kRows, typename T>
 void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int64_t x_stride,
                    const T* weight, int64_t weight_stride, int64_t size) {
-  switch (rows) {
-    case 1:
-      return multiply_tile<1, C>(acc, x, x_stride, weight, weight_stride, size);
-    case 2:
-      return multiply_tile<2, C>(acc, x, x_stride, weight, weight_stride, size);
-    case 3:
-      return multiply_tile<3, C>(acc, x, x_stride, weight, weight_stride, size);
-    default:
-      return multiply_tile<4, C>(acc, x, x_stride, weight, weight_stride, size);
+  if (rows == R) return multiply_tile<R, C>(acc, x, x_stride, weight, weight_stride, size);
+  if constexpr (R > 1) {
+    multiply_rows<C, R - 1>(rows, acc, x, x_stride, weight, weight_stride, size);
   }
 }
 
@@ -106,21 +106,32 @@ int tile_width(int64_t rows, int64_t weight_row_bytes) {
   return rows == 1 && weight_row_bytes < kPageBytes ? 1 : kColumns;
 }
 
+// Columns [n, n + count) in tiles, for a part of the rows at a time, which stays in the second
+// cache.
+template <typename Out, typename T, typename W>
+void multiply_range(Out* out, int64_t out_stride, const float* x, int64_t rows,
+                    const Matrix<T, W>& matrix, int64_t n, int64_t count) {
+  const int width = tile_width(rows, matrix.size * sizeof(W));
+  const int64_t whole = count / width * width;
+  const int64_t part = kRows * (1 + kPartElements / (kRows * matrix.size));
+  for (int64_t m = 0; m < rows; m += part) {
+    const int64_t some = rows - m < part ? rows - m : part;
+    for (int64_t i = 0; i < count; i += i < whole ? width : 1) {
+      multiply_columns(out + m * out_stride + i, out_stride, x + m * matrix.size, some, matrix,
+                       n + i, i < whole ? width : 1);
+    }
+  }
+}
+
 template <typename Out, typename T, typename W>
 void multiply(const Tensor& out, const float* x, const Matrix<T, W>& matrix) {
-  const int64_t rows = out.shape[0], stride = out.strides[0];
-  const int width = tile_width(rows, matrix.size * sizeof(W));
-  const int64_t tiles = matrix.columns / width;
-  const int64_t smallest = 1 + kGrainElements / (width * matrix.size);
+  const int64_t smallest = 1 + kGrainElements / matrix.size, columns = matrix.columns;
   Out* const y = out.as<Out>();
-  parallel_for(tiles, balanced_grain(tiles, smallest), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin * width; n < end * width; n += width) {
-      multiply_columns(y + n, stride, x, rows, matrix, n, width);
-    }
+  // Whole tiles of any width.
+  const int64_t grain = (balanced_grain(columns, smallest) + kColumns - 1) / kColumns * kColumns;
+  parallel_for(columns, grain, [&](int64_t begin, int64_t end) {
+    multiply_range(y + begin, out.strides[0], x, out.shape[0], matrix, begin, end - begin);
   });
-  for (int64_t n = tiles * width; n < matrix.columns; ++n) {
-    multiply_columns(y + n, stride, x, rows, matrix, n, 1);
-  }
 }
 
 // Grows with the largest product of the thread that launches, and stays.
@@ -147,14 +158,6 @@ template <typename T, typename W>
 void multiply_gated(const Tensor& out, const float* x, const Matrix<T, W>& matrix,
                     Activation activate) {
   const int64_t rows = out.shape[0], size = out.shape[1];
-  const int width = tile_width(rows, matrix.size * sizeof(W));
-  const auto multiply_part = [&](float* to, int64_t n, int64_t count) {
-    int64_t i = 0;
-    for (; i + width <= count; i += width) {
-      multiply_columns(to + i, kGatedColumns, x, rows, matrix, n + i, width);
-    }
-    for (; i < count; ++i) multiply_columns(to + i, kGatedColumns, x, rows, matrix, n + i, 1);
-  };
   const int64_t blocks = (size + kGatedColumns - 1) / kGatedColumns;
   const int64_t smallest = 1 + kGrainElements / (2 * kGatedColumns * matrix.size);
   parallel_for(blocks, balanced_grain(blocks, smallest), [&](int64_t begin, int64_t end) {
@@ -163,8 +166,8 @@ void multiply_gated(const Tensor& out, const float* x, const Matrix<T, W>& matri
     float* const gated = gate + rows * kGatedColumns;
     for (int64_t n = begin * kGatedColumns; n < end * kGatedColumns; n += kGatedColumns) {
       const int64_t count = size - n < kGatedColumns ? size - n : kGatedColumns;
-      multiply_part(gate, n, count);
-      multiply_part(gated, size + n, count);
+      multiply_range(gate, kGatedColumns, x, rows, matrix, n, count);
+      multiply_range(gated, kGatedColumns, x, rows, matrix, size + n, count);
       for (int64_t m = 0; m < rows; ++m) {
         T* y = out.as<T>() + m * out.strides[0] + n;
         for_lanes(count, [&](int64_t i, int64_t lanes) {

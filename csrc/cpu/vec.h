@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Sixteen floats at a time, from any storage type. The compiler maps them to the registers of the
-// instruction set that this file is compiled for, so everything here lives in that set's namespace.
+// A register of floats at a time, from any storage type. Registers are those of the instruction set
+// that this file is compiled for, so everything here lives in that set's namespace. Wider vectors
+// would live in memory: compilers keep in registers only what fits into one.
 #pragma once
 
 #if defined(__AVX2__)
@@ -19,19 +20,25 @@
 
 namespace ft::cpu::FT_ISA {
 
+#if defined(__AVX512F__)
 constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
 
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
-typedef uint16_t hvec __attribute__((vector_size(32)));
-typedef int8_t bvec __attribute__((vector_size(16)));
+typedef float vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t ivec __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t uvec __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t hvec __attribute__((vector_size(2 * kLanes)));
+typedef int8_t bvec __attribute__((vector_size(kLanes)));
 
 struct bf16 {
   uint16_t bits;
 };
 using fp16 = _Float16;
-typedef fp16 f16vec __attribute__((vector_size(32)));
+typedef fp16 f16vec __attribute__((vector_size(2 * kLanes)));
 
 template <typename To, typename From>
 inline To bit_cast(const From& from) {
@@ -45,15 +52,32 @@ inline vec broadcast(float x) { return vec{} + x; }
 
 inline vec widen(vec x) { return x; }
 inline vec widen(hvec x) { return bit_cast<vec>(__builtin_convertvector(x, uvec) << 16); }
-inline vec widen(f16vec x) { return __builtin_convertvector(x, vec); }
-// Compilers widen bytes in many steps where there is an instruction for it.
+// Compilers widen and narrow in many steps where there is an instruction for it.
+inline vec widen(f16vec x) {
+#if defined(__AVX512F__)
+  return bit_cast<vec>(_mm512_maskz_cvtph_ps(-1, bit_cast<__m256i>(x)));
+#elif defined(__AVX2__)
+  return bit_cast<vec>(_mm256_cvtph_ps(bit_cast<__m128i>(x)));
+#else
+  return __builtin_convertvector(x, vec);
+#endif
+}
+inline f16vec narrow_fp16(vec x) {
+#if defined(__AVX512F__)
+  return bit_cast<f16vec>(
+      _mm512_maskz_cvtps_ph(-1, bit_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  return bit_cast<f16vec>(_mm256_cvtps_ph(bit_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
+#else
+  return __builtin_convertvector(x, f16vec);
+#endif
+}
 inline vec widen(bvec x) {
 #if defined(__AVX512F__)
   const ivec integers = bit_cast<ivec>(_mm512_maskz_cvtepi8_epi32(-1, bit_cast<__m128i>(x)));
 #elif defined(__AVX2__)
-  const __m128i low = bit_cast<__m128i>(x), high = _mm_unpackhi_epi64(low, low);
-  const __m256i halves[] = {_mm256_cvtepi8_epi32(low), _mm256_cvtepi8_epi32(high)};
-  const ivec integers = bit_cast<ivec>(halves);
+  const __m128i bytes = _mm_cvtsi64_si128(bit_cast<int64_t>(x));
+  const ivec integers = bit_cast<ivec>(_mm256_cvtepi8_epi32(bytes));
 #else
   const ivec integers = __builtin_convertvector(x, ivec);
 #endif
@@ -84,7 +108,7 @@ struct Storage<bf16> {
 template <>
 struct Storage<fp16> {
   using type = f16vec;
-  static type from(vec x) { return __builtin_convertvector(x, f16vec); }
+  static type from(vec x) { return narrow_fp16(x); }
 };
 
 template <>
@@ -124,15 +148,26 @@ inline float to_float(T x) {
   return load_part(&x, 1)[0];
 }
 
-// Always the same tree, so that a sum does not depend on who asks for it.
-inline float sum(vec x) {
-  float lanes[kLanes];
-  std::memcpy(lanes, &x, sizeof(x));
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+template <int Lanes>
+struct Floats {
+  typedef float type __attribute__((vector_size(4 * Lanes)));
+};
+
+// One half is added to the other until a pair is left: in registers, which lanes one by one are
+// not.
+template <int Lanes>
+inline float sum_halves(typename Floats<Lanes>::type x) {
+  if constexpr (Lanes == 2) {
+    return x[0] + x[1];
+  } else {
+    typename Floats<Lanes / 2>::type halves[2];
+    std::memcpy(halves, &x, sizeof(x));
+    return sum_halves<Lanes / 2>(halves[0] + halves[1]);
   }
-  return lanes[0];
 }
+
+// Always the same tree, so that a sum does not depend on who asks for it.
+inline float sum(vec x) { return sum_halves<kLanes>(x); }
 
 inline vec maximum(vec a, vec b) { return a > b ? a : b; }
 inline vec minimum(vec a, vec b) { return a < b ? a : b; }

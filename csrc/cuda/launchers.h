@@ -59,6 +59,13 @@ void sample(const Tensor& out, const Tensor& logits, const Tensor& token_pool, c
             const Tensor& seeds, int64_t stream);
 void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
                      const Tensor& slots, const Tensor& integers, int64_t stream);
+void normalise_rows(const Tensor& logits, const Tensor& num_candidates, int64_t stream);
+void beam_candidates(const Tensor& logits, const Tensor& num_candidates, const Tensor& tokens,
+                     const Tensor& logprobs, int64_t stream);
+void copy_rows(const Tensor& token_pool, const Tensor& sources, const Tensor& targets,
+               int64_t length, int64_t stream);
+void copy_blocks(const Tensor& kv_cache, const Tensor& sources, const Tensor& targets,
+                 int64_t stream);
 void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                      const Tensor& v_cache, const Tensor& block_tables, const Tensor& seq_lens,
                      const Tensor& cu_seqlens_q, const Tensor& work, const Tensor& workspace,

@@ -82,8 +82,9 @@ inline TokenPool check_token_pool(const char* op, const Tensor& token_pool, int6
   return {token_pool.as<int32_t>(), token_pool.strides[0]};
 }
 
-// Logits [S, V] and slots [S].
-inline Logits check_logits(const char* op, const Tensor& logits, const Tensor& slots) {
+// Logits [S, V], and what says of each row whether it counts, [S].
+inline Logits check_logits(const char* op, const Tensor& logits, const Tensor& rows,
+                           const char* rows_argument = "slots") {
   check_on_gpu(op, "logits", logits);
   check_shape(op, "logits", logits, {-1, -1});
   check_dtype(op, "logits", logits, DType::kFloat32);
@@ -91,7 +92,7 @@ inline Logits check_logits(const char* op, const Tensor& logits, const Tensor& s
   check_that(op, "logits", logits.shape[1] > 0 && logits.shape[1] <= 1 << 24,
              "needs a vocabulary of 1 to 2^24 tokens");
   check_that(op, "logits", logits.shape[0] < 1 << 16, "has more than 65535 rows");
-  check_vector(op, "slots", slots, logits.shape[0], DType::kInt32);
+  check_vector(op, rows_argument, rows, logits.shape[0], DType::kInt32);
   return {logits.as<float>(), logits.strides[0], static_cast<int>(logits.shape[1])};
 }
 

@@ -7,6 +7,7 @@
 #include "cuda/sampling.h"
 #include "device/pdl.cuh"
 #include "device/philox.cuh"
+#include "device/rank.cuh"
 #include "device/row.cuh"
 #include "device/select.cuh"
 #include "device/share.cuh"
@@ -16,7 +17,10 @@ namespace ft::cuda {
 namespace {
 
 using device::Cluster;
+using device::index_of;
 using device::lane;
+using device::logit_of;
+using device::rank_of;
 using device::Segment;
 using device::warp;
 
@@ -78,20 +82,6 @@ __device__ float decayed(float top_p, const Decay& decay, int times) {
   }
   return static_cast<float>(fmax(top_p * power, static_cast<double>(decay.least)));
 }
-
-// Greater for a larger logit, and among equal ones for the lower index.
-__device__ uint64_t rank_of(float logit, int index) {
-  const uint32_t bits = __float_as_uint(logit + 0.0f);  // -0 equals 0
-  const uint32_t key = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
-  return static_cast<uint64_t>(key) << 32 | ~static_cast<uint32_t>(index);
-}
-
-__device__ float logit_of(uint64_t rank) {
-  const uint32_t key = static_cast<uint32_t>(rank >> 32);
-  return __uint_as_float(key ^ (key >> 31 != 0 ? 0x80000000u : 0xffffffffu));
-}
-
-__device__ int index_of(uint64_t rank) { return static_cast<int>(~static_cast<uint32_t>(rank)); }
 
 // The best rank of the row, for every thread of the cluster. Waits for the blocks to have arrived.
 template <int kBlocks>

@@ -1,77 +1,34 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// log_probability: a cluster of blocks per row, for the rows that want it; sums in an order that
-// depends on the vocabulary alone.
+// log_probability: a cluster of blocks per row, for the rows that want it.
 #include "cuda/launchers.h"
 #include "cuda/sampling.h"
+#include "device/normaliser.cuh"
 #include "device/pdl.cuh"
-#include "device/reduce.cuh"
-#include "device/row.cuh"
 
 namespace ft::cuda {
 namespace {
 
 using device::Cluster;
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
-
-struct Add {
-  __device__ float operator()(float a, float b) const { return a + b; }
-};
-struct Max {
-  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
-};
-
-template <int kBlocks>
-struct Shared {
-  float of_warps[kWarps], of_blocks[kBlocks];
-};
-
-// Combines what all threads of the cluster bring, for each of them. Waits for the blocks to have
-// arrived. shared: used for one reduction only.
-template <int kBlocks, typename Combine>
-__device__ float reduce(Shared<kBlocks>& shared, float x, Combine combine) {
-#pragma unroll
-  for (int width = 16; width > 0; width /= 2) {
-    x = combine(x, __shfl_xor_sync(0xffffffffu, x, width));
-  }
-  if (threadIdx.x % 32 == 0) shared.of_warps[threadIdx.x / 32] = x;
-  __syncthreads();
-  if (threadIdx.x < kBlocks) {
-    float of_block = shared.of_warps[0];
-    for (int i = 1; i < kWarps; ++i) of_block = combine(of_block, shared.of_warps[i]);
-    *Cluster<kBlocks>::at(&shared.of_blocks[Cluster<kBlocks>::rank()], threadIdx.x) = of_block;
-  }
-  Cluster<kBlocks>::sync();
-  float of_row = shared.of_blocks[0];
-  for (int i = 1; i < kBlocks; ++i) of_row = combine(of_row, shared.of_blocks[i]);
-  return of_row;
-}
+constexpr int kThreads = device::kNormaliserThreads;
 
 template <int kBlocks>
 __global__ void __launch_bounds__(kThreads)
     log_probability_kernel(float* out, Logits logits, const int32_t* tokens, const int32_t* slots,
                            const int32_t* integers, int num_slots) {
-  __shared__ Shared<kBlocks> maxima, sums;
-  const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
+  __shared__ device::NormaliserShared<kBlocks> shared;
   const int slot = slots[blockIdx.y];
   const bool wanted = slot >= 0 && integers[kWantsLogprob * num_slots + slot] != 0;
   device::wait_for_predecessor(gridDim.y);
+  const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   if (!wanted) {
     if (is_first) out[blockIdx.y] = 0.0f;
     return;
   }
-  Cluster<kBlocks>::arrive();
   const float* const row = logits.data + blockIdx.y * logits.stride;
   const device::Segment segment = device::segment_of<kBlocks, kThreads>(row, logits.vocab_size);
-  float largest = -INFINITY;
-  device::for_each(segment, [&](int, float logit) { largest = fmaxf(largest, logit); });
-  Cluster<kBlocks>::wait();
-  largest = reduce(maxima, largest, Max{});
-  float sum = 0.0f;
-  device::for_each(segment, [&](int, float logit) { sum += expf(logit - largest); });
-  sum = reduce(sums, sum, Add{});
-  if (is_first) out[blockIdx.y] = row[tokens[blockIdx.y]] - largest - logf(sum);
+  const device::Normaliser of_row = device::normaliser_of(shared, segment);
+  if (is_first) out[blockIdx.y] = of_row(row[tokens[blockIdx.y]]);
 }
 
 }  // namespace

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from toy_engine import INFO, ToyEngine, engine_config, expected, next_logprobs, request, top
 
 from fastertransformer.config import BEAM_SEARCH_RULES
-from fastertransformer.engine.beam_rules import Step, choose_rule, forced_path, num_candidates
+from fastertransformer.engine.beam_rules import (
+    Candidate,
+    Path,
+    Rule,
+    Step,
+    choose_rule,
+    forced_path,
+    num_candidates,
+)
 from fastertransformer.messages import Beam, FinishReason, Request
 
 PROMPTS = st.lists(st.integers(1, 3), min_size=1, max_size=18)
@@ -29,12 +37,25 @@ def searched(entry: Request, rule_name: str) -> tuple[Beam, ...]:
 
     while True:
         pairs = [top(next_logprobs([*entry.encoder_tokens, *tokens]), count) for tokens, _ in beams]
-        candidates = [np.stack(arrays) for arrays in zip(*pairs, strict=True)]
-        is_last = beams[0][1].length + 1 == sampling.max_tokens
-        choices = rule.advance(Step([path for _, path in beams], *candidates, ends, is_last))
+        paths = [path for _, path in beams]
+        is_last = paths[0].length + 1 == sampling.max_tokens
+        choices = rule.advance(Step(paths, best_of(rule, paths, pairs), ends, is_last))
         if not choices:
             return tuple(path.as_beam() for path in rule.ended)
         beams = [([*beams[parent][0], path.token], path) for parent, path in choices]
+
+
+def best_of(rule: Rule, paths: list[Path], pairs: list[tuple[np.ndarray, np.ndarray]]) -> list[Candidate]:
+    """One search's candidates, ordered one by one."""
+    count, width, rate = rule.preference
+    norm = rule.norm(paths[0].length + 1)
+    candidates = []
+    for beam, (path, arrays) in enumerate(zip(paths, pairs, strict=True)):
+        for rank, (token, logprob) in enumerate(zip(*arrays, strict=True)):
+            score = np.float32(path.score) + logprob
+            preferred = score / norm + np.float32(rate) * np.float32(rank % width)
+            candidates.append(Candidate(beam, int(token), float(logprob), float(score), float(preferred)))
+    return sorted(candidates, key=lambda candidate: -candidate.preferred)[:count]
 
 
 def check(engine: ToyEngine, entry: Request, rule: str) -> None:

@@ -73,7 +73,7 @@ def test_float16_holds_a_stream_beyond_its_range(name, tmp_path):
     with torch.no_grad():
         for parameter, weight in reference.named_parameters():
             if ".wo." in parameter:
-                weight *= 1e5
+                weight.mul_(1e5)
     reference.save_pretrained(tmp_path)
     target = list(range(3, 40))
     expected = expected_logits(reference, target)

@@ -5,27 +5,27 @@ Scores are sums of float32 log-probabilities and are kept in float32, as in tran
 rounded otherwise may turn a tie.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Sequence as List
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..messages import Beam, SamplingParams
 from .batch import FloatArray, Int32Array
 
-NO_SCORE = np.float32(0)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Path:
-    """A beam: its newest token and, through `parent`, all that were generated before it."""
+    """A beam: its newest token and, through `parent`, all that were generated before it. Never changed."""
 
     parent: "Path | None" = None
     token: int = -1
     logprob: float = 0.0
-    score: np.float32 = NO_SCORE
-    """Sum of the log-probabilities."""
+    score: float = 0.0
+    """Sum of the log-probabilities; a float32."""
     length: int = 0
 
     def as_beam(self) -> Beam:
@@ -35,43 +35,120 @@ class Path:
             tokens.append(node.token)
             logprobs.append(node.logprob)
             node = node.parent
-        return Beam(tuple(reversed(tokens)), tuple(reversed(logprobs)), float(self.score))
+        return Beam(tuple(reversed(tokens)), tuple(reversed(logprobs)), self.score)
 
 
 Choice = tuple[int, Path]
 """(index of the beam that is continued, the beam with one more token)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Preference(NamedTuple):
+    """Which candidates of a search come first: by sum / norm, where the norm depends on the length alone, and
+    FasterTransformer's `beam_search_diversity_rate` by the rank of a candidate within its beam."""
+
+    num_candidates: int
+    """How many of them the rule looks at."""
+    width: int
+    diversity_rate: float
+
+
+class Candidate(NamedTuple):
+    """One more token for a beam."""
+
+    beam: int
+    token: int
+    logprob: float
+    score: float
+    """The beam's with it; a float32."""
+    preferred: float
+    """What it is ordered by; a float32."""
+
+    def path(self, beams: List[Path]) -> Path:
+        parent = beams[self.beam]
+        return Path(parent, self.token, self.logprob, self.score, parent.length + 1)
+
+
+class Question(NamedTuple):
     """B beams, best first, with the K most probable next tokens of each, best first."""
 
     beams: list[Path]
-    tokens: Int32Array
-    """[B, K]"""
-    logprobs: FloatArray
-    """[B, K]"""
+    tokens: List[Int32Array]
+    """B times [K]"""
+    logprobs: List[FloatArray]
+    """B times [K]"""
+    preference: Preference
+    norm: np.float32
+
+
+def best(questions: List[Question]) -> list[list[Candidate]]:
+    """The best candidates of each search, best first; banned tokens are none.
+
+    Of all searches at once: a call of numpy takes longer than what it does for one of them.
+    """
+    alike = defaultdict(list)
+    for place, question in enumerate(questions):
+        alike[len(question.beams), len(question.tokens[0]), question.preference].append(place)
+    found: list[list[Candidate]] = [[] for _ in questions]
+    for (num_beams, num_tokens, preference), places in alike.items():
+        shape = len(places), num_beams, num_tokens
+        for place, candidates in zip(
+            places, _best(shape, preference, [questions[place] for place in places]), strict=True
+        ):
+            found[place] = candidates
+    return found
+
+
+def _best(
+    shape: tuple[int, int, int], preference: Preference, questions: list[Question]
+) -> list[list[Candidate]]:
+    tokens = np.concatenate([row for question in questions for row in question.tokens]).reshape(shape)
+    logprobs = np.concatenate([row for question in questions for row in question.logprobs]).reshape(shape)
+    scores = [beam.score for question in questions for beam in question.beams]
+    sums = np.array(scores, np.float32).reshape(*shape[:2], 1) + logprobs
+    preferred = sums / np.array([question.norm for question in questions], np.float32)[:, None, None]
+    if preference.diversity_rate:
+        ranks = (np.arange(shape[2]) % preference.width).astype(np.float32)
+        preferred += np.float32(preference.diversity_rate) * ranks
+    order = np.argsort(-preferred.reshape(shape[0], -1), axis=1, kind="stable")
+    order = order[:, : preference.num_candidates]
+    chosen = [
+        np.take_along_axis(values.reshape(shape[0], -1), order, 1)
+        for values in (tokens, logprobs, sums, preferred)
+    ]
+    columns = [array.tolist() for array in (order // shape[2], *chosen)]
+    ranked = [list(map(Candidate, *lists)) for lists in zip(*columns, strict=True)]
+    finite = np.isfinite(chosen[2])
+    if not finite.all():
+        ranked = [
+            [candidate for candidate, is_finite in zip(candidates, row, strict=True) if is_finite]
+            for candidates, row in zip(ranked, finite.tolist(), strict=True)
+        ]
+    return ranked
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a rule decides about."""
+
+    beams: list[Path]
+    """Best first."""
+    candidates: List[Candidate]
+    """Best first."""
     ends: Callable[[int, int], bool]
     """Whether a token ends the beam of this index."""
     is_last: bool
     """No beam may become longer."""
 
-    def best(self, count: int, score: Callable[[FloatArray], FloatArray]) -> list[tuple[np.float32, Choice]]:
-        """The `count` best of all candidates by `score` of their sums [B, K]; banned tokens are none."""
-        sums = np.array([beam.score for beam in self.beams], np.float32)[:, None] + self.logprobs
-        scores = score(sums)
-        order = np.argsort(-scores, axis=None, kind="stable")[:count]
-        places = [divmod(int(index), sums.shape[1]) for index in order]
-        return [(scores[at], self._choice(*at, sums[at])) for at in places if np.isfinite(sums[at])]
-
-    def _choice(self, beam: int, rank: int, total: np.float32) -> Choice:
-        parent = self.beams[beam]
-        token, logprob = int(self.tokens[beam, rank]), float(self.logprobs[beam, rank])
-        return beam, Path(parent, token, logprob, total, parent.length + 1)
-
 
 class Rule(Protocol):
     """The state of one search beside its live beams."""
+
+    @property
+    def preference(self) -> Preference: ...
+
+    def norm(self, length: int) -> np.float32:
+        """What scores of beams with `length` tokens are divided by before candidates are compared."""
+        ...
 
     def advance(self, step: Step) -> list[Choice]:
         """The beams that go on, best first; none when the search is over."""
@@ -96,34 +173,41 @@ class Hypotheses:
     def __init__(self, sampling: SamplingParams, num_candidates: int, early_stopping: bool) -> None:
         self._width = sampling.beam_width
         self._length_penalty = sampling.length_penalty
-        self._diversity_rate = sampling.diversity_rate
-        self._num_candidates = num_candidates
         self._early_stopping = early_stopping
         self._ended: list[tuple[np.float32, Path]] = []
+        self.preference = Preference(num_candidates, self._width, sampling.diversity_rate)
 
     @property
     def ended(self) -> list[Path]:
         return [path for _, path in self._ended]
 
-    def advance(self, step: Step) -> list[Choice]:
-        norm = np.float32((step.beams[0].length + 1) ** self._length_penalty)
-        live: list[Choice] = []
-        best = step.best(
-            self._num_candidates, lambda sums: _diversified(sums, self._diversity_rate, self._width)
-        )
-        for rank, (_, choice) in enumerate(best):
-            if not step.is_last and not step.ends(choice[0], choice[1].token):
-                live.append(choice)
-            elif rank < self._width:
-                self._ended.append((choice[1].score / norm, choice[1]))
-        self._ended.sort(key=lambda ended: -ended[0])
-        del self._ended[self._width :], live[self._width :]
-        return [] if self._is_over(live, norm) else live
+    def norm(self, length: int) -> np.float32:
+        """Beams of one length are compared by their sums."""
+        return np.float32(1)
 
-    def _is_over(self, live: list[Choice], norm: np.float32) -> bool:
+    def advance(self, step: Step) -> list[Choice]:
+        live: list[Choice] = []
+        num_ended = len(self._ended)
+        for rank, candidate in enumerate(step.candidates):
+            if rank >= self._width and len(live) == self._width:
+                break
+            if not step.is_last and not step.ends(candidate.beam, candidate.token):
+                live.append((candidate.beam, candidate.path(step.beams)))
+            elif rank < self._width:
+                path = candidate.path(step.beams)
+                self._ended.append((self._final_score(path), path))
+        if len(self._ended) > num_ended:
+            self._ended.sort(key=lambda ended: -ended[0])
+            del self._ended[self._width :]
+        return [] if self._is_over(live) else live
+
+    def _is_over(self, live: list[Choice]) -> bool:
         if not live or len(self._ended) < self._width:
             return not live
-        return self._early_stopping or not live[0][1].score / norm > self._ended[-1][0]
+        return self._early_stopping or not self._final_score(live[0][1]) > self._ended[-1][0]
+
+    def _final_score(self, path: Path) -> np.float32:
+        return np.float32(path.score) / np.float32(path.length**self._length_penalty)
 
 
 class Survivors:
@@ -135,43 +219,30 @@ class Survivors:
     def __init__(self, sampling: SamplingParams, prompt_len: int) -> None:
         self._width = sampling.beam_width
         self._length_penalty = sampling.length_penalty
-        self._diversity_rate = sampling.diversity_rate
         self._prompt_len = prompt_len
         self._ended: list[Path] = []
+        self.preference = Preference(self._width, self._width, sampling.diversity_rate)
 
     @property
     def ended(self) -> list[Path]:
         return self._ended
 
     def advance(self, step: Step) -> list[Choice]:
-        norm = self._norm(step.beams[0].length + 1)
-        candidates = step.best(
-            self._width, lambda sums: _diversified(sums / norm, self._diversity_rate, self._width)
-        )
-        merged: list[tuple[np.float32, Choice]] = [
-            *((path.score / self._norm(path.length), (-1, path)) for path in self._ended),
-            *candidates,
+        merged = [(float(np.float32(path.score) / self.norm(path.length)), -1, path) for path in self._ended]
+        merged += [
+            (candidate.preferred, candidate.beam, candidate.path(step.beams)) for candidate in step.candidates
         ]
         merged.sort(key=lambda entry: -entry[0])
         self._ended, live = [], []
-        for _, (parent, path) in merged[: self._width]:
+        for _, parent, path in merged[: self._width]:
             if parent < 0 or step.is_last or step.ends(parent, path.token):
                 self._ended.append(path)
             else:
                 live.append((parent, path))
         return live
 
-    def _norm(self, length: int) -> np.float32:
+    def norm(self, length: int) -> np.float32:
         return np.float32((self._prompt_len + length) ** self._length_penalty)
-
-
-def _diversified(scores: FloatArray, rate: float, width: int) -> FloatArray:
-    """FasterTransformer's `beam_search_diversity_rate`, by the rank of a candidate within its beam."""
-    return (
-        scores
-        if rate == 0
-        else scores + np.float32(rate) * (np.arange(scores.shape[1]) % width).astype(np.float32)
-    )
 
 
 def num_candidates(width: int, num_end_ids: int) -> int:

@@ -7,13 +7,24 @@ the others take the places of beams that died: blocks are shared, and the last o
 copied by whoever writes to it first.
 """
 
+from collections.abc import Callable
+from collections.abc import Sequence as List
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..messages import FinishReason, Output
 from .batch import FloatArray, Int32Array
-from .beam_rules import Choice, Path, Rule, Step, choose_rule, forced_path, num_candidates
+from .beam_rules import (
+    Candidate,
+    Choice,
+    Path,
+    Question,
+    Rule,
+    Step,
+    best,
+    choose_rule,
+    forced_path,
+    num_candidates,
+)
 from .block_pool import BlockPool
 from .sequence import Sequence
 
@@ -67,17 +78,30 @@ class BeamGroup:
         self._arrived[id(member)] = candidates[0][:count], candidates[1][:count]
         return len(self._arrived) == max(1, len(self._live))
 
-    def advance(self, pool: BlockPool) -> list[Output]:
-        """The next beams, from what was collected; what there is to tell."""
-        arrived, self._arrived = self._arrived, {}
-        if self._saved:  # what the head computed was only the tokens that its beams have in common
+    def ask(self) -> Question | None:
+        """Which of what was collected are the best; None where it does not matter."""
+        if self._saved:
+            return None
+        beams = self._live or [(self.head, forced_path(self.head.request.forced_tokens))]
+        tokens, logprobs = zip(*(self._arrived[id(member)] for member, _ in beams), strict=True)
+        paths = [path for _, path in beams]
+        norm = self._rule.norm(paths[0].length + 1)
+        return Question(paths, tokens, logprobs, self._rule.preference, norm)
+
+    def advance(
+        self, pool: BlockPool, question: Question | None, candidates: List[Candidate]
+    ) -> list[Output]:
+        """The next beams, by the answer to `ask`; what there is to tell."""
+        self._arrived = {}
+        if question is None:  # what the head computed was only the tokens that its beams have in common
             self._restore(pool)
             return []
-        beams = self._live or [(self.head, forced_path(self.head.request.forced_tokens))]
-        choices = self._rule.advance(self._step(beams, [arrived[id(member)] for member, _ in beams]))
+        parents = [member for member, _ in self._live] or [self.head]
+        is_last = question.beams[0].length + 1 >= self.head.sampling.max_tokens
+        choices = self._rule.advance(Step(question.beams, candidates, self._ends(parents), is_last))
         if not choices:
             return [self._result()]
-        self._fork(pool, [member for member, _ in beams], choices)
+        self._fork(pool, parents, choices)
         if not self.head.sampling.reports_beams:
             return []
         paths = [path for _, path in choices] + self._rule.ended
@@ -96,15 +120,11 @@ class BeamGroup:
         for member in self.members:
             member.digests = []
 
-    def _step(self, beams: list[tuple[Sequence, Path]], candidates: list[Candidates]) -> Step:
-        sampling = self.head.sampling
-        return Step(
-            [path for _, path in beams],
-            np.stack([tokens for tokens, _ in candidates]),
-            np.stack([logprobs for _, logprobs in candidates]),
-            lambda beam, token: beams[beam][0].would_stop(token),
-            is_last=beams[0][1].length + 1 >= sampling.max_tokens,
-        )
+    def _ends(self, beams: list[Sequence]) -> Callable[[int, int], bool]:
+        end_ids = self.head.end_ids
+        if not self.head.sampling.stop_words:
+            return lambda _, token: token in end_ids
+        return lambda beam, token: beams[beam].would_stop(token)
 
     def _fork(self, pool: BlockPool, parents: list[Sequence], choices: list[Choice]) -> None:
         continued = {id(parents[parent]) for parent, _ in choices}
@@ -144,6 +164,16 @@ class BeamGroup:
         return Output(self.head.request.id, beams=beams, finish_reason=reason)
 
 
+def advance(groups: List[BeamGroup], pool: BlockPool) -> list[list[Output]]:
+    """The next beams of groups that have collected everything; what each has to tell."""
+    questions = [group.ask() for group in groups]
+    answers = iter(best([question for question in questions if question is not None]))
+    return [
+        group.advance(pool, question, [] if question is None else next(answers))
+        for group, question in zip(groups, questions, strict=True)
+    ]
+
+
 def start_search(head: Sequence, rule: str, vocab_size: int) -> None:
     """Makes the sequence of a request the head of a group."""
     chosen = choose_rule(rule, head.sampling, head.end_ids, head.prompt_len, head.encoder_len > 0)
@@ -159,12 +189,13 @@ def _common(lists: list[list[int]]) -> list[int]:
 
 def _clone(pool: BlockPool, parent: Sequence, child: Sequence) -> None:
     """Gives `child` what `parent` has computed, instead of what it had itself."""
-    for held in (parent.blocks, parent.cross_blocks):
-        pool.share(held)
-    for left in (child.blocks, child.cross_blocks):
-        pool.release(left)
+    pool.share(parent.blocks)
+    pool.release(child.blocks)
+    if child.cross_blocks is not parent.cross_blocks:
+        pool.share(parent.cross_blocks)
+        pool.release(child.cross_blocks)
+        child.cross_blocks, child.is_encoded = parent.cross_blocks, True
     child.tokens, child.blocks = list(parent.tokens), list(parent.blocks)
-    child.cross_blocks, child.is_encoded = list(parent.cross_blocks), True
     child.digests, child.num_published = list(parent.digests), parent.num_published
     child.num_computed, child.salt, child.embeddings = parent.num_computed, parent.salt, parent.embeddings
     child.copies_slot = parent.slot if child.is_placed else -1

@@ -69,8 +69,9 @@ class BlockPool:
     def share(self, blocks: Tokens[int]) -> None:
         """Takes one more reference on each of `blocks`."""
         for block in _there(blocks):
+            if self._references[block] == 0:
+                del self._free[block]
             self._references[block] += 1
-            self._free.pop(block, None)
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` free blocks and forgets what they contained."""
@@ -117,4 +118,4 @@ class BlockPool:
 
 
 def _there(blocks: Tokens[int]) -> list[int]:
-    return [block for block in blocks if block != GONE]
+    return [block for block in blocks if block != GONE] if GONE in blocks else list(blocks)

@@ -3,7 +3,7 @@
 
 import itertools
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from .batch import (
 from .sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """`num_tokens` of one sequence in one step, counted from what was computed before it."""
 
     sequence: Sequence
@@ -70,10 +69,11 @@ def _array(values: List[int]) -> Int32Array:
 
 
 def _block_tables(lists: List[list[int]]) -> Int32Array:
-    tables = np.zeros((len(lists), max(map(len, lists))), np.int32)
-    for row, blocks in zip(tables, lists, strict=True):
-        row[: len(blocks)] = blocks
-    return np.maximum(tables, 0)  # what is gone is not read
+    lengths = np.fromiter(map(len, lists), np.int32, len(lists))
+    tables = np.zeros((len(lists), int(lengths.max())), np.int32)
+    blocks = np.fromiter(itertools.chain.from_iterable(lists), np.int32, int(lengths.sum()))
+    tables[np.arange(tables.shape[1]) < lengths[:, None]] = np.maximum(blocks, 0)  # what is gone is not read
+    return tables
 
 
 def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
@@ -88,13 +88,15 @@ def _cross(sequences: List[Sequence]) -> Cross:
 
 
 def _admission(sequence: Sequence) -> Admission:
+    encoder_tokens = _array(() if sequence.is_encoded else sequence.request.encoder_tokens)
     return Admission(
         slot=sequence.slot,
         tokens=_array(sequence.tokens),
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
-        encoder_tokens=_array(() if sequence.is_encoded else sequence.request.encoder_tokens),
+        encoder_tokens=encoder_tokens,
+        encoder_rows=None if sequence.embeddings is None else _rows(sequence.embeddings, encoder_tokens),
         cross_blocks=_array(sequence.cross_blocks),
     )
 
@@ -108,11 +110,16 @@ def _embeddings(entries: List[Entry]) -> Embeddings | None:
         sequence, first = entry.sequence, entry.sequence.num_computed
         if sequence.embeddings is not None and first < sequence.prompt_len:
             tokens = _array(sequence.tokens[first : first + entry.num_tokens])
-            found = np.flatnonzero(tokens < 0)
-            places += (begin + found).tolist()
-            rows.append(sequence.embeddings[-1 - tokens[found]])
+            places += (begin + np.flatnonzero(tokens < 0)).tolist()
+            rows.append(_rows(sequence.embeddings, tokens))
         begin += entry.num_tokens
     return Embeddings(_array(places), np.concatenate(rows)) if places else None
+
+
+def _rows(table: FloatArray, tokens: Int32Array) -> FloatArray:
+    """[n, E] of the negative ones of `tokens`."""
+    rows: FloatArray = table[-1 - tokens[tokens < 0]]
+    return rows
 
 
 def _prefix_load(sequence: Sequence) -> PrefixLoad | None:

@@ -31,8 +31,10 @@ class Prefixes:
     def publish(self, sequence: Sequence, num_planned: int = 0) -> None:
         """A block may be shared as soon as its last token is among the `num_planned` of the next batch, even
         by other sequences of that batch: every layer writes all keys and values before it reads any."""
+        if not self._pool.enable_reuse:
+            return
         full = min(sequence.num_computed + num_planned, len(sequence.tokens)) // self._pool.block_size
-        if not self._pool.enable_reuse or full <= sequence.num_published:
+        if full <= sequence.num_published:
             return
         digests = self._digests(sequence, full)
         for index in range(sequence.num_published, full):
@@ -41,6 +43,8 @@ class Prefixes:
 
     def forget_oldest(self, sequence: Sequence) -> None:
         """Gives back what no token sees any more: batches run in order, so those in flight read it first."""
+        if not sequence.memory_blocks:
+            return
         next_token = min(sequence.num_computed, len(sequence.tokens))
         oldest = sequence.oldest_block(next_token, self._pool.block_size)
         self._pool.release(sequence.blocks[:oldest])

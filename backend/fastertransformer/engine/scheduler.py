@@ -15,7 +15,7 @@ from collections.abc import Sequence as List
 from ..config import EngineConfig
 from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
 from .batch import Batch, FloatArray, StepResult
-from .beams import BeamGroup, Candidates, copy_tail, start_search, tail_to_copy
+from .beams import BeamGroup, Candidates, advance, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool
 from .planner import Entry, build_batch, entry_for
 from .prefixes import Prefixes
@@ -159,6 +159,7 @@ class Scheduler:
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
         candidates = zip(result.candidate_tokens, result.candidate_logprobs, strict=True)
         contexts = iter(() if result.contexts is None else result.contexts)
+        complete: list[BeamGroup] = []
         for entry in self._in_flight.popleft():
             sequence = entry.sequence
             sequence.num_in_flight -= 1
@@ -166,11 +167,13 @@ class Scheduler:
                 sequence.context = sequence.context + next(contexts)
             if entry.samples:
                 sample = next(samples)
-                if sequence.group is None:
+                group = sequence.group
+                if group is None:
                     self._append(sequence, *sample)
-                else:
-                    self._search(sequence.group, sequence, next(candidates))
+                elif self._collect(group, sequence, next(candidates)):
+                    complete.append(group)
             self._settle(sequence)
+        self._search(complete)
 
     def take_outputs(self) -> list[ClientOutput]:
         """What happened since the last call, in order."""
@@ -204,6 +207,8 @@ class Scheduler:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
         copies = tail_to_copy(self.pool, sequence)
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
+        if needed + copies <= 0:
+            return True
         while needed + copies > self.pool.num_free:
             if self.sessions.give_way():
                 continue
@@ -309,11 +314,15 @@ class Scheduler:
         else:
             self._finish(sequence)
 
-    def _search(self, group: BeamGroup, sequence: Sequence, candidates: Candidates) -> None:
-        """Takes in what one beam got; the last one of a step makes the search go on."""
-        if sequence.state is State.RUNNING and group.collect(sequence, candidates):
-            for output in group.advance(self.pool):
-                self._tell(sequence.client, group.head.with_context(output))
+    def _collect(self, group: BeamGroup, sequence: Sequence, candidates: Candidates) -> bool:
+        """Takes in what one beam got; whether its search can go on."""
+        return sequence.state is State.RUNNING and group.collect(sequence, candidates)
+
+    def _search(self, groups: list[BeamGroup]) -> None:
+        """Makes the searches go on that have got all that a step of theirs brings."""
+        for group, outputs in zip(groups, advance(groups, self.pool), strict=True):
+            for output in outputs:
+                self._tell(group.head.client, group.head.with_context(output))
                 if output.finish_reason is not None:
                     self._finish(group.head)
 

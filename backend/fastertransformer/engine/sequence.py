@@ -121,7 +121,7 @@ class Sequence:
 
     @property
     def num_to_compute(self) -> int:
-        return self.num_tokens - self.num_computed
+        return len(self.tokens) + self.num_pending - self.num_computed
 
     @property
     def num_generated(self) -> int:
@@ -130,7 +130,9 @@ class Sequence:
     @property
     def wants_tokens(self) -> bool:
         """Whether a step can do something for it, given that all batches in flight succeed."""
-        return self.num_to_compute > 0 and self.num_generated < self.sampling.max_tokens
+        length = len(self.tokens) + self.num_pending
+        generated = length - len(self.request.prompt)
+        return length > self.num_computed and generated < self.request.sampling.max_tokens
 
     def append(self, token: int, logprob: float) -> Output:
         """Takes a token that was sampled; what it adds to the output, the first one behind what is forced."""

@@ -10,17 +10,37 @@ from ..quant.base import Weight
 
 
 class Embedding:
-    """Rows [rank * R, (rank + 1) * R) of the table, times `scale`; the ranks' results add up."""
+    """Rows [rank * R, (rank + 1) * R) of the table, times `scale`; the ranks' results add up.
 
-    def __init__(self, weight: Tensor, group: Communicator, scale: float = 1.0) -> None:
+    Args:
+        stream_scale: also multiplies all that is yielded.
+    """
+
+    def __init__(
+        self, weight: Tensor, group: Communicator, scale: float = 1.0, stream_scale: float = 1.0
+    ) -> None:
         self._weight = weight
         self._group = group
-        self._scale = scale
+        self._scale = scale * stream_scale
+        self._stream_scale = stream_scale
 
     def __call__(self, ids: Tensor) -> Tensor:
         """[T] int32 -> [T, H]"""
         rows = self._rows(ids)
         return rows if self._scale == 1.0 else rows.mul_(self._scale)
+
+    def with_rows(self, ids: Tensor, replaced: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The same, where some ids are no words.
+
+        Args:
+            replaced: indices into T [N] int64, and rows [N, H] in place of what the table would give
+                (transformers' `inputs_embeds`).
+        """
+        if replaced is None:
+            return self(ids)
+        hidden = self(ids.clamp(min=0))
+        hidden[replaced[0]] = (replaced[1] * self._stream_scale).to(hidden.dtype)
+        return hidden
 
     def _rows(self, ids: Tensor) -> Tensor:
         if self._group.size == 1:

@@ -80,9 +80,9 @@ class BlockBuilder:
             return {}
         tables: dict[int, Tensor] = {}
         for layer in {0} if relative.is_shared else set(layers):
-            buckets = self.reader.table("relative_bias", relative.num_buckets, heads, place=Place(layer))
-            own = buckets[:, slice(*self.reader.share(heads))]
-            tables[layer] = relative_bias_table(relative, own, bidirectional)
+            own = self.reader.share(heads)
+            buckets = self.reader.own_columns("relative_bias", relative.num_buckets, heads, own, Place(layer))
+            tables[layer] = relative_bias_table(relative, buckets, bidirectional)
         return {layer: tables[0 if relative.is_shared else layer] for layer in layers}
 
     def _block(
@@ -170,7 +170,7 @@ class BlockBuilder:
         own = tuple(end * spec.head_dim for end in self.reader.share(heads))
         columns = heads * spec.head_dim
         return self.reader.row_parallel(
-            role, spec.hidden_size, columns, (own[0], own[1]), place, spec.output_bias, spec.output_scale
+            role, spec.hidden_size, columns, (own[0], own[1]), place, spec.output_bias, spec.stream_scale
         )
 
     def _qkv(self, place: Place, q: tuple[int, int], kv: tuple[int, int]) -> Linear:
@@ -232,7 +232,7 @@ class BlockBuilder:
         return Mlp(
             self.reader.column_parallel(parts, spec.hidden_size, fused, place, spec.mlp_bias),
             self.reader.row_parallel(
-                prefix + "down", spec.hidden_size, size, share, place, spec.mlp_bias, spec.output_scale
+                prefix + "down", spec.hidden_size, size, share, place, spec.mlp_bias, spec.stream_scale
             ),
             spec.activation,
             spec.gated_mlp,

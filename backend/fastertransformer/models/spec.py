@@ -34,6 +34,10 @@ class Positions(Enum):
     SINUSOIDAL_PAPER = "sines and cosines, with those of arXiv 1706.03762"
 
 
+SINUSOIDAL_SPREADS = {Positions.SINUSOIDAL: 1, Positions.SINUSOIDAL_PAPER: 0}
+"""What layers.position.sinusoidal_table calls `spread`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeSpec:
     """Experts of which every token goes through some."""
@@ -119,8 +123,8 @@ class ModelSpec:
 
     half_stream_scale: float = 1.0
     """Of the residual stream in float16, which it outgrows as it is: a power of 2. See `in_half`."""
-    output_scale: float = 1.0
-    """Of what the layers add to the residual stream."""
+    stream_scale: float = 1.0
+    """Of all that is added to the residual stream."""
 
     encoder: "ModelSpec | None" = None
     """The decoder's layers attend to its output."""
@@ -131,8 +135,7 @@ class ModelSpec:
         scale, encoder = self.half_stream_scale, self.encoder
         return replace(
             self,
-            embedding_scale=self.embedding_scale * scale,
-            output_scale=self.output_scale * scale,
+            stream_scale=scale,
             norm_eps=self.norm_eps * scale**2,
             encoder=None if encoder is None else encoder.in_half(),
         )

@@ -7,26 +7,27 @@ from .registry import op
 
 
 @op(out=None)
-def normalise_rows(logits: Tensor, rows: Tensor) -> None:
-    """logits[rows] = log_softmax(logits[rows]), in place.
+def normalise_rows(logits: Tensor, num_candidates: Tensor) -> None:
+    """Log-softmax of the rows that want candidates, in place.
 
     Args:
-        logits: [S, V] float32. rows: [R] int32, no row twice.
+        logits: [S, V] float32. num_candidates: [S] int32; 0 leaves a row as it is.
     """
-    places = rows.long()
-    logits[places] = logits[places].log_softmax(-1)
+    rows = num_candidates.nonzero()[:, 0]
+    logits[rows] = logits[rows].log_softmax(-1)
 
 
 @op(out=None)
-def beam_candidates(logits: Tensor, rows: Tensor, tokens: Tensor, logprobs: Tensor) -> None:
-    """The K largest of logits[rows] and their places, largest first, into `logprobs` and `tokens`.
+def beam_candidates(logits: Tensor, num_candidates: Tensor, tokens: Tensor, logprobs: Tensor) -> None:
+    """The largest logits of every row and their places, largest first, into `logprobs` and `tokens`.
 
     Args:
-        logits: [S, V] float32. rows: [R] int32. tokens: [R, K] int32, K <= V. logprobs: [R, K] float32.
+        logits: [S, V] float32. num_candidates: [S] int32, how many of a row; what stands behind them is
+            undefined. tokens: [S, K] int32, K <= V. logprobs: [S, K] float32.
     """
-    values, places = logits[rows.long()].topk(tokens.shape[1], dim=-1)
-    tokens.copy_(places)
-    logprobs.copy_(values)
+    rows = num_candidates.nonzero()[:, 0]
+    logprobs[rows], places = logits[rows].topk(tokens.shape[1], dim=-1)
+    tokens[rows] = places.int()
 
 
 @op(out=None)

@@ -6,12 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .activation import FUNCTIONS
-from .registry import has_kernel, op
+from .registry import cpu_set, has_kernel, op
 
-_CPU_ROWS = {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4}
-"""Measured on a CPU with AVX-512: torch has matrix instructions for bfloat16, and none for float16."""
+_MANY = 1024
+_CPU_ROWS = {
+    "avx512": {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4},
+    "avx2": {torch.float32: _MANY, torch.float16: _MANY, torch.bfloat16: _MANY},
+}
+"""By the CPU's instruction set. Measured: with AVX-512 torch has matrix instructions for bfloat16, and none
+for float16; with AVX2 it takes as long as the kernel for float32, and much longer for the others."""
 _CPU_INT8_ROWS = 128
-"""Measured on the same: expanding a weight takes as long as some 200 rows of the product with it."""
+"""Measured with AVX-512: expanding a weight takes as long as some 200 rows of the product with it."""
 _GPU_ROWS = 64
 _GPU_COLUMNS = 8
 """The columns of the weight must be a multiple of this: rows of 16 bytes."""
@@ -20,7 +25,7 @@ _GPU_COLUMNS = 8
 def skinny_rows(weight: Tensor) -> int:
     """Up to how many rows `skinny_linear` beats torch's product with `weight` [N, K]; 0 where never."""
     if not weight.is_cuda:
-        return _CPU_ROWS[weight.dtype]
+        return _CPU_ROWS.get(cpu_set(), {}).get(weight.dtype, 0)
     fits = weight.dtype != torch.float32 and weight.shape[1] % _GPU_COLUMNS == 0
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear") else 0
 

@@ -54,6 +54,11 @@ def has_kernels(device: str) -> bool:
     return hasattr(_C, device)
 
 
+def cpu_set() -> str:
+    """The instruction set of this CPU that kernels use: generic, avx2 or avx512; empty without kernels."""
+    return getattr(_C, "cpu_set", "")
+
+
 def cuda_architectures() -> tuple[list[int], bool]:
     """(compute capabilities of this build's CUDA kernels as 90 for 9.0, whether the current GPU runs them)"""
     assert _C is not None

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A step's part in a beam search: copies before it, candidates after it. Rank 0's scheduler chooses."""
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..engine.batch import Batch, FloatArray, Int32Array, StepResult
+from ..engine.batch import Batch
 from .device_batch import DeviceBatch
-from .graphs import Sampled
 from .transfer import to_device
 
 
@@ -40,35 +37,14 @@ class BeamSampler:
 
     def before(self, logits: Tensor, step: DeviceBatch) -> None:
         """In place, before the logits are processed."""
-        if self._normalises_first and len(step.beam_rows):
-            ops.normalise_rows(logits, step.beam_rows)
+        if self._normalises_first:
+            ops.normalise_rows(logits, step.num_candidates)
 
-    def after(self, logits: Tensor, step: DeviceBatch, sampled: Sampled) -> Sampled:
-        """`sampled` with the candidates behind it: [S + R * K] each, as `unpack` reads it."""
-        rows = step.beam_rows
-        if not len(rows):
-            return sampled
+    def after(self, logits: Tensor, step: DeviceBatch) -> tuple[Tensor, Tensor]:
+        """Tokens [S, K] int32 and log-probabilities [S, K] float32, of the rows of beams."""
         if not self._normalises_first:
-            ops.normalise_rows(logits, rows)
-        tokens, logprobs = sampled
-        shape = (len(rows), step.num_candidates)
-        candidates, scores = tokens.new_empty(shape), logprobs.new_empty(shape)
-        ops.beam_candidates(logits, rows, candidates, scores)
-        return torch.cat((tokens, candidates.view(-1))), torch.cat((logprobs, scores.view(-1)))
-
-
-def num_samples(batch: Batch) -> int:
-    """Numbers that a step gives back: S + R * K."""
-    candidates = 0 if batch.beams is None else len(batch.beams.rows) * batch.beams.num_candidates
-    return len(batch.sample_rows) + candidates
-
-
-def unpack(
-    batch: Batch, tokens: Int32Array, logprobs: FloatArray, contexts: npt.NDArray[np.float64] | None
-) -> StepResult:
-    """What `BeamSampler.after` has packed."""
-    if batch.beams is None:
-        return StepResult(tokens, logprobs, contexts=contexts)
-    count, shape = len(batch.sample_rows), (len(batch.beams.rows), batch.beams.num_candidates)
-    candidates = tokens[count:].reshape(shape), logprobs[count:].reshape(shape)
-    return StepResult(tokens[:count], logprobs[:count], *candidates, contexts=contexts)
+            ops.normalise_rows(logits, step.num_candidates)
+        shape = (len(logits), step.max_candidates)
+        tokens, logprobs = step.num_candidates.new_empty(shape), logits.new_empty(shape)
+        ops.beam_candidates(logits, step.num_candidates, tokens, logprobs)
+        return tokens, logprobs

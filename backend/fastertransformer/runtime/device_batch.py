@@ -29,9 +29,10 @@ class DeviceBatch:
     """[S] row of the token pool and of the sampling table."""
     sample_positions: Tensor
     """[S] where the new token goes."""
-    beam_rows: Tensor
-    """[R] index into S of the rows that get candidates."""
-    num_candidates: int
+    num_candidates: Tensor
+    """[S] how many next tokens a beam gets; 0 for other rows."""
+    max_candidates: int
+    """No row gets more."""
     metadata: StepMetadata
     embeddings: tuple[Tensor, Tensor] | None = None
     """Indices into T [N] int64, and the rows [N, E] of these tokens in place of the word table's."""
@@ -88,9 +89,16 @@ def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
         **_cross_arrays(batch.cross, rows),
-        "beam_rows": np.zeros(0) if batch.beams is None else batch.beams.rows,
+        "num_candidates": _num_candidates(batch),
     }
     return {name: array.astype(np.int32) for name, array in arrays.items()}
+
+
+def _num_candidates(batch: Batch) -> Int32Array:
+    counts = np.zeros(len(batch.sample_rows), np.int32)
+    if batch.beams is not None:
+        counts[batch.beams.rows] = batch.beams.num_candidates
+    return counts
 
 
 def _cross_arrays(cross: Cross | None, rows: Int32Array) -> dict[str, Int32Array]:
@@ -112,13 +120,14 @@ def place(
     workspace: Tensor,
     max_seqlen_k: int | None = None,
     max_encoder_len: int | None = None,
+    max_candidates: int | None = None,
     out: Tensor | None = None,
 ) -> tuple[DeviceBatch, Tensor]:
     """The batch beside `workspace`, by one copy; and the memory that holds all of its arrays.
 
     Args:
-        max_seqlen_k, max_encoder_len: what kernels take for the longest sequence and encoder input; None
-            takes the batch's own.
+        max_seqlen_k, max_encoder_len, max_candidates: what kernels take for the longest sequence, the
+            longest encoder input and the most candidates; None takes the batch's own.
         out: int32 memory for the arrays; None allocates it.
     """
     arrays = step_arrays(batch, block_size)
@@ -154,8 +163,8 @@ def place(
         last_tokens=parts["last_tokens"],
         sample_slots=parts["sample_slots"],
         sample_positions=parts["sample_positions"],
-        beam_rows=parts["beam_rows"],
-        num_candidates=batch.beams.num_candidates if batch.beams is not None else 0,
+        num_candidates=parts["num_candidates"],
+        max_candidates=max_candidates or (0 if batch.beams is None else batch.beams.num_candidates),
         metadata=metadata,
         embeddings=_embeddings(batch, workspace.device),
         contexts=batch.contexts,

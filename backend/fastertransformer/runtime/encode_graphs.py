@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ..engine.encode_batch import EncodeBatch
-from ..models import EncoderModel
+from ..models import ATTENTIONS, EncoderModel
 from .captures import Captures
 from .encode_step import EncodeStep, padded, place
 
@@ -84,7 +84,8 @@ class EncodeGraphs:
 
     def fits(self, batch: EncodeBatch) -> bool:
         """Whether there is a graph for the step."""
-        return batch.tokens is not None and len(batch.tokens) <= self.max_num_tokens
+        has_maps = any(ATTENTIONS in outputs for outputs in batch.outputs)
+        return batch.tokens is not None and len(batch.tokens) <= self.max_num_tokens and not has_maps
 
     def replay(self, batch: EncodeBatch) -> Tensor:
         """The step of a batch that fits; its own rows [T, H], valid until the next replay."""

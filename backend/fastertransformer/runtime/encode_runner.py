@@ -13,7 +13,7 @@ from ..config import EngineConfig
 from ..engine.batch import FloatArray
 from ..engine.encode_batch import EncodeBatch, EncodeResult
 from ..messages import Array
-from ..models import EncoderModel
+from ..models import ATTENTIONS, AttentionMaps, EncoderModel
 from ..parallel.world import World
 from .encode_graphs import EncodeGraphs
 from .encode_step import EncodeStep, place
@@ -80,25 +80,29 @@ class EncodeRunner:
     @torch.inference_mode()
     def execute(self, batch: EncodeBatch) -> Encoding:
         """Enqueues one step; what comes of it is rank 0's to know."""
-        hidden = self._hidden(batch)
+        hidden, kept = self._hidden(batch)
+        maps = None if kept is None else self._maps(kept)
         if self._mesh.is_last_stage:
-            numbers = self._numbers(batch, hidden)
+            numbers = self._numbers(batch, hidden, maps)
             if self._mesh.pp_size > 1:
                 self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
             return Encoding(self._model, batch, self._take_here(numbers))
         self._world.pipeline.send_hidden(hidden)
+        if maps is not None:
+            self._world.pipeline.send_hidden(maps.flatten(1))
         return Encoding(self._model, batch, lambda: self._take_from_last_stage(batch))
 
-    def _hidden(self, batch: EncodeBatch) -> Tensor:
-        """[T, H] behind the layers of this stage."""
+    def _hidden(self, batch: EncodeBatch) -> tuple[Tensor, AttentionMaps | None]:
+        """[T, H] behind the layers of this stage, and the maps that it left where any are asked for."""
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._graphs.replay(batch)
+            return self._graphs.replay(batch), None
         step, _ = place(batch, self._model.device)
         if batch.hidden_states is not None and self._mesh.is_first_stage:
             # The layers overwrite it, and the plan is not theirs to change.
-            given = torch.tensor(batch.hidden_states).to(self._model.device, self._model.dtype)
-            return self._model.forward(given, step.metadata)
-        return self._compute(step)
+            given = torch.tensor(batch.hidden_states) * self._model.spec.stream_scale
+            hidden = given.to(self._model.device, self._model.dtype)
+            return self._model.forward(hidden, step.metadata), step.metadata.maps
+        return self._compute(step), step.metadata.maps
 
     def _compute(self, step: EncodeStep) -> Tensor:
         return self._model.forward(self._stage_input(step), step.metadata)
@@ -111,12 +115,26 @@ class EncodeRunner:
         assert step.tokens is not None
         return model.embed(step.tokens, positions, step.token_types)
 
-    def _numbers(self, batch: EncodeBatch, hidden: Tensor) -> Tensor:
+    def _maps(self, maps: AttentionMaps) -> Tensor:
+        """[layers so far, all heads, sum of squared lengths], with those of the stages before."""
+        found = self._world.tensor_group.all_gather(torch.stack(maps.layers), 1)
+        if self._mesh.is_first_stage:
+            return found
+        before = self._mesh.layers(self._model.spec.num_hidden_layers).start
+        shape = (before, found[0].numel())
+        earlier = self._world.pipeline.receive_hidden(shape, found.dtype, found.device)
+        return torch.cat([earlier.view(before, *found.shape[1:]), found])
+
+    def _numbers(self, batch: EncodeBatch, hidden: Tensor, maps: Tensor | None) -> Tensor:
         """All outputs of the step one behind the other, in the order of `rows_by_output`."""
         ends = np.cumsum(batch.lengths)
         parts = []
         for output, rows in rows_by_output(self._model, batch):
             lengths, tokens = batch.lengths[rows], hidden
+            if output == ATTENTIONS:
+                assert maps is not None
+                parts += [each.reshape(-1) for each in torch.split(maps, (lengths**2).tolist(), 2)]
+                continue
             if len(rows) < len(batch.lengths):
                 spans = [
                     np.arange(end - length, end) for end, length in zip(ends[rows], lengths, strict=True)

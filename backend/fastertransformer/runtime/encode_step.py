@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..engine.batch import Int32Array
 from ..engine.encode_batch import EncodeBatch
-from ..models import EncoderMetadata
+from ..models import ATTENTIONS, AttentionMaps, EncoderMetadata
 from .transfer import to_device
 
 
@@ -55,8 +55,19 @@ def place(
     sizes = [array.size for array in arrays.values()]
     placed = dict(zip(arrays, torch.split(packed, sizes), strict=True))
     longest = int(batch.lengths.max()) if max_seqlen is None else max_seqlen
-    metadata = EncoderMetadata(placed["positions"], placed["cu_seqlens"], longest)
+    metadata = EncoderMetadata(placed["positions"], placed["cu_seqlens"], longest, _maps(batch))
     return EncodeStep(metadata, placed.get("tokens"), placed.get("token_types")), packed
+
+
+def _maps(batch: EncodeBatch) -> AttentionMaps | None:
+    """Of the inputs that ask for them."""
+    ends = np.cumsum(batch.lengths).tolist()
+    spans = [
+        (end - int(length), end)
+        for end, length, outputs in zip(ends, batch.lengths, batch.outputs, strict=False)
+        if ATTENTIONS in outputs
+    ]
+    return AttentionMaps(spans) if spans else None
 
 
 def _positions(batch: EncodeBatch) -> dict[str, Int32Array]:

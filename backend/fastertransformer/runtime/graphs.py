@@ -2,7 +2,7 @@
 """Decode steps as CUDA graphs: one launch by the host for all kernels of a step, sampling included.
 
 A graph is captured for a number of sequences (its bucket) and for what their sampling needs: nothing or
-everything. A smaller batch is filled up with rows that belong to nobody.
+everything, candidates of beams included. A smaller batch is filled up with rows that belong to nobody.
 """
 
 from bisect import bisect_left
@@ -14,17 +14,19 @@ from torch import Tensor
 from ..engine.batch import Batch, Cross
 from .captures import Captures
 from .device_batch import NO_SLOT, DeviceBatch, padded, place
+from .samples import Samples
 from .sampling_table import Needs
 
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _BUCKET_STEP = 32
 
+_MOST_CANDIDATES = 256
+"""A beam with more of them runs without graphs."""
+
 _PLAIN = Needs(processing=False, drawing=False, logprobs=False)
 _KINDS = (_PLAIN, Needs.everything())
 
-Sampled = tuple[Tensor, Tensor]
-"""Tokens [S] int32 and log-probabilities [S] float32."""
-Step = Callable[[DeviceBatch, Needs], Sampled]
+Step = Callable[[DeviceBatch, Needs], Samples]
 
 
 def buckets(max_num_seqs: int) -> list[int]:
@@ -39,6 +41,7 @@ class DecodeGraphs:
     Args:
         workspace: of the attention kernels. max_model_len: the longest sequence that can come.
         max_encoder_len: the longest input of the encoder; 0 where there is none.
+        vocab_size: there are no more candidates.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class DecodeGraphs:
         max_num_seqs: int,
         max_model_len: int,
         max_encoder_len: int,
+        vocab_size: int,
         block_size: int,
         workspace: Tensor,
     ) -> None:
@@ -54,6 +58,7 @@ class DecodeGraphs:
         self._buckets = buckets(max_num_seqs)
         self._max_model_len = max_model_len
         self._max_encoder_len = max_encoder_len
+        self._max_candidates = min(_MOST_CANDIDATES, vocab_size)
         self._block_size = block_size
         self._table_width = -(-max_model_len // block_size)
         self._cross_width = -(-max_encoder_len // block_size)
@@ -71,15 +76,17 @@ class DecodeGraphs:
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence computes one token of the vocabulary and samples, and that is all."""
-        is_plain = batch.embeddings is None and not batch.contexts and batch.beams is None
+        is_plain = batch.embeddings is None and not batch.contexts
+        if batch.beams is not None and batch.beams.num_candidates > self._max_candidates:
+            return False
         return is_plain and len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
 
-    def replay(self, batch: Batch, needs: Needs) -> Sampled:
+    def replay(self, batch: Batch, needs: Needs) -> Samples:
         """The step of a batch that fits; results of its own rows, valid until the next replay."""
         size = self._buckets[bisect_left(self._buckets, len(batch.slots))]
         key = size, needs if needs == _PLAIN else Needs.everything()
-        tokens, logprobs = self._captures.launch(key, lambda inputs: self._place(batch, size, inputs))
-        return tokens[: len(batch.slots)], logprobs[: len(batch.slots)]
+        samples = self._captures.launch(key, lambda inputs: self._place(batch, size, inputs))
+        return samples.of(batch)
 
     def _place(self, batch: Batch, size: int, out: Tensor | None) -> tuple[DeviceBatch, Tensor]:
         return place(
@@ -88,10 +95,11 @@ class DecodeGraphs:
             self._workspace,
             self._max_model_len,
             self._max_encoder_len,
+            self._max_candidates,
             out,
         )
 
-    def _lay_out(self, key: tuple[int, Needs]) -> tuple[Tensor, Callable[[], Sampled]]:
+    def _lay_out(self, key: tuple[int, Needs]) -> tuple[Tensor, Callable[[], Samples]]:
         nobody = Batch(
             slots=np.full(1, NO_SLOT, np.int32),
             num_computed=np.zeros(1, np.int32),

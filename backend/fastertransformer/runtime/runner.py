@@ -14,13 +14,14 @@ from ..engine.batch import Batch, StepResult
 from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
-from .beams import BeamSampler, copy_beams, num_samples, unpack
+from .beams import BeamSampler, copy_beams
 from .device_batch import DeviceBatch, place, token_updates
 from .encoder_inputs import encoder_inputs
-from .graphs import DecodeGraphs, Sampled
+from .graphs import DecodeGraphs
 from .memory import workspace_size
 from .prefixes import Prefixes
 from .sampler import Sampler
+from .samples import Samples, num_samples, unpack
 from .sampling_table import Needs, SamplingTable
 from .transfer import HostCopy, to_device
 
@@ -91,7 +92,7 @@ class ModelRunner:
         self._sampler = Sampler(self._table, self._token_pool)
         self._beams = BeamSampler(config.beam_search_rule)
         self._prefixes = Prefixes(prefixes, self._block_size)
-        self._nothing = self._token_pool.new_empty(0), self._workspace.new_empty(0)
+        self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
         self._graphs: DecodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
@@ -101,6 +102,7 @@ class ModelRunner:
                 config.max_num_seqs,
                 max_model_len,
                 max_encoder_len,
+                model.info.vocab_size,
                 self._block_size,
                 self._workspace,
             )
@@ -131,16 +133,16 @@ class ModelRunner:
             return SampledElsewhere(self._pipeline, batch, self._model.spec.hidden_size)
         x, hidden = self._forward(step)
         contexts = _sums(x, hidden, step.contexts)
-        sampled = self._sample(x, hidden, step, needs)
+        samples = self._sample(x, hidden, step, needs)
         if len(batch.sample_rows) or len(contexts):
-            self._pipeline.return_samples(*sampled, contexts)
-        return self._sampled(batch, sampled, needs, contexts if len(contexts) else None)
+            self._pipeline.return_samples(*samples.packed(), contexts)
+        return self._sampled(batch, samples, needs, contexts if len(contexts) else None)
 
     def _sampled(
-        self, batch: Batch, sampled: Sampled, needs: Needs, contexts: Tensor | None = None
+        self, batch: Batch, samples: Samples, needs: Needs, contexts: Tensor | None = None
     ) -> SampledHere:
-        tokens, logprobs = sampled
-        is_wanted = needs.logprobs or batch.beams is not None
+        tokens, logprobs = samples.packed()
+        is_wanted = needs.logprobs or needs.candidates
         return SampledHere(
             HostCopy(tokens),
             HostCopy(logprobs) if is_wanted else None,
@@ -167,11 +169,14 @@ class ModelRunner:
         """Runs the encoder for the sequences that start, and leaves in the cache what their decoders see."""
         inputs = encoder_inputs(batch, self._block_size, self._model.device)
         if inputs is not None:
-            self._model.encode(inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache)
+            self._model.encode(
+                inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache, inputs.replaced
+            )
 
     def _needs(self, batch: Batch) -> Needs:
         rows = batch.sample_rows
-        return self._table.needs(batch.slots[rows], (batch.num_computed + batch.query_lens)[rows])
+        lengths = (batch.num_computed + batch.query_lens)[rows]
+        return self._table.needs(batch.slots[rows], lengths, batch.beams is not None)
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions
@@ -182,7 +187,7 @@ class ModelRunner:
         ids = ops.take_tokens(self._token_pool, step.token_slots, positions)
         return self._model.embed(ids, positions, step.embeddings)
 
-    def _compute(self, step: DeviceBatch, needs: Needs) -> Sampled:
+    def _compute(self, step: DeviceBatch, needs: Needs) -> Samples:
         """The last stage of a step, from its input to the tokens in the pool."""
         return self._sample(*self._forward(step), step, needs)
 
@@ -191,17 +196,18 @@ class ModelRunner:
         hidden = self._stage_input(step)
         return self._model.forward(hidden, step.metadata, self._kv_cache), hidden
 
-    def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Sampled:
+    def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Samples:
         if not len(step.last_tokens):
             return self._nothing
         if len(step.last_tokens) < len(hidden):
             last = step.last_tokens.long()
             x, hidden = x[last], hidden[last]
         logits = self._model.logits(x, hidden)
-        self._beams.before(logits, step)
+        if needs.candidates:
+            self._beams.before(logits, step)
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
-        return self._beams.after(logits, step, sampled)
+        return Samples(*sampled, self._beams.after(logits, step) if needs.candidates else None)
 
 
 def _sums(x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

@@ -36,11 +36,13 @@ class Needs:
     processing: bool
     drawing: bool
     logprobs: bool
+    candidates: bool = False
+    """Of beams."""
 
     @classmethod
     def everything(cls) -> "Needs":
         """For whoever cannot know: any row may ask for anything."""
-        return cls(processing=True, drawing=True, logprobs=True)
+        return cls(processing=True, drawing=True, logprobs=True, candidates=True)
 
 
 class Mirror:
@@ -180,11 +182,11 @@ class SamplingTable:
         lists = sampling.bad_words or sampling.logit_bias or sampling.no_repeat_ngram_size
         self._is_processed[slot] = not neutral or penalties != (1, 0, 0) or bool(lists)
 
-    def needs(self, slots: Int32Array, lengths: Int32Array) -> Needs:
+    def needs(self, slots: Int32Array, lengths: Int32Array, candidates: bool = False) -> Needs:
         """What the rows of a step ask for.
 
         Args:
-            slots: [S], none of them -1. lengths: [S] tokens of each row.
+            slots: [S], none of them -1. lengths: [S] tokens of each row. candidates: some are beams.
         """
         host = self._host
         unready = (lengths < host["first_end"][slots]) & (host["num_end_ids"][slots] > 0)
@@ -192,4 +194,5 @@ class SamplingTable:
             processing=bool((self._is_processed[slots] | unready).any()),
             drawing=bool((host["top_k"][slots] != 1).any()),
             logprobs=bool(host["wants_logprob"][slots].any()),
+            candidates=candidates,
         )

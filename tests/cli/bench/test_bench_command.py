@@ -58,6 +58,64 @@ def test_engine_and_peers_side_by_side(tiny, tmp_path):
         assert heading in printed
 
 
+def test_encoder_decoders_with_mixed_lengths_and_beams(tiny_t5, tmp_path):
+    content, printed = figures(
+        tmp_path / "mixed.json",
+        *("bench", tiny_t5, "--dummy-weights", "--batch=", "--workload=5x3-20/2-7", "--peer=hf"),
+        *(*SMALL, *ENGINE),
+    )
+    assert [(row["system"], row["workload"]) for row in content["rows"]] == [
+        ("engine", "5x3-20/2-7"),
+        ("hf", "5x3-20/2-7"),
+    ]
+    assert "5x3-20/2-7" in printed
+    content, _ = figures(
+        tmp_path / "beams.json",
+        *("bench", tiny_t5, "--dummy-weights", "--batch=2", "--input-len=9", "--output-len=5"),
+        *("--beam-width=3", "--peer=hf", *SMALL, *ENGINE),
+    )
+    assert [(row["workload"], row["beam_width"]) for row in content["rows"]] == [("2*3x9/5", 3)] * 2
+    assert all(row["tokens_per_second"] > 0 for row in content["rows"])
+
+
+def test_encoder_decoders_beside_ctranslate2(tiny_t5, tmp_path):
+    pytest.importorskip("ctranslate2")
+    content, _ = figures(
+        tmp_path / "figures.json",
+        *("bench", tiny_t5, "--dummy-weights", "--batch=2", "--input-len=9", "--output-len=5"),
+        *("--workload=3x4-9/2-6", "--peer=ctranslate2", *SMALL, *ENGINE),
+    )
+    assert [row["system"] for row in content["rows"]] == ["engine", "ctranslate2"] * 2
+
+
+def test_encoders(tiny_bert, tmp_path):
+    content, printed = figures(
+        tmp_path / "figures.json",
+        *("bench", tiny_bert, "--dummy-weights", "--batch=2", "--input-len=9", "--workload=40x3-30"),
+        *("--peer=hf", *SMALL, "--parameter=device=cpu"),
+    )
+    rows = content["rows"]
+    assert [(row["system"], row["workload"]) for row in rows] == [
+        (system, workload) for workload in ("2x9", "40x3-30") for system in ("engine", "hf")
+    ]
+    for row in rows:
+        assert row["sentences_per_second"] == pytest.approx(row["batch"] / row["total_ms"] * 1e3)
+        assert row["ceiling"] == "matrix"
+    assert "sentences/s" in printed
+
+
+def test_profile_of_an_encoder(tiny_bert, tmp_path):
+    content, _ = figures(
+        tmp_path / "figures.json",
+        *("bench", tiny_bert, "--dummy-weights", "--profile", "--batch=3", "--input-len=9"),
+        *(*SMALL, "--parameter=device=cpu"),
+    )
+    (whole,) = content["profiles"]
+    calls = {kernel["name"]: kernel["calls"] for kernel in whole["kernels"]}
+    assert whole["unit"] == "run"
+    assert calls["encoder_attention"] == 2
+
+
 def test_profile_names_kernels_and_what_is_left_to_the_host(tiny, tmp_path):
     content, printed = figures(
         tmp_path / "figures.json",
@@ -101,7 +159,19 @@ def test_kernels_beside_torch(tmp_path):
         (["bench"], "give either PATH or --shape"),
         (["bench", "--shape=llama-9"], "--shape 'llama-9' is unknown; shapes are llama-2-7b"),
         (["bench", "--shape=smollm2-135m", "--peer=nobody", *SMALL, *ENGINE], "--peer 'nobody' is unknown"),
-        (["bench", "--shape=smollm2-135m", "--workload=8x8"], "not of the form REQUESTSxINPUT/OUTPUT"),
+        (["bench", "--shape=smollm2-135m", "--workload=8x"], "not of the form REQUESTSxINPUT/OUTPUT"),
+        (
+            ["bench", "--shape=smollm2-135m", "--workload=8x8", *SMALL, *ENGINE],
+            "workloads of this model are of the form REQUESTSxINPUT/OUTPUT, since it generates",
+        ),
+        (
+            ["bench", "--shape=minilm-l6", "--through-triton", *SMALL, *ENGINE],
+            "--through-triton measures decoders only",
+        ),
+        (
+            ["bench", "--shape=t5-small", "--peer=torch", *SMALL, *ENGINE],
+            "--peer 'torch' is unknown; peers of this model are hf, ctranslate2",
+        ),
         (["bench-kernels", "--shape=gpt2", "--op=nonsense"], "--op nonsense is unknown; ops are"),
     ],
 )

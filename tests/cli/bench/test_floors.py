@@ -3,10 +3,11 @@
 
 import pytest
 
-from fastertransformer.cli.bench.floors import Floors, model_spec, prefill_flops
+from fastertransformer.cli.bench.floors import Floors, prefill_flops
+from fastertransformer.cli.bench.kind import read_model
 from fastertransformer.cli.bench.machine import Machine
 from fastertransformer.cli.bench.shapes import shape_folder
-from fastertransformer.cli.bench.workload import Measurement, Workload
+from fastertransformer.cli.bench.workload import Encoding, Measurement, Workload
 from fastertransformer.messages import EngineInfo
 
 MACHINE = Machine(
@@ -34,7 +35,7 @@ INFO = EngineInfo(
 @pytest.fixture(scope="module")
 def floors():
     with shape_folder("llama-2-7b") as folder:
-        spec = model_spec(folder, "dummy")
+        spec = read_model(folder, "dummy")[0]
     return Floors(machine=MACHINE, spec=spec, info=INFO, max_num_seqs=8)
 
 
@@ -59,9 +60,34 @@ def test_a_prompt_of_llama_2_7b(floors, length, flops):
 
 def test_a_window_bounds_what_a_prompt_attends_to():
     with shape_folder("mistral-7b") as folder:
-        spec = model_spec(folder, "dummy")
+        spec = read_model(folder, "dummy")[0]
     costs = [prefill_flops(spec, Workload(1, length, 1, 32000)) for length in (16384, 16385, 16386)]
     assert costs[2] - costs[1] == costs[1] - costs[0]
+
+
+def test_an_input_of_bert_base():
+    """85 million weights of its layers, and twelve times all pairs of tokens."""
+    with shape_folder("bert-base") as folder:
+        spec = read_model(folder, "dummy")[0]
+    workload = Workload(2, 384, 0, 30522, shortest_input=128)
+    flops = 2 * 84_934_656 * (384 + 128) + 12 * 4 * 768 * (384**2 + 128**2)
+    assert prefill_flops(spec, workload) == flops
+    floors = Floors(machine=MACHINE, spec=spec, info=INFO, max_num_seqs=8)
+    run = Encoding(total_ms=1.0, embeddings=[])
+    assert floors.share(workload, run) == ("matrix", pytest.approx(flops / 800e12 / 1e-3))
+
+
+def test_an_input_of_t5_small_goes_through_its_encoder():
+    with shape_folder("t5-small") as folder:
+        spec = read_model(folder, "dummy")[0]
+    encoder = 2 * 18_874_368 * 100 + 6 * 4 * 512 * 100**2
+    cross, head = 2 * 2 * 512 * 512 * 6 * 100, 2 * 32128 * 512
+    assert prefill_flops(spec, Workload(1, 100, 1, 32128)) == encoder + cross + head
+
+
+def test_beams_share_what_they_begin_with(floors):
+    one, four = (floors.step_bytes(Workload(1, 100, 20, 32000, beam_width=width)) for width in (1, 4))
+    assert four - one == pytest.approx(524_288 * 3 * 10)
 
 
 def test_decoding_is_compared_with_reading(floors):

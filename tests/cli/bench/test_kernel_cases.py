@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_model import TINY
 
-from fastertransformer.cli.bench.floors import model_spec
 from fastertransformer.cli.bench.kernels.case import Case, Inputs
 from fastertransformer.cli.bench.kernels.cases import Sizes, all_cases
 from fastertransformer.cli.bench.kernels.measure import kernel_row, num_copies
+from fastertransformer.cli.bench.kind import read_model
 from fastertransformer.cli.bench.machine import Machine
 from fastertransformer.cli.bench.timing import best_seconds, seconds_per_call
 from fastertransformer.ops.registry import OPS
@@ -39,7 +39,7 @@ def cases(tmp_path_factory) -> list[Case]:
     for config in (TINY, GPT2):
         folder = tmp_path_factory.mktemp("model")
         (folder / "config.json").write_text(json.dumps(config))
-        specs.append(model_spec(folder, "dummy"))
+        specs.append(read_model(folder, "dummy")[0])
     return all_cases(specs, ITEMSIZE, SIZES)
 
 

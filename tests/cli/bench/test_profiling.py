@@ -7,7 +7,9 @@ from fastertransformer.cli.bench.recorder import Recorder
 from fastertransformer.cli.bench.watcher import Watcher
 from fastertransformer.cli.bench.workload import Workload
 from fastertransformer.errors import FasterTransformerError
-from fastertransformer.messages import EngineStats, FinishReason, Output
+from fastertransformer.messages import EngineInfo, EngineStats, FinishReason, Output
+
+INFO = EngineInfo(model_type="llama", vocab_size=50, max_model_len=64, start_id=1, end_ids=(), plan="")
 
 
 class Noting(Recorder):
@@ -29,7 +31,7 @@ class Noting(Recorder):
 def watch(workload: Workload, max_num_seqs: int = 64) -> tuple[Watcher, Noting]:
     """A watcher whose requests were taken."""
     recorder = Noting()
-    watcher = Watcher(workload, max_num_seqs, recorder)
+    watcher = Watcher(workload, INFO, max_num_seqs, recorder)
     ((_, message),) = watcher.receive(patience=None)
     assert [request.id for request in message.requests] == list(range(workload.batch))
     assert watcher.receive(patience=None) == []

@@ -3,12 +3,14 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from fastertransformer.cli.bench.floors import layer_weights, model_spec
+from fastertransformer.cli.bench.floors import layer_weights
+from fastertransformer.cli.bench.kind import Kind, read_model
 from fastertransformer.cli.bench.shapes import SHAPES, shape_folder
 from fastertransformer.errors import ModelLoadError
 from fastertransformer.models.families import FAMILIES
+from fastertransformer.models.spec import Positions
 
 PARAMETERS = {
     "llama-2-7b": 6_738_415_616,
@@ -23,14 +25,26 @@ PARAMETERS = {
     "gpt2-xl": 1_557_611_200,
     "gpt-j-6b": 6_050_882_784,
     "gpt-neox-20b": 20_554_567_680,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-3b": 2_851_598_336,
+    "bert-base": 109_482_240,
+    "bert-large": 335_141_888,
+    "minilm-l6": 22_713_216,
 }
 """As published."""
+CLASSES = {
+    Kind.DECODER: AutoModelForCausalLM,
+    Kind.ENCODER_DECODER: AutoModelForSeq2SeqLM,
+    Kind.ENCODER: AutoModel,
+}
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_transformers_builds_the_published_model(name):
     with shape_folder(name) as folder, torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        auto = CLASSES[read_model(folder, "dummy")[1]]
+        model = auto.from_config(AutoConfig.from_pretrained(folder))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
 
 
@@ -39,10 +53,17 @@ def test_our_family_reads_the_same_sizes(name):
     if SHAPES[name]["model_type"] not in FAMILIES:
         pytest.skip("a family to come")
     with shape_folder(name) as folder:
-        spec = model_spec(folder, "dummy")
-    tables = (1 if spec.tie_word_embeddings else 2) * spec.vocab_size * spec.hidden_size
+        spec, kind = read_model(folder, "dummy")
+    is_tied = spec.tie_word_embeddings or kind is not Kind.DECODER
+    tables = (1 if is_tied else 2) * spec.vocab_size * spec.hidden_size
     matrices = spec.num_hidden_layers * layer_weights(spec) + tables
-    # What is left are norms, biases and learned positions.
+    if spec.encoder is not None:
+        heads = 2 * (spec.num_attention_heads + spec.num_key_value_heads)
+        matrices += spec.num_hidden_layers * heads * spec.head_dim * spec.hidden_size
+        matrices += spec.encoder.num_hidden_layers * layer_weights(spec.encoder)
+    if spec.positions is Positions.LEARNED:
+        matrices += spec.max_position_embeddings * spec.hidden_size
+    # What is left are norms, biases and poolers.
     assert 0.985 * PARAMETERS[name] < matrices < PARAMETERS[name]
 
 

@@ -2,19 +2,25 @@
 """The verb `bench`: its options, and what they ask for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from msgspec.structs import asdict, replace
 
+from ...errors import FasterTransformerError
 from ..console import output
-from ..serve import parse_parameters
+from ..repository import parse_parameters
 from .compare import check_peers, compare
+from .encoding_report import encoding_table
+from .kind import Kind
 from .peers import PEERS
 from .profiling import profile
 from .report import headline, profile_line, profile_table, table, write_json
-from .setup import prepared
+from .setup import Setup, prepared
 from .shapes import SHAPES
-from .workload import Workload, parse_workloads
+from .workload import Sizes, Workload, parse_workloads
+
+_PEERS = list(dict.fromkeys(name for peers in PEERS.values() for name in peers))
 
 
 def bench(
@@ -31,17 +37,19 @@ def bench(
     batch: Annotated[str, typer.Option(help="Numbers of requests that arrive and run together.")] = "1,8",
     input_len: Annotated[int, typer.Option(help="Prompt tokens of each request.")] = 128,
     output_len: Annotated[int, typer.Option(help="Generated tokens of each request.")] = 32,
+    beam_width: Annotated[int, typer.Option(help="Beams of each request; 1 is greedy.")] = 1,
     workload: Annotated[
         str,
         typer.Option(
-            help="More rows, REQUESTSxINPUT/OUTPUT: 1x1024/1 is a prefill, 512x512/128 is throughput.",
+            help="More rows, REQUESTSxINPUT/OUTPUT: 1x1024/1 is a prefill, 512x512/128 is throughput, "
+            "32x16-128/8-64 of mixed lengths; of an encoder REQUESTSxINPUT.",
             show_default=False,
         ),
     ] = "",
     data_type: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto",
     peers: Annotated[
         list[str] | None,
-        typer.Option("--peer", help=f"{', '.join(PEERS)}: in the same run; repeatable.", show_default=False),
+        typer.Option("--peer", help=f"{', '.join(_PEERS)}: in the same run; repeatable.", show_default=False),
     ] = None,
     through_triton: Annotated[
         bool, typer.Option("--through-triton", help="Also measure gRPC streaming through a tritonserver.")
@@ -58,17 +66,18 @@ def bench(
         Path | None, typer.Option(help="Write the figures here, too.", show_default=False)
     ] = None,
 ) -> None:
-    """Measure how fast a model generates, alone and next to its peers.
+    """Measure how fast a model generates or encodes, alone and next to its peers.
 
     Every system gets the same random prompts, greedy, in the same data type with the same threads. On a CPU
     they take turns, so that a busy machine hurts all alike; on a GPU each has it for itself.
     """
     batches = [int(size) for size in batch.split(",") if size]
-    sizes = [(size, input_len, output_len) for size in batches] + parse_workloads(workload)
-    check_peers(peers or [])
+    sizes = [Sizes(size, input_len, output_len) for size in batches]
     given = {"data_type": data_type, "num_threads": str(num_threads), **parse_parameters(parameter or [])}
-    with prepared(path, shape, dummy_weights, given, batches) as setup:
-        workloads = [Workload(*of_one, setup.spec.vocab_size) for of_one in sizes]
+    more = parse_workloads(workload)
+    with prepared(path, shape, dummy_weights, given, [size * beam_width for size in batches]) as setup:
+        check_peers(peers or [], setup.kind, through_triton)
+        workloads = _workloads(sizes, more, beam_width, setup)
         figures: dict[str, object]
         output.print(headline(setup.machine), highlight=False)
         if profiled:
@@ -77,8 +86,33 @@ def bench(
             for entry in profiles:
                 output.print(profile_line(entry), profile_table(entry), sep="\n", highlight=False)
         else:
-            rows = compare(setup, workloads, peers or [], through_triton, repetitions)
+            rows: list[Any] = compare(setup, workloads, peers or [], through_triton, repetitions)
             figures = {"rows": rows}
-            output.print(table(rows))
+            output.print(encoding_table(rows) if setup.kind is Kind.ENCODER else table(rows))
         if json is not None:
             write_json(json, setup.machine, {"shape": shape, **setup.parameters}, **figures)
+
+
+def _workloads(sizes: list[Sizes], more: list[Sizes], beam_width: int, setup: Setup) -> list[Workload]:
+    """Raises: FasterTransformerError: a workload that this kind of model cannot have."""
+    encodes = setup.kind is Kind.ENCODER
+    if encodes:
+        sizes = [replace(of_one, output_len=0) for of_one in sizes]
+    for of_one in more:
+        if bool(of_one.output_len) is encodes:
+            form = (
+                "REQUESTSxINPUT, since it encodes" if encodes else "REQUESTSxINPUT/OUTPUT, since it generates"
+            )
+            raise FasterTransformerError(f"workloads of this model are of the form {form}")
+        if of_one.shortest_output and beam_width > 1:
+            raise FasterTransformerError("beams are measured with outputs of one length")
+    return [
+        Workload(**asdict(of_one), vocab_size=_vocab_size(setup), beam_width=beam_width)
+        for of_one in [*sizes, *more]
+    ]
+
+
+def _vocab_size(setup: Setup) -> int:
+    """Of what the model reads."""
+    spec = setup.spec if setup.spec.encoder is None else setup.spec.encoder
+    return spec.vocab_size

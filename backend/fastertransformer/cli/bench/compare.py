@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from typing import Any
 
 from rich.progress import Progress
 
@@ -11,24 +12,26 @@ from ...errors import ModelLoadError
 from ...messages import EngineInfo
 from ..checkpoint import hugging_face_folder
 from ..console import errors
+from .encoding_report import EncodingRow, encoding_row
 from .floors import Floors
+from .kind import Kind
 from .peers import PEERS, RANDOM_WEIGHTS
 from .report import Row, row
 from .setup import Setup
 from .systems import EngineSystem, System, engine, peer
 from .triton_system import triton
-from .workload import Measurement, Workload, median
+from .workload import Workload, median
 
 OURS = "engine"
 
 Starters = dict[str, Callable[[], AbstractContextManager[System]]]
-Runs = dict[str, Measurement]
-"""By the name of the system."""
+Runs = dict[str, Any]
+"""By the name of the system: Measurement or Encoding, as the kind of the model has it."""
 
 
 def compare(
     setup: Setup, workloads: list[Workload], peers: list[str], through_triton: bool, repetitions: int
-) -> list[Row]:
+) -> list[Row] | list[EncodingRow]:
     """Rows by workload; a system whose memory does not hold a workload has no row for it.
 
     Raises:
@@ -57,24 +60,29 @@ def compare(
         num_devices=setup.config.parallel.tensor_para_size if setup.device.type == "cuda" else 1,
     )
     with_others = RANDOM_WEIGHTS if setup.config.load_format != "dummy" else frozenset(peers)
+    make_row: Callable[..., Any] = encoding_row if setup.kind is Kind.ENCODER else row
     return [
-        row(name, workload, run, by_system[OURS], floors, same_weights=name not in with_others)
+        make_row(name, workload, run, by_system[OURS], floors, same_weights=name not in with_others)
         for workload, by_system in runs.items()
         for name, run in by_system.items()
     ]
 
 
-def check_peers(names: list[str]) -> None:
-    """Raises: ModelLoadError: a name that is no peer; lists those that are."""
+def check_peers(names: list[str], kind: Kind, through_triton: bool) -> None:
+    """Raises: ModelLoadError: a system that does not do what the model does; lists those that do."""
     for name in names:
-        if name not in PEERS:
-            raise ModelLoadError(f"--peer {name!r} is unknown; peers are {', '.join(PEERS)}")
+        if name not in PEERS[kind]:
+            raise ModelLoadError(
+                f"--peer {name!r} is unknown; peers of this model are {', '.join(PEERS[kind])}"
+            )
+    if through_triton and kind is not Kind.DECODER:
+        raise ModelLoadError("--through-triton measures decoders only")
 
 
 def _starters(setup: Setup, peers: list[str], through_triton: bool) -> Starters:
     starters: Starters = {OURS: partial(engine, setup.config)}
     for name in peers:
-        starters[name] = partial(peer, name, hugging_face_folder(setup.folder), setup.config)
+        starters[name] = partial(peer, name, hugging_face_folder(setup.folder), setup.config, setup.kind)
     if through_triton:
         starters["triton"] = partial(triton, setup.folder, setup.parameters)
     return starters
@@ -82,15 +90,14 @@ def _starters(setup: Setup, peers: list[str], through_triton: bool) -> Starters:
 
 def take_turns(systems: dict[str, System], workload: Workload, repetitions: int) -> Runs:
     """A B A B ...; the first round warms up and does not count."""
-    runs: dict[str, list[Measurement]] = {}
+    runs: dict[str, list[Any]] = {}
     # Without a thread of its own: it would take the client's time.
     with Progress(console=errors, transient=True, auto_refresh=False) as progress:
         total = (repetitions + 1) * len(systems)
-        sizes = f"{workload.batch}x{workload.input_len}/{workload.output_len}"
-        task = progress.add_task(sizes, total=total)
+        task = progress.add_task(str(workload), total=total)
         for repetition in range(repetitions + 1):
             for name, system in systems.items():
-                progress.update(task, description=f"{sizes} {name}", refresh=True)
+                progress.update(task, description=f"{workload} {name}", refresh=True)
                 measured = system.run(workload)
                 if repetition > 0 and measured is not None:
                     runs.setdefault(name, []).append(measured)

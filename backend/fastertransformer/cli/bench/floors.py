@@ -1,22 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a workload costs at least, whoever computes it: bytes to read, operations to do."""
 
-from pathlib import Path
+import statistics
 
 from msgspec import Struct
 
 from ...messages import EngineInfo
-from ...models.checkpoint import open_checkpoint
-from ...models.loader import find_family, read_spec
 from ...models.spec import ModelSpec
 from .machine import Machine
-from .workload import Measurement, Workload
-
-
-def model_spec(path: Path, load_format: str) -> ModelSpec:
-    """Raises: ModelLoadError: no checkpoint, or none of a known family."""
-    checkpoint = open_checkpoint(str(path), load_format)
-    return read_spec(checkpoint, find_family("", checkpoint.config.model_type))
+from .workload import Encoding, Measurement, Workload
 
 
 class Floors(Struct, frozen=True, kw_only=True):
@@ -33,16 +25,18 @@ class Floors(Struct, frozen=True, kw_only=True):
     def step_bytes(self, workload: Workload) -> float:
         """Weights, and cached keys and values halfway through the output, that a decode step reads."""
         running = min(workload.batch, self.max_num_seqs)
-        context = workload.input_len + workload.output_len / 2
-        return self.info.step_bytes + self.info.kv_token_bytes * running * context
+        return self.info.step_bytes + self.info.kv_token_bytes * running * context(workload)
 
-    def share(self, workload: Workload, run: Measurement) -> tuple[str, float]:
+    def share(self, workload: Workload, run: Measurement | Encoding) -> tuple[str, float]:
         """(ceiling, share of it that `run` reaches).
 
-        A single token is all prompt: the matrix rate bounds it, or reading the weights once where that takes
-        longer. Otherwise reading memory bounds the time between tokens; where requests wait for others to
-        end, steps are of all kinds, and the whole time is compared with the sum of both bounds.
+        The matrix rate bounds what is encoded. A single token is all prompt: the matrix rate bounds it, or
+        reading the weights once where that takes longer. Otherwise reading memory bounds the time between
+        tokens; where requests wait for others to end, steps are of all kinds, and the whole time is compared
+        with the sum of both bounds.
         """
+        if isinstance(run, Encoding):
+            return "matrix", self._prefill_seconds(workload) / run.total_ms * 1e3
         if workload.output_len == 1:
             bounds = {
                 "matrix": self._prefill_seconds(workload),
@@ -61,23 +55,39 @@ class Floors(Struct, frozen=True, kw_only=True):
     def _decode_seconds(self, workload: Workload) -> float:
         """All steps of all waves of requests."""
         waves = -(-workload.batch // self.max_num_seqs)
-        steps = workload.output_len - 1
-        context = workload.input_len + workload.output_len / 2
-        cached = self.info.kv_token_bytes * workload.batch * steps * context
+        steps = statistics.mean(workload.output_lens) - 1
+        cached = self.info.kv_token_bytes * workload.batch * steps * context(workload)
         return self._read(waves * steps * self.info.step_bytes + cached)
 
     def _read(self, num_bytes: float) -> float:
         return num_bytes / (self.machine.read_bandwidth * self.num_devices)
 
 
+def context(workload: Workload) -> float:
+    """Cached tokens of a request halfway through its output; beams share what they begin with."""
+    inputs, outputs = (statistics.mean(lens) for lens in (workload.input_lens, workload.output_lens))
+    return inputs + workload.beam_width * outputs / 2
+
+
 def prefill_flops(spec: ModelSpec, workload: Workload) -> float:
-    """Products of every prompt token, causal attention, and the head for the last token of each prompt."""
-    attended = sum(
-        _keys(workload.input_len, window) for window in spec.windows or (0,) * spec.num_hidden_layers
-    )
-    attention = 4 * spec.num_attention_heads * spec.head_dim * attended
-    products = 2 * workload.input_len * spec.num_hidden_layers * layer_weights(spec)
-    return workload.batch * (products + attention + 2 * spec.vocab_size * spec.hidden_size)
+    """Products of every prompt token and their attention; of what generates the head for one token of each.
+
+    The prompt of an encoder-decoder goes through its encoder, and once through what makes the decoder's keys
+    and values of it.
+    """
+    lens = workload.input_lens
+    head = 2 * len(lens) * spec.vocab_size * spec.hidden_size if workload.output_len else 0
+    if spec.encoder is None:
+        return _layer_flops(spec, lens, is_causal=workload.output_len > 0) + head
+    cross = 2 * spec.num_key_value_heads * spec.head_dim * spec.hidden_size * spec.num_hidden_layers
+    return _layer_flops(spec.encoder, lens, is_causal=False) + 2 * sum(lens) * cross + head
+
+
+def _layer_flops(spec: ModelSpec, lens: list[int], is_causal: bool) -> float:
+    windows = spec.windows or (0,) * spec.num_hidden_layers
+    attended = sum(_keys(length, window) if is_causal else length**2 for length in lens for window in windows)
+    products = 2 * sum(lens) * spec.num_hidden_layers * layer_weights(spec)
+    return products + 4 * spec.num_attention_heads * spec.head_dim * attended
 
 
 def layer_weights(spec: ModelSpec) -> int:

@@ -27,9 +27,9 @@ class KernelTime(Struct, frozen=True, kw_only=True):
 class Profile(Struct, frozen=True, kw_only=True):
     """Times of one step in us, or of a whole run where outputs are too short for steps alike."""
 
+    workload: str
+    """As `parse_workloads` reads it."""
     batch: int
-    input_len: int
-    output_len: int
     unit: str
     """step or run"""
     wall_us: float
@@ -60,7 +60,7 @@ def profile(setup: Setup, workloads: list[Workload]) -> list[Profile]:
     rank = worker.load_rank(config, world)
 
     def run(workload: Workload, by: Recorder) -> Watcher:
-        watcher = Watcher(workload, config.max_num_seqs, by)
+        watcher = Watcher(workload, rank.info, config.max_num_seqs, by)
         worker.make_engine(config, world, rank, watcher).serve()
         return watcher
 
@@ -77,9 +77,8 @@ def profile(setup: Setup, workloads: list[Workload]) -> list[Profile]:
 def _profile(workload: Workload, wall_us: float, watcher: Watcher, found: Account) -> Profile:
     steps, profiled_us = watcher.num_steps, watcher.us_per_step
     return Profile(
+        workload=str(workload),
         batch=workload.batch,
-        input_len=workload.input_len,
-        output_len=workload.output_len,
         unit="step" if watcher.has_steps else "run",
         wall_us=wall_us,
         profiled_us=profiled_us,

@@ -24,9 +24,12 @@ class Row(Struct, frozen=True, kw_only=True):
     """One workload on one system."""
 
     system: str
+    workload: str
     batch: int
+    beam_width: int
     input_len: int
     output_len: int
+    """Of the longest."""
     ttft_ms: float
     token_ms_p50: float
     token_ms_p99: float
@@ -57,7 +60,9 @@ def row(
     ceiling, share = floors.share(workload, run)
     return Row(
         system=system,
+        workload=str(workload),
         batch=workload.batch,
+        beam_width=workload.beam_width,
         input_len=workload.input_len,
         output_len=workload.output_len,
         ttft_ms=run.ttft_ms,
@@ -93,14 +98,12 @@ def headline(machine: Machine) -> str:
 
 def table(rows: list[Row]) -> Table:
     """What a person reads, in at most 110 columns."""
-    headings = ("system", "batch", "in", "out", "TTFT ms", "ms/token", "p99", "tokens/s", "GB/step")
+    headings = ("system", "workload", "TTFT ms", "ms/token", "p99", "tokens/s", "GB/step")
     made = plain_table(*headings, "of ceiling", "ratio", "equal")
     for entry in rows:
         made.add_row(
             entry.system,
-            str(entry.batch),
-            str(entry.input_len),
-            str(entry.output_len),
+            entry.workload,
             f"{entry.ttft_ms:.1f}",
             f"{entry.token_ms_p50:.3f}",
             f"{entry.token_ms_p99:.3f}",
@@ -116,7 +119,7 @@ def table(rows: list[Row]) -> Table:
 def profile_line(entry: Profile) -> str:
     """Where the time of a step goes, before kernels are told apart."""
     return (
-        f"{entry.batch}x{entry.input_len}/{entry.output_len}: {entry.wall_us:,.1f} us a {entry.unit}; under "
+        f"{entry.workload}: {entry.wall_us:,.1f} us a {entry.unit}; under "
         f"the profiler {entry.profiled_us:,.1f} us: busy {entry.busy_us:,.1f}, between kernels of a launch "
         f"{entry.gap_us:,.1f}, waiting for the host {entry.host_us:,.1f}"
     )

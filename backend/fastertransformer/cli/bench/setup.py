@@ -15,8 +15,8 @@ from ...config import EngineConfig
 from ...models.spec import ModelSpec
 from ...runtime.device import choose_device
 from ..console import errors
-from ..serve import resolve_data_type
-from .floors import model_spec
+from ..repository import resolve_data_type
+from .kind import Kind, read_model
 from .machine import Machine, measure_machine
 from .shapes import shape_folder
 
@@ -31,6 +31,7 @@ class Setup:
     config: EngineConfig
     """What they say."""
     spec: ModelSpec
+    kind: Kind
     device: torch.device
     machine: Machine
 
@@ -43,7 +44,7 @@ def prepared(
 
     Args:
         given: parameters of config.pbtxt that the user chose; data_type may be `auto`.
-        batches: numbers of requests that must be able to run together.
+        batches: numbers of sequences that must be able to run together.
 
     Raises:
         ModelLoadError: there is no such model, or a parameter is wrong.
@@ -56,7 +57,7 @@ def prepared(
         parameters = _parameters(folder, given | {"load_format": load_format}, batches)
         config = configuration.from_triton(parameters)
         device = choose_device(config.device)
-        spec = model_spec(folder, load_format)
+        spec, kind = read_model(folder, load_format, config.model_type)
         with errors.status("Measuring the machine"):
             machine = measure_machine(device, config.data_type, config.num_threads)
         yield Setup(
@@ -64,6 +65,7 @@ def prepared(
             parameters=parameters,
             config=config,
             spec=spec,
+            kind=kind,
             device=device,
             machine=machine,
         )

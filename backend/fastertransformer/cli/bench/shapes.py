@@ -55,6 +55,39 @@ _GPT_2 = {
     "eos_token_id": 50256,
 }
 
+_T5: dict[str, Any] = {
+    "model_type": "t5",
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_decoder_layers": 6,
+    "num_heads": 8,
+    "vocab_size": 32128,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6,
+    "feed_forward_proj": "relu",
+    "tie_word_embeddings": True,
+    "is_encoder_decoder": True,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+_BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-2-7b": _LLAMA_2,
     "llama-2-13b": _LLAMA_2
@@ -126,6 +159,27 @@ SHAPES: dict[str, dict[str, Any]] = {
         "bos_token_id": 0,
         "eos_token_id": 0,
     },
+    "t5-small": _T5,
+    "t5-base": _T5
+    | {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_decoder_layers": 12, "num_heads": 12},
+    "t5-3b": _T5
+    | {
+        "d_model": 1024,
+        "d_kv": 128,
+        "d_ff": 16384,
+        "num_layers": 24,
+        "num_decoder_layers": 24,
+        "num_heads": 32,
+    },
+    "bert-base": _BERT,
+    "bert-large": _BERT
+    | {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+    "minilm-l6": _BERT | {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6},
 }
 """By the names of the published models."""
 

@@ -4,28 +4,55 @@
 import gc
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from ...config import EngineConfig
 from ...errors import FasterTransformerError
-from ...messages import EngineInfo, FinishReason, Outputs, Request, SamplingParams
+from ...messages import (
+    AnyRequest,
+    EncodeRequest,
+    EngineInfo,
+    FinishReason,
+    Outputs,
+    Request,
+    SamplingParams,
+)
+from ...models.encoding.model import EMBEDDING
 from ...server.client import EngineClient
 from ...server.command import interpreter
 from ...server.launcher import Launcher
-from .workload import Measurement, Workload, measure
+from .kind import Kind
+from .workload import Encoding, Measurement, Workload, measure, spread
 
 
 class System(Protocol):
-    """Something that generates."""
+    """Something that generates or encodes."""
 
-    def run(self, workload: Workload) -> Measurement | None:
+    def run(self, workload: Workload) -> Measurement | Encoding | None:
         """None: its memory does not hold the workload."""
         ...
+
+
+def requests_of(workload: Workload, info: EngineInfo, first_id: int) -> Sequence[AnyRequest]:
+    """What a client of the engine would send."""
+    numbered = list(enumerate(workload.prompts(), first_id))
+    if info.encoder is not None:
+        return [EncodeRequest(id=i, tokens=tuple(p), outputs=(EMBEDDING,)) for i, p in numbered]
+    samplings = [
+        SamplingParams(max_tokens=length, end_ids=(), beam_width=workload.beam_width)
+        for length in workload.output_lens
+    ]
+    pairs = zip(numbered, samplings, strict=True)
+    if info.max_encoder_len:
+        start = (info.start_id,)
+        return [Request(i, start, sampling, encoder_tokens=tuple(p)) for (i, p), sampling in pairs]
+    return [Request(i, tuple(p), sampling) for (i, p), sampling in pairs]
 
 
 class EngineSystem:
@@ -39,30 +66,37 @@ class EngineSystem:
     def info(self) -> EngineInfo:
         return self._client.info
 
-    def run(self, workload: Workload) -> Measurement:
+    def run(self, workload: Workload) -> Measurement | Encoding:
         """Raises: FasterTransformerError: a request failed."""
-        sampling = SamplingParams(max_tokens=workload.output_len, end_ids=())
         first = self._next_id
         self._next_id += workload.batch
-        requests = [Request(first + i, tuple(p), sampling) for i, p in enumerate(workload.prompts())]
+        requests = requests_of(workload, self.info, first)
         with _no_garbage_collection():
             frames = self._exchange(requests)
+        outputs = [(seconds, output) for seconds, frame in frames for output in frame.outputs]
+        for _, output in outputs:
+            if output.finish_reason is FinishReason.ERROR:
+                raise FasterTransformerError(output.error)
+        if self.info.encoder is not None:
+            found = {output.id: output.arrays[EMBEDDING].data for _, output in outputs}
+            embeddings = [np.frombuffer(found[request.id], np.float32).tolist() for request in requests]
+            return Encoding(total_ms=frames[-1][0] * 1e3, embeddings=embeddings)
         arrivals: list[list[float]] = [[] for _ in requests]
         tokens: list[list[int]] = [[] for _ in requests]
-        for seconds, frame in frames:
-            for output in frame.outputs:
-                if output.finish_reason is FinishReason.ERROR:
-                    raise FasterTransformerError(output.error)
-                arrivals[output.id - first] += [seconds] * len(output.tokens)
-                tokens[output.id - first] += output.tokens
+        for seconds, output in outputs:
+            came = output.beams[0].tokens if output.beams else output.tokens
+            arrivals[output.id - first] += (
+                spread(seconds, len(came)) if output.beams else [seconds] * len(came)
+            )
+            tokens[output.id - first] += came
         return measure(arrivals, tokens)
 
-    def _exchange(self, requests: list[Request]) -> list[tuple[float, Outputs]]:
+    def _exchange(self, requests: Sequence[AnyRequest]) -> list[tuple[float, Outputs]]:
         """Every step's outputs with the seconds after which they came; looked at later, to keep up."""
         frames: list[tuple[float, Outputs]] = []
         left = len(requests)
         start = time.perf_counter()
-        self._client.submit(requests)
+        self._client.submit(list(requests))
         for frame in self._client.outputs():
             frames.append((time.perf_counter() - start, frame))
             left -= sum(output.finish_reason is not None for output in frame.outputs)
@@ -98,7 +132,7 @@ class PeerSystem:
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
 
-    def run(self, workload: Workload) -> Measurement | None:
+    def run(self, workload: Workload) -> Measurement | Encoding | None:
         """Raises: FasterTransformerError: the peer ended; what it said is on stderr."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -107,14 +141,14 @@ class PeerSystem:
         line = self._process.stdout.readline()
         if not line:
             raise FasterTransformerError(f"the peer ended with code {self._process.wait()}")
-        return msgspec.json.decode(line, type=Measurement | None)
+        return msgspec.json.decode(line, type=Measurement | Encoding | None)
 
 
 @contextmanager
-def peer(name: str, folder: Path, config: EngineConfig) -> Iterator[PeerSystem]:
+def peer(name: str, folder: Path, config: EngineConfig, kind: Kind) -> Iterator[PeerSystem]:
     """Starts the peer `name` on a Hugging Face folder, with the engine's types and threads."""
     module = [interpreter(), "-m", "fastertransformer.cli.bench.peer_process"]
-    arguments = [name, str(folder), config.data_type, str(config.num_threads), config.load_format]
+    arguments = [kind.name, name, str(folder), config.data_type, str(config.num_threads), config.load_format]
     with subprocess.Popen([*module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield PeerSystem(process)

@@ -14,7 +14,8 @@ from tritonclient import grpc
 
 from ...errors import FasterTransformerError
 from ..demo import free_ports
-from ..serve import running, write_repository
+from ..repository import write_repository
+from ..serve import running
 from ..tritonserver import Ports
 from .workload import Measurement, Workload, measure
 
@@ -32,8 +33,8 @@ class TritonSystem:
         prompts = workload.prompts()
         streams = [_Stream(self._address, len(prompt)) for prompt in prompts]
         start = time.perf_counter()
-        for stream, prompt in zip(streams, prompts, strict=True):
-            stream.send(prompt, workload.output_len)
+        for stream, prompt, count in zip(streams, prompts, workload.output_lens, strict=True):
+            stream.send(prompt, count)
         for stream in streams:
             stream.wait()
         arrivals = [[at - start for at in stream.arrivals] for stream in streams]

@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterable
 
 from ...errors import FasterTransformerError
-from ...messages import ClientMessage, EngineStats, FinishReason, Output, Request, SamplingParams, Submit
+from ...messages import ClientMessage, EngineInfo, EngineStats, FinishReason, Output, Submit
 from .recorder import Recorder
+from .systems import requests_of
 from .workload import Workload
 
 _LONGEST_WINDOW = 20
@@ -18,16 +19,16 @@ class Watcher:
     """Satisfies engine.engine.Clients. The window is made of steps in which every sequence gets one token;
     where outputs are too short for that, it is the whole run, counted as one step."""
 
-    def __init__(self, workload: Workload, max_num_seqs: int, recorder: Recorder) -> None:
-        sampling = SamplingParams(max_tokens=workload.output_len, end_ids=())
-        self._requests = [Request(i, tuple(p), sampling) for i, p in enumerate(workload.prompts())]
+    def __init__(self, workload: Workload, info: EngineInfo, max_num_seqs: int, recorder: Recorder) -> None:
+        self._requests = requests_of(workload, info, 0)
         self._running = min(workload.batch, max_num_seqs)
         self._left = workload.batch
         self._recorder = recorder
         self._num_full = 0
         self._started = 0.0
         self._seconds = 0.0
-        self.has_steps = workload.output_len > _WARM_UP + 1
+        # A beam search answers at its end alone.
+        self.has_steps = workload.output_len > _WARM_UP + 1 and workload.beam_width == 1
         self.num_steps = 0
 
     @property
@@ -46,7 +47,7 @@ class Watcher:
 
     def receive(self, patience: float | None) -> list[tuple[int, ClientMessage | None]]:
         """All requests at the first call."""
-        requests, self._requests = self._requests, []
+        requests, self._requests = self._requests, ()
         if not requests:
             return []
         if not self.has_steps:

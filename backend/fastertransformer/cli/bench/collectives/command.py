@@ -13,7 +13,7 @@ from rich.table import Table
 from ....errors import FasterTransformerError
 from ....runtime.device import choose_device
 from ...console import errors, output
-from ...serve import resolve_data_type
+from ...repository import resolve_data_type
 from ..machine import device_name
 from ..report import plain_table, write_json
 from .job import Job, SumRow

@@ -27,14 +27,15 @@ def _logits(vocab_size: int, count: int) -> Iterator[Case]:
     num_candidates = min(2 * _WIDTH, vocab_size)
 
     def normalise(inputs: Inputs) -> Arguments:
-        return inputs.normal(count, vocab_size, dtype=torch.float32), inputs.permutation(count)
+        counts = torch.full((count,), num_candidates, dtype=torch.int32, device=inputs.device)
+        return inputs.normal(count, vocab_size, dtype=torch.float32), counts
 
     def candidates(inputs: Inputs) -> Arguments:
         tokens = inputs.integers(vocab_size, count, num_candidates)
         return (*normalise(inputs), tokens, inputs.uniform(count, num_candidates))
 
     read = count * vocab_size * _FLOAT_BYTES
-    case = partial(Case, sizes=f"{count}x{vocab_size}")
+    case = partial(Case, sizes=f"{count}x{vocab_size}", capturable=False)
     yield case(op="normalise_rows", make=normalise, num_bytes=2 * read)
     yield case(op="beam_candidates", make=candidates, num_bytes=read)
 

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 from ....models.spec import ModelSpec
-from ..floors import model_spec
+from ..kind import read_model
 from ..shapes import shape_folder
 from .attention import OTHER_HEADS, decode_cases, disentangled_cases, encoder_cases, heads_of, prefill_cases
 from .beams import beam_cases
@@ -45,4 +45,4 @@ def all_cases(specs: list[ModelSpec], itemsize: int, sizes: Sizes) -> list[Case]
 def spec_of_shape(name: str) -> ModelSpec:
     """Raises: ModelLoadError: no such shape, or its family is not supported."""
     with shape_folder(name) as folder:
-        return model_spec(folder, "dummy")
+        return read_model(folder, "dummy")[0]

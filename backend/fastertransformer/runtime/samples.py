@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a step brings back from its last stage: on the device, packed, and as the scheduler takes it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..engine.batch import Batch, FloatArray, Int32Array, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Of the S rows of a step that sample; on the device."""
+
+    tokens: Tensor
+    """[S] int32"""
+    logprobs: Tensor
+    """[S] float32, 0 where not asked for"""
+    candidates: tuple[Tensor, Tensor] | None = None
+    """Tokens [S, K] int32 and log-probabilities [S, K] float32, which count for the rows of beams; None where
+    there are none."""
+
+    def of(self, batch: Batch) -> "Samples":
+        """The part that a batch asked for, of those of a larger step."""
+        rows = len(batch.sample_rows)
+        if batch.beams is None or self.candidates is None:
+            return Samples(self.tokens[:rows], self.logprobs[:rows])
+        tokens, logprobs = (values[:rows, : batch.beams.num_candidates] for values in self.candidates)
+        return Samples(self.tokens[:rows], self.logprobs[:rows], (tokens, logprobs))
+
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """Tokens and log-probabilities with the candidates behind them, [S + S * K] each."""
+        if self.candidates is None:
+            return self.tokens, self.logprobs
+        tokens, logprobs = self.candidates
+        return torch.cat((self.tokens, tokens.flatten())), torch.cat((self.logprobs, logprobs.flatten()))
+
+
+def num_samples(batch: Batch) -> int:
+    """Numbers that a step gives back: S + S * K."""
+    candidates = 0 if batch.beams is None else batch.beams.num_candidates
+    return len(batch.sample_rows) * (1 + candidates)
+
+
+def unpack(
+    batch: Batch, tokens: Int32Array, logprobs: FloatArray, contexts: npt.NDArray[np.float64] | None
+) -> StepResult:
+    """What `Samples.packed` has packed."""
+    if batch.beams is None:
+        return StepResult(tokens, logprobs, contexts=contexts)
+    count, rows = len(batch.sample_rows), batch.beams.rows
+    shape = count, batch.beams.num_candidates
+    candidates = tokens[count:].reshape(shape)[rows], logprobs[count:].reshape(shape)[rows]
+    return StepResult(tokens[:count], logprobs[:count], *candidates, contexts=contexts)
