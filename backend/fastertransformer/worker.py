@@ -31,7 +31,7 @@ from .models import EncoderModel, Model, Prompts, load, load_prompts
 from .parallel.world import LocalWorld, World
 from .runtime.device import choose_device
 from .runtime.encode_runner import EncodeRunner
-from .runtime.memory import MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
+from .runtime.memory import EncoderPlan, MemoryPlan, blocks_that_fit, longest_sequence, plan_memory
 from .runtime.runner import ModelRunner
 
 EXIT_LOAD_FAILED = 2
@@ -98,6 +98,10 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     longest = longest_sequence(config, model)
     if isinstance(model, EncoderModel):
         return _encoder_rank(config, world, model, longest)
+    return _decoder_rank(config, world, model, longest)
+
+
+def _decoder_rank(config: EngineConfig, world: World, model: Model, longest: int) -> Rank:
     prompts = load_prompts(config.model_checkpoint_path, model, world.mesh)
     num_blocks = world.minimum(blocks_that_fit(config, model, longest))
     plan = plan_memory(config, model, num_blocks, longest)
@@ -106,17 +110,20 @@ def load_rank(config: EngineConfig, world: World) -> Rank:
     )
     runner.prepare(_progress(world, "captured %d of %d graphs"))
     info = _engine_info(model, prompts, plan, world)  # every rank is ready once this returns
-    return Rank(info, runner, num_blocks, _depth(config, device), prompts.embeddings)
+    return Rank(info, runner, num_blocks, _depth(config, model.device), prompts.embeddings)
 
 
 def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longest: int) -> Rank:
+    runner = EncodeRunner(config, world, model, longest)
+    runner.prepare(_progress(world, "captured %d of %d graphs"))
+    plan = EncoderPlan(model.weight_bytes, longest, config.max_num_seqs, runner.max_graph_tokens)
     info = EngineInfo(
         model_type=model.info.model_type,
         vocab_size=model.info.vocab_size,
         max_model_len=longest,
         start_id=model.info.start_id,
         end_ids=(),
-        plan=f"weights {model.weight_bytes / (1 << 30):.2f} GiB per rank; longest input {longest}",
+        plan=str(plan),
         step_bytes=world.sum(model.step_bytes),
         encoder=EncoderInfo(
             hidden_size=model.spec.hidden_size,
@@ -126,7 +133,7 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
             takes_tokens=model.embedding is not None,
         ),
     )
-    return Rank(info, EncodeRunner(world, model), 0, _depth(config, model.device))
+    return Rank(info, runner, 0, _depth(config, model.device))
 
 
 def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:

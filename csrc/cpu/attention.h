@@ -5,13 +5,12 @@
 #pragma once
 
 #include <cstdlib>
-#include <optional>
 
+#include "core/attention_checks.h"
 #include "cpu/vec.h"
 
 namespace ft::cpu::FT_ISA {
 
-constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kMaxVecs = kMaxHeadDim / kLanes;
 constexpr int64_t kMaxRows = 128;
 constexpr float kLowest = -3.0e38f;  // the score of a key that is not seen
@@ -56,14 +55,6 @@ struct RelativeBias {
     return bias;
   }
 };
-
-inline void check_relative_bias(const char* op, const std::optional<Tensor>& bias, int64_t heads) {
-  if (!bias) return;
-  check_shape(op, "relative_bias", *bias, {heads, -1});
-  check_dtype(op, "relative_bias", *bias, DType::kFloat32);
-  check_contiguous(op, "relative_bias", *bias);
-  check_that(op, "relative_bias", bias->shape[1] > 0, "has no column");
-}
 
 template <typename T>
 void start_row(Tile& tile, int64_t row, const T* query, int64_t head_dim, float scale, int64_t head,

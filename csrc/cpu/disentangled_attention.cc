@@ -71,31 +71,14 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
   }
 }
 
-constexpr const char* kOp = "disentangled_attention";
-
-void check_positions(const char* argument, const std::optional<Tensor>& scores, const Tensor& q) {
-  if (!scores) return;
-  check_shape(kOp, argument, *scores, {q.shape[1], q.shape[0], -1});
-  check_dtype(kOp, argument, *scores, q.dtype);
-  check_rows(kOp, argument, *scores);
-}
-
-void check_integers(const char* argument, const Tensor& tensor, int64_t size) {
-  check_shape(kOp, argument, tensor, {size});
-  check_dtype(kOp, argument, tensor, DType::kInt32);
-  check_contiguous(kOp, argument, tensor);
-}
-
 }  // namespace
 
 void disentangled_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
                             const std::optional<Tensor>& content_to_position,
                             const std::optional<Tensor>& position_to_content, const Tensor& buckets,
                             const Tensor& cu_seqlens, int64_t max_seqlen, double scale) {
-  check_packed(kOp, out, q, k, v, cu_seqlens);
-  check_positions("content_to_position", content_to_position, q);
-  check_positions("position_to_content", position_to_content, q);
-  check_integers("buckets", buckets, 2 * max_seqlen - 1);
+  check_disentangled_attention(out, q, k, v, content_to_position, position_to_content, buckets,
+                               cu_seqlens, max_seqlen);
   const Problem p{out,
                   q,
                   k,

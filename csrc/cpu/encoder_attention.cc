@@ -55,11 +55,8 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
 void encoder_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
                        const Tensor& cu_seqlens, int64_t max_seqlen, double scale,
                        const std::optional<Tensor>& relative_bias) {
-  const char* op = "encoder_attention";
-  check_packed(op, out, q, k, v, cu_seqlens);
-  check_relative_bias(op, relative_bias, q.shape[1]);
+  check_encoder_attention(out, q, k, v, cu_seqlens, relative_bias);
   const int64_t columns = relative_bias ? relative_bias->shape[1] : 1;
-  check_that(op, "relative_bias", columns % 2 == 1, "has an even number of columns");
   const Problem p{out,
                   q,
                   k,

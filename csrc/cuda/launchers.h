@@ -94,4 +94,13 @@ void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weigh
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
 }  // namespace sm80
 
+void encoder_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
+                       const Tensor& cu_seqlens, int64_t max_seqlen, double scale,
+                       const std::optional<Tensor>& relative_bias, int64_t stream);
+void disentangled_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
+                            const std::optional<Tensor>& content_to_position,
+                            const std::optional<Tensor>& position_to_content, const Tensor& buckets,
+                            const Tensor& cu_seqlens, int64_t max_seqlen, double scale,
+                            int64_t stream);
+
 }  // namespace ft::cuda

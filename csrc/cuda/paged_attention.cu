@@ -40,18 +40,6 @@ void check_caches(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache)
              "has a number of heads that is no multiple of the cache's");
 }
 
-// 16-byte copies and whole tiles of the tensor cores.
-bool fits_tensor_cores(const Tensor& out, const Tensor& q, const Tensor& k_cache,
-                       const Tensor& v_cache, const Tensor& workspace) {
-  const auto aligned = [](const Tensor& tensor, int dims) {
-    return reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 &&
-           std::all_of(tensor.strides, tensor.strides + dims,
-                       [](int64_t stride) { return stride % 8 == 0; });
-  };
-  return q.dtype != DType::kFloat32 && q.shape[2] % 8 == 0 && aligned(out, 2) && aligned(q, 2) &&
-         aligned(k_cache, 3) && aligned(v_cache, 3) && aligned(workspace, 0);
-}
-
 template <typename T>
 void set_workspace(Attention<T>& attention, const Tensor& workspace) {
   const int64_t head_dim = attention.head_dim;
@@ -89,10 +77,9 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
   check_floats("workspace", workspace, DType::kFloat32, {-1});
   check_that(kOp, "scale", scale > 0.0, "is not positive");
   if (alibi_slopes) check_floats("alibi_slopes", *alibi_slopes, DType::kFloat32, {q.shape[1]});
+  check_relative_bias(kOp, relative_bias, q.shape[1]);
   if (relative_bias) {
-    check_floats("relative_bias", *relative_bias, DType::kFloat32, {q.shape[1], -1});
-    check_contiguous(kOp, "relative_bias", *relative_bias);
-    check_that(kOp, "relative_bias", relative_bias->shape[1] > 0, "has no column");
+    check_on_gpu(kOp, "relative_bias", *relative_bias);
     check_that(kOp, "relative_bias", !alibi_slopes, "is given beside alibi_slopes");
   }
   if (q.shape[0] == 0 || q.shape[1] == 0 || sequences == 0) return;
@@ -128,7 +115,8 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
     attention.soft_cap = static_cast<float>(soft_cap);
     set_workspace(attention, workspace);
     if constexpr (sizeof(T) == 2) {
-      if (fits_tensor_cores(out, q, k_cache, v_cache, workspace)) {
+      if (fits_tensor_cores({out, q, k_cache, v_cache}) &&
+          reinterpret_cast<uintptr_t>(workspace.data) % 16 == 0) {
         if (max_seqlen_q > 1 && relative_bias) launch_plain(attention, true, stream);
         if (max_seqlen_q > 1 && !relative_bias) launch_prefill(attention, stream);
         launch_decode(attention, static_cast<int>(max_seqlen_k), stream);

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import CPU_SETS, DTYPES, assert_close, run
+from kernels import DTYPES, assert_close, run, sets_with
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -14,7 +14,7 @@ from fastertransformer.ops.registry import OPS
 
 LENGTHS = [1, 15, 16, 17, 63, 64, 65, 150]
 PARTS = ["both", "c2p", "p2c", "none"]
-SETS = CPU_SETS  # a GPU runs the body
+SETS = sets_with("disentangled_attention")
 
 
 def arguments(
@@ -69,9 +69,10 @@ def test_kernel_equals_body(kernels, dtype, parts):
 
 
 @pytest.mark.parametrize("kernels", SETS)
-@pytest.mark.parametrize("head_dim", [1, 8, 31, 80, 256])
-def test_head_sizes(kernels, head_dim):
-    given = arguments([33, 7], head_dim=head_dim)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [1, 8, 31, 32, 64, 80, 128, 256])
+def test_head_sizes(kernels, head_dim, dtype):
+    given = arguments([70, 33, 7], head_dim=head_dim, dtype=dtype)
     assert_close(attend(kernels, given), OPS["disentangled_attention"].body(*given))
 
 

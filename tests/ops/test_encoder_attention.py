@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import DTYPES, assert_close, run, sets_with
+from kernels import DTYPES, GPU, assert_close, laid_out, run, sets_with
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -58,10 +58,41 @@ def test_kernel_equals_body(kernels, dtype, reach):
 
 
 @pytest.mark.parametrize("kernels", SETS)
-@pytest.mark.parametrize("head_dim", [1, 8, 24, 31, 80, 128, 256])
-def test_head_sizes(kernels, head_dim):
-    given = arguments([33, 7], head_dim=head_dim, reach=9)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reach", [0, 9])
+@pytest.mark.parametrize("head_dim", [1, 8, 24, 31, 32, 64, 80, 96, 128, 136, 256])
+def test_head_sizes(kernels, head_dim, reach, dtype):
+    given = arguments([70, 33, 7], head_dim=head_dim, reach=reach, dtype=dtype)
     assert_close(attend(kernels, given), OPS["encoder_attention"].body(*given))
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("layout", ["padded", "misaligned"])
+def test_strides(kernels, layout):
+    """Rows that no copy of 16 bytes fits are taken too."""
+    given = arguments([40, 9], dtype=torch.float16, reach=9)
+    given[:3] = [laid_out(x, layout) for x in given[:3]]
+    assert_close(attend(kernels, given), OPS["encoder_attention"].body(*given))
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_more_sequences_than_threads(kernels):
+    given = arguments([1 + number * number % 7 for number in range(300)], num_heads=2, dtype=torch.bfloat16)
+    assert_close(attend(kernels, given), OPS["encoder_attention"].body(*given))
+
+
+@pytest.mark.parametrize("kernels", [GPU])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128])
+def test_tiles_of_128_queries(kernels, head_dim, dtype):
+    """Many long sequences, which get larger tiles, and the same bits as one of them alone."""
+    lengths = [300, 129, 257, 512, 384] * 4
+    given = arguments(lengths, num_heads=8, head_dim=head_dim, dtype=dtype)
+    result = attend(kernels, given)
+    assert_close(result, OPS["encoder_attention"].body(*given))
+    q, k, v, *_, scale, bias = given
+    rows, bounds = (x[: lengths[0]] for x in (q, k, v)), torch.tensor([0, lengths[0]], dtype=torch.int32)
+    assert torch.equal(attend(kernels, [*rows, bounds, lengths[0], scale, bias]), result[: lengths[0]])
 
 
 @pytest.mark.parametrize("kernels", SETS)
@@ -85,7 +116,7 @@ def test_sequences_without_tokens_and_tokens_of_no_sequence(kernels):
     expected = OPS["encoder_attention"].body(*given)
     q, k, v, _, *rest = given
     padded = [torch.cat((x, torch.full_like(x[:4], torch.nan))) for x in (q, k, v)]
-    bounds = torch.tensor([0, 5, 25, 25, 25], dtype=torch.int32)
+    bounds = torch.tensor([0, 5, 5, 25, 25], dtype=torch.int32)
     assert_close(attend(kernels, [*padded, bounds, *rest])[:25], expected)
 
 

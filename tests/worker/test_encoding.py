@@ -13,6 +13,8 @@ from fastertransformer.messages import Array, EncodeRequest, FinishReason, Reque
 from fastertransformer.server.client import EngineClient
 
 TOLERANCE = 1e-4
+HALF_TOLERANCES = {"fp16": 5e-3, "bf16": 4e-2}
+"""Relative to the norm of what the CPU gives in float32."""
 CASES = ("bert-pretraining", "roberta-classes", "distilbert-masked", "deberta-own")
 
 
@@ -81,6 +83,9 @@ def alone(case):
         pytest.param({"pp": 2}, id="pp2"),
         pytest.param({"tp": 2, "pp": 2, "max_num_batched_tokens": 100}, id="tp2-pp2"),
         pytest.param({"device": "cuda"}, id="gpu", marks=pytest.mark.gpu),
+        pytest.param(
+            {"device": "cuda", "max_num_batched_tokens": 64}, id="gpu-many-steps", marks=pytest.mark.gpu
+        ),
     ],
 )
 def test_same_arrays(case, alone, engine):
@@ -93,6 +98,18 @@ def test_same_arrays(case, alone, engine):
         for name, values in found.items():
             assert values.shape == alone[number][name].shape, name
             assert np.abs(values - alone[number][name]).max() < TOLERANCE, (number, name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("data_type", ["fp16", "bf16"])
+def test_halves_on_a_gpu_are_near(case, alone, data_type):
+    with running_engine(case, device="cuda", data_type=data_type) as client:
+        answers = ask(client, mixed_requests(client))
+    for number, output in answers.items():
+        for name, values in arrays(output).items():
+            wanted = alone[number][name]
+            error = np.linalg.norm(values - wanted) / np.linalg.norm(wanted)
+            assert error < HALF_TOLERANCES[data_type], (number, name)
 
 
 BAD = [

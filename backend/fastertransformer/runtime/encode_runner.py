@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.batch import FloatArray, Int32Array
+from ..config import EngineConfig
+from ..engine.batch import FloatArray
 from ..engine.encode_batch import EncodeBatch, EncodeResult
 from ..messages import Array
-from ..models import ATTENTIONS, AttentionMaps, EncoderMetadata, EncoderModel
+from ..models import ATTENTIONS, AttentionMaps, EncoderModel
 from ..parallel.world import World
-from .transfer import HostCopy, to_device
+from .encode_graphs import EncodeGraphs
+from .encode_step import EncodeStep, place
+from .transfer import HostCopy, upload
 
 Take = Callable[[], FloatArray]
 """Waits for the numbers of a step, all outputs one behind the other."""
@@ -42,51 +45,75 @@ class Encoding:
 
 
 class EncodeRunner:
-    """Identical on every rank; batches arrive in the same order everywhere."""
+    """Identical on every rank; batches arrive in the same order everywhere.
 
-    def __init__(self, world: World, model: EncoderModel) -> None:
+    Args:
+        max_seqlen: the longest input that can come.
+    """
+
+    def __init__(self, config: EngineConfig, world: World, model: EncoderModel, max_seqlen: int) -> None:
         self._world = world
         self._mesh = world.mesh
         self._model = model
         self._nothing = torch.empty(0, dtype=torch.int32, device=model.device)
+        self._graphs: EncodeGraphs | None = None
+        # The bodies of some ops ask the device, which a graph cannot hold.
+        if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:
+            largest = max(config.max_num_batched_tokens, max_seqlen)
+            self._graphs = EncodeGraphs(self._compute, model, config.max_num_seqs, largest, max_seqlen)
+
+    @property
+    def max_graph_tokens(self) -> int:
+        """Up to how many tokens a step is one launch; 0: none is."""
+        return 0 if self._graphs is None else self._graphs.max_num_tokens
+
+    @torch.inference_mode()
+    def prepare(self, progress: Callable[[int, int], None]) -> None:
+        """Captures the graphs, on a GPU.
+
+        Args:
+            progress: called with (graphs captured, graphs in all).
+        """
+        if self._graphs is not None:
+            self._graphs.capture_all(progress)
 
     @torch.inference_mode()
     def execute(self, batch: EncodeBatch) -> Encoding:
         """Enqueues one step; what comes of it is rank 0's to know."""
-        metadata, arrays = self._place(batch)
-        hidden = self._model.forward(self._stage_input(batch, metadata, arrays), metadata)
-        maps = None if metadata.maps is None else self._maps(metadata.maps)
+        hidden, kept = self._hidden(batch)
+        maps = None if kept is None else self._maps(kept)
         if self._mesh.is_last_stage:
             numbers = self._numbers(batch, hidden, maps)
-            self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
+            if self._mesh.pp_size > 1:
+                self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
             return Encoding(self._model, batch, self._take_here(numbers))
         self._world.pipeline.send_hidden(hidden)
         if maps is not None:
             self._world.pipeline.send_hidden(maps.flatten(1))
         return Encoding(self._model, batch, lambda: self._take_from_last_stage(batch))
 
-    def _place(self, batch: EncodeBatch) -> tuple[EncoderMetadata, dict[str, Tensor]]:
-        """The arrays of the step on the device, by one copy."""
-        bounds = np.concatenate(([0], np.cumsum(batch.lengths))).astype(np.int32)
-        positions = np.arange(bounds[-1], dtype=np.int32) - np.repeat(bounds[:-1], batch.lengths)
-        wanted: dict[str, Int32Array | None] = {
-            "positions": positions.astype(np.int32),
-            "cu_seqlens": bounds,
-            "tokens": batch.tokens,
-            "token_types": batch.token_types,
-        }
-        arrays = {name: array for name, array in wanted.items() if array is not None}
-        packed = to_device(list(arrays.values()), self._model.device)
-        sizes = [array.size for array in arrays.values()]
-        placed = dict(zip(arrays, torch.split(packed, sizes), strict=True))
-        spans = [
-            (int(bounds[row]), int(bounds[row + 1]))
-            for row, outputs in enumerate(batch.outputs)
-            if ATTENTIONS in outputs
-        ]
-        maps = AttentionMaps(spans) if spans else None
-        metadata = EncoderMetadata(placed["positions"], placed["cu_seqlens"], int(batch.lengths.max()), maps)
-        return metadata, placed
+    def _hidden(self, batch: EncodeBatch) -> tuple[Tensor, AttentionMaps | None]:
+        """[T, H] behind the layers of this stage, and the maps that it left where any are asked for."""
+        if self._graphs is not None and self._graphs.fits(batch):
+            return self._graphs.replay(batch), None
+        step, _ = place(batch, self._model.device)
+        if batch.hidden_states is not None and self._mesh.is_first_stage:
+            # The layers overwrite it, and the plan is not theirs to change.
+            given = torch.tensor(batch.hidden_states) * self._model.spec.stream_scale
+            hidden = given.to(self._model.device, self._model.dtype)
+            return self._model.forward(hidden, step.metadata), step.metadata.maps
+        return self._compute(step), step.metadata.maps
+
+    def _compute(self, step: EncodeStep) -> Tensor:
+        return self._model.forward(self._stage_input(step), step.metadata)
+
+    def _stage_input(self, step: EncodeStep) -> Tensor:
+        model, positions = self._model, step.metadata.positions
+        if not self._mesh.is_first_stage:
+            shape = (len(positions), model.spec.hidden_size)
+            return self._world.pipeline.receive_hidden(shape, model.dtype, model.device)
+        assert step.tokens is not None
+        return model.embed(step.tokens, positions, step.token_types)
 
     def _maps(self, maps: AttentionMaps) -> Tensor:
         """[layers so far, all heads, sum of squared lengths], with those of the stages before."""
@@ -97,19 +124,6 @@ class EncodeRunner:
         shape = (before, found[0].numel())
         earlier = self._world.pipeline.receive_hidden(shape, found.dtype, found.device)
         return torch.cat([earlier.view(before, *found.shape[1:]), found])
-
-    def _stage_input(
-        self, batch: EncodeBatch, metadata: EncoderMetadata, arrays: dict[str, Tensor]
-    ) -> Tensor:
-        model = self._model
-        if not self._mesh.is_first_stage:
-            shape = (len(metadata.positions), model.spec.hidden_size)
-            return self._world.pipeline.receive_hidden(shape, model.dtype, model.device)
-        if batch.hidden_states is not None:
-            # The layers overwrite it, and the plan is not theirs to change.
-            given = torch.tensor(batch.hidden_states) * model.spec.stream_scale
-            return given.to(model.device, model.dtype)
-        return model.embed(arrays["tokens"], metadata.positions, arrays.get("token_types"))
 
     def _numbers(self, batch: EncodeBatch, hidden: Tensor, maps: Tensor | None) -> Tensor:
         """All outputs of the step one behind the other, in the order of `rows_by_output`."""
@@ -125,8 +139,8 @@ class EncodeRunner:
                 spans = [
                     np.arange(end - length, end) for end, length in zip(ends[rows], lengths, strict=True)
                 ]
-                tokens = hidden[torch.from_numpy(np.concatenate(spans)).to(hidden.device)]
-            on_device = torch.from_numpy(lengths.astype(np.int64)).to(hidden.device)
+                tokens = hidden[upload(np.concatenate(spans), hidden.device)]
+            on_device = upload(lengths.astype(np.int64), hidden.device)
             parts.append(self._model.encode(output, tokens, on_device).reshape(-1))
         return torch.cat(parts)
 

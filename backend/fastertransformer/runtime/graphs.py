@@ -3,24 +3,22 @@
 
 A graph is captured for a number of sequences (its bucket) and for what their sampling needs: nothing or
 everything, candidates of beams included. A smaller batch is filled up with rows that belong to nobody.
-Everything that changes between steps lies in device memory that the graph reads.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..engine.batch import Batch, Cross
+from .captures import Captures
 from .device_batch import NO_SLOT, DeviceBatch, padded, place
 from .samples import Samples
 from .sampling_table import Needs
 
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _BUCKET_STEP = 32
-_WARM_UP_RUNS = 2
 
 _MOST_CANDIDATES = 256
 """A beam with more of them runs without graphs."""
@@ -65,23 +63,16 @@ class DecodeGraphs:
         self._table_width = -(-max_model_len // block_size)
         self._cross_width = -(-max_encoder_len // block_size)
         self._workspace = workspace
-        self._pool = torch.cuda.graph_pool_handle()
-        self._captured: dict[tuple[int, Needs], tuple[torch.cuda.CUDAGraph, Tensor, Samples]] = {}
+        self._captures = Captures(self._lay_out)
 
     def capture_all(self, progress: Callable[[int, int], None]) -> None:
-        """Largest first, so that the smaller ones fit into its memory.
-
-        Args:
-            progress: called with (graphs captured, graphs in all).
-        """
+        """As `Captures` does: for every number of sequences and all that sampling can need."""
         keys = [(size, needs) for size in reversed(self._buckets) for needs in _KINDS]
-        for done, key in enumerate(keys, 1):
-            self._capture(*key)
-            progress(done, len(keys))
+        self._captures.capture_all(keys, progress)
 
     def clear(self) -> None:
-        """Forgets all graphs: memory that they read was replaced. Each is captured again when needed."""
-        self._captured.clear()
+        """As `Captures` does."""
+        self._captures.clear()
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence computes one token of the vocabulary and samples, and that is all."""
@@ -94,11 +85,7 @@ class DecodeGraphs:
         """The step of a batch that fits; results of its own rows, valid until the next replay."""
         size = self._buckets[bisect_left(self._buckets, len(batch.slots))]
         key = size, needs if needs == _PLAIN else Needs.everything()
-        if key not in self._captured:
-            self._capture(*key)
-        graph, inputs, samples = self._captured[key]
-        self._place(batch, size, inputs)
-        graph.replay()
+        samples = self._captures.launch(key, lambda inputs: self._place(batch, size, inputs))
         return samples.of(batch)
 
     def _place(self, batch: Batch, size: int, out: Tensor | None) -> tuple[DeviceBatch, Tensor]:
@@ -112,7 +99,7 @@ class DecodeGraphs:
             out,
         )
 
-    def _capture(self, size: int, needs: Needs) -> None:
+    def _lay_out(self, key: tuple[int, Needs]) -> tuple[Tensor, Callable[[], Samples]]:
         nobody = Batch(
             slots=np.full(1, NO_SLOT, np.int32),
             num_computed=np.zeros(1, np.int32),
@@ -121,16 +108,9 @@ class DecodeGraphs:
             sample_rows=np.zeros(1, np.int32),
             cross=self._nobodys_cross(),
         )
+        size, needs = key
         step, inputs = self._place(nobody, size, None)
-        for _ in range(_WARM_UP_RUNS):
-            self._step(step, needs)
-        torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
-        ):
-            samples = self._step(step, needs)
-        self._captured[size, needs] = graph, inputs, samples
+        return inputs, lambda: self._step(step, needs)
 
     def _nobodys_cross(self) -> Cross | None:
         if not self._max_encoder_len:

@@ -46,6 +46,25 @@ class MemoryPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderPlan:
+    """What one rank of an encoder holds, and what its steps are."""
+
+    weight_bytes: int
+    max_seqlen: int
+    max_num_seqs: int
+    max_graph_tokens: int
+    """0: steps are launched kernel by kernel."""
+
+    def __str__(self) -> str:
+        graphs = self.max_graph_tokens
+        return (
+            f"weights {self.weight_bytes / _GIB:.2f} GiB per rank; longest input {self.max_seqlen}, "
+            f"at most {self.max_num_seqs} at once"
+            + (f"; steps of up to {graphs} tokens are graphs" if graphs else "")
+        )
+
+
 def block_bytes(model: Model, block_size: int) -> int:
     """Bytes of one block over all layers of this rank, keys and values."""
     shape = model.kv_cache_shape(1, block_size)

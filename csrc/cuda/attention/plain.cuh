@@ -19,34 +19,35 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-template <typename T, typename S>
-__device__ void attend_plainly(const Attention<T>& a, int sequence, int token, int head,
-                               float* query, int lane) {
-  constexpr int kLaneDims = kMaxHeadDim / 32;
+template <typename S, typename A>
+__device__ void attend_plainly(const A& a, int sequence, int token, int head, float* query,
+                               int lane) {
+  using T = typename A::Element;
+  constexpr int kLaneDims = static_cast<int>(kMaxHeadDim) / 32;
   for (int dim = lane; dim < a.head_dim; dim += 32) {
     query[dim] = device::to_float(a.query(token, head)[dim]);
   }
   __syncwarp();
   const S score(a);
-  const float bias = S::bias_of(a, head);
-  const int64_t kv_head = head / (a.num_heads / a.num_kv_heads) * a.kv_head_stride;
-  const int position = a.seq_lens[sequence] - (a.cu_seqlens_q[sequence + 1] - token);
-  const int oldest = a.oldest_visible(position);
+  const auto logit_of = logit_function(a, score, sequence, head);
+  const T* keys = a.keys(a.kv_head(head));
+  const T* values = a.values(a.kv_head(head));
+  const int num_keys = a.num_keys(sequence);
+  const int position = num_keys - (a.cu_seqlens_q[sequence + 1] - token);
+  const int oldest = a.oldest_visible(position), newest = a.newest_visible(position, num_keys);
   float best = -INFINITY, total = 0.0f, sums[kLaneDims] = {};
-  for (int first = oldest / 32 * 32; first <= position; first += 32) {
+  for (int first = oldest / 32 * 32; first <= newest; first += 32) {
     const int key = first + lane;
-    const bool visible = key >= oldest && key <= position;
+    const bool visible = key >= oldest && key <= newest;
     int64_t at = 0;
     float logit = -INFINITY;
     if (visible) {
-      const int page = key / a.block_size;
-      at = kv_head + a.key_offset(a.block_tables[sequence * a.table_stride + page],
-                                  key - page * a.block_size);
+      at = a.offset_of_key(sequence, key);
       float dot = 0.0f;
       for (int dim = 0; dim < a.head_dim; ++dim) {
-        dot += query[dim] * device::to_float(a.k_cache[at + dim]);
+        dot += query[dim] * device::to_float(keys[at + dim]);
       }
-      logit = score(dot, bias, position - key) * score.exponent_factor();
+      logit = logit_of(dot, position, key) * score.exponent_factor();
     }
     const float next = fmaxf(best, warp_max(logit));
     const float correction = exp2f(best - next), weight = exp2f(logit - next);
@@ -55,13 +56,13 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
 #pragma unroll
     for (int i = 0; i < kLaneDims; ++i) sums[i] *= correction;
     for (int i = 0; i < 32; ++i) {
-      if (first + i < oldest || first + i > position) continue;
+      if (first + i < oldest || first + i > newest) continue;
       const float share = __shfl_sync(0xffffffffu, weight, i);
       const int64_t row = __shfl_sync(0xffffffffu, at, i);
 #pragma unroll
       for (int j = 0; j < kLaneDims; ++j) {
         const int dim = j * 32 + lane;
-        if (dim < a.head_dim) sums[j] += share * device::to_float(a.v_cache[row + dim]);
+        if (dim < a.head_dim) sums[j] += share * device::to_float(values[row + dim]);
       }
     }
   }
@@ -73,9 +74,8 @@ __device__ void attend_plainly(const Attention<T>& a, int sequence, int token, i
 }
 
 // `skip_single`: sequences with one query are left to another kernel.
-template <typename T, typename S>
-__global__ void __launch_bounds__(kPlainWarps * 32)
-    plain_kernel(const Attention<T> a, bool skip_single) {
+template <typename A, typename S>
+__global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const A a, bool skip_single) {
   __shared__ float queries[kPlainWarps][kMaxHeadDim];
   __shared__ int sequence;
   const int token = blockIdx.x, warp = threadIdx.x / 32;
@@ -88,16 +88,14 @@ __global__ void __launch_bounds__(kPlainWarps * 32)
   device::wait_for_predecessor(a.num_tokens);
   const int head = blockIdx.y * kPlainWarps + warp;
   if (sequence < 0 || head >= a.num_heads) return;  // a token that fills up the batch
-  if (skip_single && a.cu_seqlens_q[sequence + 1] - a.cu_seqlens_q[sequence] == 1) return;
-  attend_plainly<T, S>(a, sequence, token, head, queries[warp], threadIdx.x % 32);
+  if (skip_single && a.num_queries(sequence) == 1) return;
+  attend_plainly<S>(a, sequence, token, head, queries[warp], threadIdx.x % 32);
 }
 
-template <typename T>
-void launch_plain(const Attention<T>& attention, bool skip_single, int64_t stream) {
+template <typename S, typename A>
+void launch_plain_with(const A& attention, bool skip_single, int64_t stream) {
   const dim3 grid(attention.num_tokens, (attention.num_heads + kPlainWarps - 1) / kPlainWarps);
-  const auto kernel =
-      attention.relative_bias != nullptr ? plain_kernel<T, RelativeScore> : plain_kernel<T, Score>;
-  launch("paged_attention", kernel, grid, kPlainWarps * 32, 0, stream, attention, skip_single);
+  launch(A::kOp, plain_kernel<A, S>, grid, kPlainWarps * 32, 0, stream, attention, skip_single);
 }
 
 }  // namespace ft::cuda

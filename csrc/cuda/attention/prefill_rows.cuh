@@ -17,8 +17,7 @@ struct PrefillShape {
   static constexpr int kTileKeys = kHeadDim <= 128 ? 64 : 32;  // 99 KB of shared memory suffice
   static constexpr int kWarpRows = kRowTiles * 16;
   static constexpr int kQueries = kPrefillWarps * kWarpRows;
-  static constexpr int kParts = kTileQueries / kQueries;  // blocks for a tile of the plan
-  static constexpr int kRowBytes = kHeadDim * 2 + 16;     // odd in units of 16: no bank conflicts
+  static constexpr int kRowBytes = kHeadDim * 2 + 16;  // odd in units of 16: no bank conflicts
   static constexpr int kPacks = kHeadDim / 8;
   static constexpr size_t kQueryBytes = kQueries * kRowBytes;
   static constexpr size_t kTileBytes = kTileKeys * kRowBytes;
@@ -28,24 +27,40 @@ struct PrefillShape {
 
 // What a block computes: queries [token, token + num_rows) for one head.
 struct PrefillItem {
-  int sequence, head, kv_head;
+  int sequence, head, kv_head, num_keys;
   int token, num_rows, position;  // position of the first query
-  int oldest;                     // the first key that it sees
-
-  __device__ int last_position() const { return position + num_rows - 1; }
+  int oldest, newest;             // the first and the last key that any of them sees
 };
+
+// That of the queries of a sequence from its query `first` on, up to `max_rows`.
+template <typename A>
+__device__ PrefillItem make_item(const A& a, int sequence, int head, int first, int max_rows) {
+  const int num_queries = a.num_queries(sequence);
+  PrefillItem item;
+  item.sequence = sequence;
+  item.head = head;
+  item.kv_head = a.kv_head(head);
+  item.num_keys = a.num_keys(sequence);
+  item.token = a.cu_seqlens_q[sequence] + first;
+  item.num_rows = min(max_rows, num_queries - first);
+  item.position = item.num_keys - num_queries + first;
+  item.oldest = a.oldest_visible(item.position);
+  item.newest = a.newest_visible(item.position + item.num_rows - 1, item.num_keys);
+  return item;
+}
 
 // A row's result does not depend on kRowTiles: where the compiler could round once or twice, the
 // code says which.
-template <typename T, int kHeadDim, int kRowTiles>
+template <typename A, typename S, int kHeadDim, int kRowTiles>
 class PrefillRows {
+  using T = typename A::Element;
   using Shape = PrefillShape<kHeadDim, kRowTiles>;
   static constexpr int kTileKeys = Shape::kTileKeys;
   static constexpr int kKeyTiles = kTileKeys / 8;
   static constexpr int kDimTiles = kHeadDim / 8;
 
  public:
-  __device__ explicit PrefillRows(const Attention<T>& attention)
+  __device__ explicit PrefillRows(const A& attention)
       : a_(attention),
         score_(attention),
         warp_row_(threadIdx.x / 32 * Shape::kWarpRows),
@@ -66,7 +81,8 @@ class PrefillRows {
 
   // Whether a row of this warp sees a key of the tile; if not, the tile would change nothing.
   __device__ bool sees_tile(const PrefillItem& item, int tile) const {
-    return warp_row_ < item.num_rows && tile * kTileKeys <= last_position(item) &&
+    return warp_row_ < item.num_rows &&
+           tile * kTileKeys <= a_.newest_visible(last_position(item), item.num_keys) &&
            tile * kTileKeys + kTileKeys > a_.oldest_visible(first_position(item));
   }
 
@@ -108,9 +124,9 @@ class PrefillRows {
   __device__ void weigh(const PrefillItem& item, int tile) {
     const int first_key = tile * kTileKeys, row = first_position(item) + lane_ / 4;
     if (!score_.is_plain()) transform(item, first_key, row);
-    if (first_key + kTileKeys - 1 > first_position(item) ||
+    if (first_key + kTileKeys - 1 > a_.newest_visible(first_position(item), item.num_keys) ||
         first_key < a_.oldest_visible(last_position(item))) {
-      mask(first_key, row);
+      mask(item, first_key, row);
     }
     const float factor = score_.exponent_factor();
 #pragma unroll
@@ -212,20 +228,22 @@ class PrefillRows {
  private:
   __device__ int first_position(const PrefillItem& item) const { return item.position + warp_row_; }
   __device__ int last_position(const PrefillItem& item) const {
-    return min(first_position(item) + Shape::kWarpRows - 1, item.last_position());
+    return min(first_position(item) + Shape::kWarpRows, item.position + item.num_rows) - 1;
   }
 
   __device__ void transform(const PrefillItem& item, int first_key, int row) {
-    const float slope = a_.slope(item.head);
+    const auto logit = logit_function(a_, score_, item.sequence, item.head);
     for_scores([&](float& score, int m_row, int key) {
-      score = score_(score, slope, row + m_row - (first_key + key));
+      score = logit(score, row + m_row, first_key + key);
     });
   }
 
-  __device__ void mask(int first_key, int row) {
+  __device__ void mask(const PrefillItem& item, int first_key, int row) {
     for_scores([&](float& score, int m_row, int key) {
       const int position = row + m_row, at = first_key + key;
-      if (at > position || at < a_.oldest_visible(position)) score = -INFINITY;
+      const bool is_visible =
+          at <= a_.newest_visible(position, item.num_keys) && at >= a_.oldest_visible(position);
+      if (!is_visible) score = -INFINITY;
     });
   }
 
@@ -244,8 +262,8 @@ class PrefillRows {
     }
   }
 
-  const Attention<T>& a_;
-  const Score score_;
+  const A& a_;
+  const S score_;
   const int warp_row_, lane_;
   float best_[kRowTiles][2], total_[kRowTiles][2];  // best: times the exponent's factor
   float scores_[kRowTiles][kKeyTiles][4];

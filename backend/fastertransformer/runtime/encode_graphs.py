@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Steps of an encoder as CUDA graphs, from the embedding to the last layer.
+
+A graph is captured for a number of inputs and a number of tokens (its bucket). A smaller step is filled up
+with inputs that have no tokens, and with tokens that belong to no input.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from ..engine.encode_batch import EncodeBatch
+from ..models import ATTENTIONS, EncoderModel
+from .captures import Captures
+from .encode_step import EncodeStep, padded, place
+
+MOST_TOKENS = 2048
+"""Larger steps keep a GPU busy while the host launches kernel by kernel, and are not filled up."""
+_FEWEST_TOKENS = 16
+_BATCH_FACTOR = 8
+
+Step = Callable[[EncodeStep], Tensor]
+"""Hidden states [T, H]."""
+
+
+def token_buckets(largest: int) -> list[int]:
+    """Numbers of tokens that get graphs: multiples of 16, a step up is a quarter at most from 64 on."""
+    sizes, size = [], _FEWEST_TOKENS
+    while size < largest:
+        sizes.append(size)
+        size += max(_FEWEST_TOKENS, 1 << (size.bit_length() - 3))
+    return [*sizes, largest]
+
+
+def batch_buckets(largest: int) -> list[int]:
+    """Numbers of inputs that get graphs: those without tokens cost little."""
+    sizes, size = [], 1
+    while size < largest:
+        sizes.append(size)
+        size *= _BATCH_FACTOR
+    return [*sizes, largest]
+
+
+class EncodeGraphs:
+    """Captures and replays `step` for inputs of tokens.
+
+    Args:
+        max_num_tokens: of a step. max_seqlen: the longest input that can come.
+    """
+
+    def __init__(
+        self, step: Step, model: EncoderModel, max_num_seqs: int, max_num_tokens: int, max_seqlen: int
+    ) -> None:
+        self._step = step
+        self._device = model.device
+        self._has_types = model.encoding.num_token_types > 0
+        self._token_buckets = token_buckets(min(max_num_tokens, MOST_TOKENS))
+        self._batch_buckets = batch_buckets(max_num_seqs)
+        self._max_seqlen = max_seqlen
+        self._captures = Captures(self._lay_out)
+
+    @property
+    def max_num_tokens(self) -> int:
+        """Of the largest graph."""
+        return self._token_buckets[-1]
+
+    def capture_all(self, progress: Callable[[int, int], None]) -> None:
+        """As `Captures` does: for every number of inputs and tokens that can come together."""
+        keys = [
+            (sequences, tokens)
+            for tokens in reversed(self._token_buckets)
+            for sequences in reversed(self._batch_buckets)
+            if self._is_reached(sequences, tokens)
+        ]
+        self._captures.capture_all(keys, progress)
+
+    def _is_reached(self, sequences: int, tokens: int) -> bool:
+        """Inputs have a token each, so that those of the bucket below need as many."""
+        below = bisect_left(self._batch_buckets, sequences) - 1
+        return below < 0 or self._batch_buckets[below] < tokens
+
+    def fits(self, batch: EncodeBatch) -> bool:
+        """Whether there is a graph for the step."""
+        has_maps = any(ATTENTIONS in outputs for outputs in batch.outputs)
+        return batch.tokens is not None and len(batch.tokens) <= self.max_num_tokens and not has_maps
+
+    def replay(self, batch: EncodeBatch) -> Tensor:
+        """The step of a batch that fits; its own rows [T, H], valid until the next replay."""
+        assert batch.tokens is not None
+        count = len(batch.tokens)
+        sequences = self._batch_buckets[bisect_left(self._batch_buckets, len(batch.lengths))]
+        tokens = self._token_buckets[bisect_left(self._token_buckets, count)]
+        key = sequences, tokens
+        return self._captures.launch(key, lambda inputs: self._place(batch, key, inputs))[:count]
+
+    def _place(
+        self, batch: EncodeBatch, key: tuple[int, int], out: Tensor | None
+    ) -> tuple[EncodeStep, Tensor]:
+        if self._has_types and batch.token_types is None:
+            batch = replace(batch, token_types=np.zeros_like(batch.tokens))
+        return place(padded(batch, *key), self._device, min(key[1], self._max_seqlen), out)
+
+    def _lay_out(self, key: tuple[int, int]) -> tuple[Tensor, Callable[[], Tensor]]:
+        one = EncodeBatch(
+            lengths=np.ones(1, np.int32),
+            outputs=((),),
+            tokens=np.zeros(1, np.int32),
+            token_types=None,
+            hidden_states=None,
+        )
+        step, inputs = self._place(one, key, None)
+        return inputs, lambda: self._step(step)
