@@ -14,7 +14,7 @@ CUDA_SOURCES := $(wildcard csrc/cuda/*.cu csrc/cuda/*/*.cu)
 CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda-check/%.o,$(CUDA_SOURCES))
 NVCC_FLAGS := -std=c++17 -O3 -Icsrc -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
 
-.PHONY: help demo test serve lint cuda-check clean
+.PHONY: help demo test serve lint cuda-check gpu-scale clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ build/cuda-check/%.o: csrc/cuda/%.cu
 	@echo "nvcc $<"
 	@nvcc $(NVCC_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 -include $(CUDA_OBJECTS:.o=.d)
+
+gpu-scale: $(VENV)/.test  ## check and measure how models scale over the GPUs of this machine, in at most 9 minutes
+	PYTHONPATH=tests $(BIN)/python -m gpu_scale
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

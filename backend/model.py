@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 from fastertransformer.errors import FasterTransformerError
 from fastertransformer.server.autocomplete import complete
-from fastertransformer.server.service import Service
+from fastertransformer.server.service import open_service
 
 
 class TritonPythonModel:
@@ -24,14 +24,14 @@ class TritonPythonModel:
         return complete(auto_complete_model_config)
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Starts or attaches to the engine; returns when the model is loaded."""
+        """Starts or attaches to the engine, where the model has one; returns when it is loaded."""
         try:
-            self._service = Service(args)
+            self._service = open_service(args)
         except FasterTransformerError as error:
             raise pb_utils.TritonModelException(f"{type(error).__name__}: {error}") from None
 
     def execute(self, requests: list[Any]) -> None:
-        """Takes requests in; their responses are sent by another thread."""
+        """Takes requests in; those of a model with an engine are answered by another thread."""
         for request in requests:
             self._service.accept(request)
 

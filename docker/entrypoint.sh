@@ -5,6 +5,8 @@ set -eu
 
 case "${1:-}" in
   "" | -*) exec tritonserver --model-repository=/models "$@" ;;
-  serve | check | request | issue-request | identity-test | end-to-end-test | lambada) exec fastertransformer "$@" ;;
+  serve | repository | check | request | issue-request | identity-test | end-to-end-test | lambada)
+    exec fastertransformer "$@"
+    ;;
   *) exec "$@" ;;
 esac

@@ -9,6 +9,8 @@
 namespace ft::cuda {
 namespace {
 
+constexpr int kRowBytesSm90 = 128;
+
 void check_operand(const char* op, const char* argument, const Tensor& tensor,
                    int64_t in_16_bytes) {
   check_on_gpu(op, argument, tensor);
@@ -22,8 +24,7 @@ void check_operand(const char* op, const char* argument, const Tensor& tensor,
 
 // By the weight alone: a row of x has the same result in any number of rows.
 SkinnyLinear* best_for(const Tensor& weight) {
-  const bool fits = has_programmatic_launch() && weight.shape[1] % kColumnsSm90 == 0;
-  return fits ? skinny_linear_sm90 : skinny_linear_sm80;
+  return fits_sm90(weight) ? skinny_linear_sm90 : skinny_linear_sm80;
 }
 
 void run(const char* op, SkinnyLinear* implementation, DType out_dtype, const Tensor& out,
@@ -37,6 +38,11 @@ void run(const char* op, SkinnyLinear* implementation, DType out_dtype, const Te
 }
 
 }  // namespace
+
+bool fits_sm90(const Tensor& weight) {
+  const int64_t row_bytes = weight.shape[1] * (weight.dtype == DType::kInt8 ? 1 : 2);
+  return has_programmatic_launch() && row_bytes % kRowBytesSm90 == 0;
+}
 
 void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
                   const Tensor* bias, bool is_gated) {

@@ -22,9 +22,15 @@ void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tens
 using SkinnyLinear = void(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
                           const Tensor* bias, std::optional<Activation> gate, int64_t stream);
 
-// Multiples of kColumnsSm90 columns.
-constexpr int kColumnsSm90 = 64;
 SkinnyLinear skinny_linear_sm90;
 SkinnyLinear skinny_linear_sm80;
+
+// The same with int8 weights.
+void skinny_linear_int8_sm90(const char* op, const Tensor& out, const Tensor& x,
+                             const Tensor& weight, const Tensor& scale, const Tensor* bias,
+                             std::optional<Activation> gate, int64_t stream);
+
+// Whether Hopper's kernels run here and take `weight`: rows of multiples of 128 bytes.
+bool fits_sm90(const Tensor& weight);
 
 }  // namespace ft::cuda

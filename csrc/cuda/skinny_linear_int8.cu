@@ -18,6 +18,9 @@ void run(const char* op, DType out_dtype, const Tensor& out, const Tensor& x, co
   check_on_gpu(op, "scale", scale);
   check_contiguous(op, "scale", scale);
   if (x.shape[0] == 0 || weight.shape[0] == 0) return;
+  if (fits_sm90(weight)) {
+    return skinny_linear_int8_sm90(op, out, x, weight, scale, bias, gate, stream);
+  }
   dispatch_half(x, [&](auto type) {
     using T = decltype(type);
     skinny::run<T, int8_t>(op, out, x, weight, &scale, bias, gate, stream);

@@ -20,7 +20,6 @@ constexpr int kGroupMultiple = 128;  // columns of a group
 constexpr int kPieceBytes = 16;
 constexpr int kPieceOfX = 8;  // columns
 constexpr int kChunkBytesOfX = kChunk * 2;
-constexpr int kAheadStages = 12;  // of a warp, that go to the second cache behind a full ring
 
 // Sizes for weights of type W and up to 8 * kTokenTiles tokens. All fit into the 99 KiB of shared
 // memory of sm_89, and two blocks into sm_90, where the next kernel's ring fills while this one

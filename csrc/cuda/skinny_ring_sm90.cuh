@@ -8,23 +8,19 @@
 
 namespace ft::cuda::sm90 {
 
-constexpr int kTileRows = 32;
-constexpr int kGroupRows = 8;  // what rows are dealt out by
-constexpr int kUnitColumns = 128;
-constexpr int kBoxColumns = 64;  // 128 bytes, what one swizzle spans
-constexpr int kBoxes = kUnitColumns / kBoxColumns;
-constexpr int kBoxRowBytes = kBoxColumns * 2;
+constexpr int kGroupRows = 8;      // what rows are dealt out by
+constexpr int kBoxRowBytes = 128;  // what one swizzle spans
+constexpr int kXBoxColumns = kBoxRowBytes / 2;
+constexpr int kBoxes = 2;  // of the weight in a unit
 constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
-constexpr int kConsumers = 256;  // a warp for every 16 columns of a unit
+constexpr int kConsumers = 256;  // a warp for every eighth of a unit's columns
 constexpr int kThreads = kConsumers + 64;
 constexpr int kAlignment = 1024;  // of a swizzled box
-constexpr int kSumStride = 36;    // of the rows of a tile, so that a warp's stores meet in no bank
-constexpr int kFewTokens = 16;
-constexpr int kAheadUnits = 12;  // brought into the second cache behind a full ring
-constexpr int kSumTokens = 16;   // whose sums are added at a time
+constexpr int kSumTokens = 16;    // whose sums are added at a time
+constexpr int kRingBytes = 184 * 1024;
 
-// The rows [begin, end) of a block, in multiples of kGroupRows. They are counted in the order of
-// the tiles, whose rows come from all parts of the weight (box_map) in equal numbers.
+// The rows of a block, in multiples of kGroupRows. They are counted in the order of the tiles,
+// whose rows come from all parts of the weight (box_map) in equal numbers.
 struct Share {
   int groups_of_each, blocks_with_one_more;
 
@@ -33,22 +29,40 @@ struct Share {
   }
 };
 
-// The weight in boxes of a whole tile, and of the rows behind the last whole tile of a block, of
-// which there are two numbers.
-struct WeightMaps {
-  CUtensorMap tile, rest, longer_rest;
+// The rows of a block in as few tiles as can be, all of about one size: memory that all blocks
+// want serves each by what it has asked for, and small copies ask for little.
+struct Tiles {
+  int begin, groups, count;
+
+  __device__ Tiles(const Share& share, int block, int most_groups)
+      : begin(share.begin(block)),
+        groups((share.begin(block + 1) - begin) / kGroupRows),
+        count((groups + most_groups - 1) / most_groups) {}
+  __device__ int first_row(int tile) const { return begin + tile * groups / count * kGroupRows; }
+  __device__ int num_rows(int tile) const { return first_row(tile + 1) - first_row(tile); }
 };
 
-template <int kTokens>
+// The weight in boxes of every number of groups.
+template <int kTileGroups>
+struct WeightMaps {
+  CUtensorMap of_groups[kTileGroups];
+};
+
+// For weights of type W, up to kTokens tokens, and up to kTileGroups groups of rows at a time.
+template <typename W, int kTokens, int kTileGroups>
 struct Ring {
-  // With few tokens two blocks fit on a multiprocessor; with many, a deep ring is worth more.
-  static constexpr int kBytes = (kTokens <= kFewTokens ? 92 : 184) * 1024;
-  static constexpr int kWeightBytes = kTileRows * kUnitColumns * 2;
-  static constexpr int kXBytes = kTokens * kUnitColumns * 2;
+  static constexpr int kTileRows = kTileGroups * kGroupRows;
+  static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
+  static constexpr int kUnitColumns = kBoxes * kBoxColumns;
+  static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
+  static constexpr int kWeightBytes = kTileRows * kBoxes * kBoxRowBytes;
+  static constexpr int kXBytes = kTokens * kXBoxes * kBoxRowBytes;
   static constexpr int kStageBytes = kWeightBytes + kXBytes;
-  static constexpr int kStages = kBytes / kStageBytes;
-  static constexpr int kSumBytes =
-      kConsumers / 32 * (kTokens < kSumTokens ? kTokens : kSumTokens) * kSumStride * 4;
+  static constexpr int kStages = kRingBytes / kStageBytes;
+  // The sums of kRoundTokens tokens by all warps, in rows that meet in no bank when a warp stores.
+  static constexpr int kRoundTokens = kTokens < kSumTokens ? kTokens : kSumTokens;
+  static constexpr int kSumStride = kTileRows + 4;
+  static constexpr int kSumBytes = kConsumers / 32 * kRoundTokens * kSumStride * 4;
   static constexpr int kSharedBytes = kAlignment + kStages * (kStageBytes + 16) + kSumBytes;
 
   char* memory;
@@ -78,68 +92,38 @@ struct Position {
   }
 };
 
-// The weight's units of a block, in the order in which they are needed.
-template <int kParts>
-struct WeightUnits {
-  const WeightMaps& maps;
-  bool is_longer;
-  int end, units_of_row, row, unit = 0;
-
-  __device__ bool is_at_end() const { return row >= end; }
-  __device__ void advance() {
-    if (++unit == units_of_row) unit = 0, row += kTileRows;
-  }
-  __device__ int rows() const { return min(kTileRows, end - row); }
-  __device__ void copy(void* to, uint64_t* barrier) const {
-    if constexpr (kParts > 1) {
-      device::copy_part_boxes(to, map(), row / kParts, unit * kBoxes, barrier, device::kEvictFirst);
-    } else {
-      device::copy_boxes(to, map(), row, unit * kBoxes, barrier, device::kEvictFirst);
-    }
-  }
-  __device__ void prefetch() const {
-    if constexpr (kParts > 1) {
-      device::prefetch_part_boxes(map(), row / kParts, unit * kBoxes);
-    } else {
-      device::prefetch_boxes(map(), row, unit * kBoxes);
-    }
-  }
-
- private:
-  __device__ const CUtensorMap& map() const {
-    return rows() == kTileRows ? maps.tile : is_longer ? maps.longer_rest : maps.rest;
-  }
-};
-
-// One thread for the weights, another for x: neither waits for the other. Between two products the
-// memory is idle for longer than a ring takes to fill, so behind a full ring the second cache takes
-// in what comes next. With many tokens the gap is shorter, and the cache has to deliver x as well.
-template <int kTokens, int kParts>
-__device__ void load_weights(const Ring<kTokens>& ring, WeightUnits<kParts> next) {
-  using R = Ring<kTokens>;
-  WeightUnits<kParts> ahead = next;
+// One thread for the weights, another for x: neither waits for the other. Nothing is brought ahead
+// into the second cache: it delivers hardly faster than memory, so only shared memory saves time.
+template <int kParts, int kTileGroups, typename R>
+__device__ void load_weights(const R& ring, const WeightMaps<kTileGroups>& maps, const Tiles& tiles,
+                             int units) {
   Position<R::kStages> at;
-  for (int count = 0; !next.is_at_end(); ++count, next.advance(), at.advance()) {
-    if (count < R::kStages) ahead.advance();
-    if (kTokens <= kFewTokens && count == R::kStages) {
-      for (int i = 0; i < kAheadUnits && !ahead.is_at_end(); ++i, ahead.advance()) ahead.prefetch();
+  for (int tile = 0; tile < tiles.count; ++tile) {
+    const int row = tiles.first_row(tile), rows = tiles.num_rows(tile);
+    const CUtensorMap& map = maps.of_groups[rows / kGroupRows - 1];
+    for (int unit = 0; unit < units; ++unit, at.advance()) {
+      uint64_t* const full = &ring.full[at.stage];
+      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+      device::barrier_expect(full, rows * kBoxes * kBoxRowBytes + R::kXBytes);
+      if constexpr (kParts > 1) {
+        device::copy_part_boxes(ring.weight(at.stage), map, row / kParts, unit * kBoxes, full,
+                                device::kEvictFirst);
+      } else {
+        device::copy_boxes(ring.weight(at.stage), map, row, unit * kBoxes, full,
+                           device::kEvictFirst);
+      }
     }
-    uint64_t* const full = &ring.full[at.stage];
-    device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-    device::barrier_expect(full, next.rows() * kUnitColumns * 2 + R::kXBytes);
-    next.copy(ring.weight(at.stage), full);
   }
 }
 
-template <int kTokens>
-__device__ void load_x(const Ring<kTokens>& ring, const CUtensorMap& x, int begin, int end,
-                       int units) {
+template <typename R>
+__device__ void load_x(const R& ring, const CUtensorMap& x, int tiles, int units) {
   device::wait_for_predecessor();
-  Position<Ring<kTokens>::kStages> at;
-  for (int row = begin; row < end; row += kTileRows) {
+  Position<R::kStages> at;
+  for (int tile = 0; tile < tiles; ++tile) {
     for (int unit = 0; unit < units; ++unit, at.advance()) {
       device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::copy_boxes(ring.x(at.stage), x, 0, unit * kBoxes, &ring.full[at.stage],
+      device::copy_boxes(ring.x(at.stage), x, 0, unit * R::kXBoxes, &ring.full[at.stage],
                          device::kEvictLast);
     }
   }

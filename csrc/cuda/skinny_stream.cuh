@@ -34,7 +34,6 @@ class Ring {
     aim();
 #pragma unroll 1
     for (int stage = 0; stage < S::kStages; ++stage) fetch(stages_ + stage * S::kStageBytes);
-    fetch_ahead();
   }
 
   // Loads the next stage into `pieces` and refills its memory.
@@ -92,23 +91,6 @@ class Ring {
       if (next_.advance(share_, S::kStageColumns)) aim();
     }
     device::commit_copies();
-  }
-
-  // What comes behind a full ring, into the second cache: between two products the memory is idle
-  // for longer than the rings take to fill.
-  __device__ __forceinline__ void fetch_ahead() const {
-    Cursor ahead = next_;
-    const int lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (int stage = 0; stage < kAheadStages && !ahead.is_at_end(share_); ++stage) {
-      const int first = share_.first_row(ahead.tile);
-      if (lane < kTileRows && problem_.result_row(first, lane) < problem_.rows &&
-          ahead.column < problem_.columns) {
-        const int64_t row = problem_.weight_row(first, lane);
-        device::prefetch(problem_.weight + row * problem_.weight_stride + ahead.column);
-      }
-      ahead.advance(share_, S::kStageColumns);
-    }
   }
 
   // Where the copies of the next tile begin.

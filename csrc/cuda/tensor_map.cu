@@ -24,11 +24,25 @@ Encode encode_function(const char* op) {
   return function;
 }
 
+int64_t element_bytes(DType dtype) { return dtype == DType::kInt8 ? 1 : 2; }
+
+CUtensorMapDataType type_of(DType dtype) {
+  switch (dtype) {
+    case DType::kInt8:
+      return CU_TENSOR_MAP_DATA_TYPE_UINT8;
+    case DType::kBFloat16:
+      return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    default:
+      return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  }
+}
+
 }  // namespace
 
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
                     int num_boxes, int num_parts) {
-  const int64_t part_rows = matrix.shape[0] / num_parts, row_bytes = matrix.strides[0] * 2;
+  const int64_t part_rows = matrix.shape[0] / num_parts, bytes = element_bytes(matrix.dtype);
+  const int64_t row_bytes = matrix.strides[0] * bytes;
   cuuint64_t sizes[4], strides[4];
   cuuint32_t box[4], rank = 0;
   const auto add_dimension = [&](int64_t size, int64_t stride, int of_box) {
@@ -36,17 +50,15 @@ CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_
     strides[rank] = static_cast<cuuint64_t>(stride);
     box[rank++] = static_cast<cuuint32_t>(of_box);
   };
-  add_dimension(box_columns, 2, box_columns);
+  add_dimension(box_columns, bytes, box_columns);
   add_dimension(part_rows, row_bytes, box_rows);
   if (num_parts > 1) add_dimension(num_parts, part_rows * row_bytes, num_parts);
-  add_dimension(matrix.shape[1] / box_columns, box_columns * 2, num_boxes);
+  add_dimension(matrix.shape[1] / box_columns, box_columns * bytes, num_boxes);
   const cuuint32_t steps[4] = {1, 1, 1, 1};
-  const auto type = matrix.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   CUtensorMap map;
   const CUresult result =
-      encode_function(op)(&map, type, rank, matrix.data, sizes, strides + 1, box, steps,
-                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      encode_function(op)(&map, type_of(matrix.dtype), rank, matrix.data, sizes, strides + 1, box,
+                          steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +

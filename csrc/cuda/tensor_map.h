@@ -9,11 +9,11 @@
 
 namespace ft::cuda {
 
-// A 16-bit matrix [rows, columns], cut into columns / box_columns vertical strips, whose copies
-// bring `num_boxes` neighbouring boxes [box_rows, box_columns], one behind the other, swizzled over
-// 128 bytes. What lies outside of the matrix reads as zero. Rows must start at multiples of 16
-// bytes, and `columns` must be a multiple of box_columns. With several parts, which share the rows
-// evenly, a box has box_rows of each part, those of the first part first.
+// A matrix [rows, columns] of 16-bit elements or int8, cut into columns / box_columns vertical
+// strips, whose copies bring `num_boxes` neighbouring boxes [box_rows, box_columns], one behind the
+// other, swizzled over 128 bytes. What lies outside of the matrix reads as zero. Rows must start at
+// multiples of 16 bytes, and `columns` must be a multiple of box_columns. With several parts, which
+// share the rows evenly, a box has box_rows of each part, those of the first part first.
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
                     int num_boxes, int num_parts = 1);
 

@@ -15,11 +15,6 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
                : "memory");
 }
 
-// The line of `from` into the second cache.
-__device__ __forceinline__ void prefetch(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
-}
-
 // Ends a group of this thread's copies, which may be empty.
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -61,13 +61,6 @@ __device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int
       : "memory");
 }
 
-// The same into the second cache.
-__device__ __forceinline__ void prefetch_boxes(const CUtensorMap& map, int row, int box) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(&map), "r"(0),
-               "r"(row), "r"(box)
-               : "memory");
-}
-
 // The same of a matrix of several parts: `row` is that of every part.
 __device__ __forceinline__ void copy_part_boxes(void* to, const CUtensorMap& map, int row, int box,
                                                 uint64_t* barrier, uint64_t cache_hint) {
@@ -76,12 +69,6 @@ __device__ __forceinline__ void copy_part_boxes(void* to, const CUtensorMap& map
       " [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
       "l"(&map), "r"(0), "r"(row), "r"(0), "r"(box), "r"(shared_address(barrier)), "l"(cache_hint)
       : "memory");
-}
-
-__device__ __forceinline__ void prefetch_part_boxes(const CUtensorMap& map, int row, int box) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(&map),
-               "r"(0), "r"(row), "r"(0), "r"(box)
-               : "memory");
 }
 
 #endif  // FT_HOPPER

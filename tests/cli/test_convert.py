@@ -6,7 +6,7 @@ from commands import run
 from safetensors.torch import load_file
 
 from fastertransformer.cli.checkpoint import find_tokenizer
-from fastertransformer.cli.serve import write_repository
+from fastertransformer.cli.repository import write_repository
 
 
 @pytest.fixture(scope="module")

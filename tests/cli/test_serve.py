@@ -12,6 +12,7 @@ import client_tools as ct
 import numpy as np
 import pytest
 from commands import SMALL_CACHE, Serving, run, serving, wait_until_gone
+from tokenizers import Tokenizer
 from triton_process import fetch
 
 from fastertransformer.server import processes
@@ -53,14 +54,17 @@ def test_options_of_a_hugging_face_folder(llama: Path) -> None:
 def test_a_folder_without_tokenizer_serves_tokens_from_a_given_repository(
     llama: Path, tmp_path: Path
 ) -> None:
-    """Also shows that what `serve PATH` writes is what `--model-repository` takes."""
+    """Also shows that `repository` writes what `serve` serves, and that `--model-repository` takes it."""
     checkpoint = shutil.copytree(llama, tmp_path / "checkpoint", ignore=shutil.ignore_patterns("token*"))
     repository = tmp_path / "models"
     with serving(checkpoint, "--parameter", SMALL_CACHE) as server:
         assert "no tokenizer.json: only token ids are served" in server.printed
         (written,) = server.temporary.glob("models-*")
         assert [folder.name for folder in written.iterdir()] == ["fastertransformer"]
-        shutil.copytree(written, repository)
+        done = run("repository", checkpoint, repository, "--parameter", SMALL_CACHE)
+        assert done.returncode == 0, done.stderr
+        own, served = (folder / "fastertransformer/config.pbtxt" for folder in (repository, written))
+        assert own.read_text() == served.read_text()
         first = ct.grpc_infer(server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 8))
     with serving("--model-repository", repository) as server:
         again = ct.http_infer(server.http, "fastertransformer", ct.core_inputs([[11, 12]], 8))
@@ -77,6 +81,38 @@ def test_conversations(llama: Path) -> None:
         ct.grpc_infer(server.grpc, "fastertransformer", first, sequence_start=True, **options)
         outputs = ct.grpc_infer(server.grpc, "fastertransformer", second, sequence_end=True, **options)
         assert outputs["output_ids"].shape == (1, 1, 1, 2 + 6 + 1 + 5)
+        tokenizer = Tokenizer.from_file(str(llama / "tokenizer.json"))
+        said: list[list[int]] = [[], []]
+        for number, texts in enumerate((["Hello", "The quick brown fox"], ["Water", "!"], ["Grüße", "a"])):
+            flags = {"sequence_start": number == 0, "sequence_end": number == 2}
+            answers = ct.grpc_infer(server.grpc, "ensemble", turn_of_texts(texts), sequence_id=7, **flags)
+            said = [
+                [*row, *tokenizer.encode(text, add_special_tokens=number == 0).ids]
+                for row, text in zip(said, texts, strict=True)
+            ]
+            rows = one_answer(server, said)
+            assert [text.decode() for text in answers["OUTPUT_0"][0, :, 0]] == list(
+                map(tokenizer.decode, rows)
+            )
+            assert answers["output_log_probs"].shape == (1, 2, 1, 6)
+            said = rows
+
+
+def turn_of_texts(texts: list[str]) -> ct.Arrays:
+    return {
+        "INPUT_0": np.array([[[text.encode()] for text in texts]], dtype=np.object_),
+        "INPUT_1": np.full((1, len(texts), 1), 6, np.uint32),
+        "is_return_log_probs": np.ones((1, len(texts), 1), np.bool_),
+    }
+
+
+def one_answer(server: Serving, prompts: list[list[int]]) -> list[list[int]]:
+    """Prompts and answers, in a conversation of one turn."""
+    arrays = {name: array[np.newaxis] for name, array in ct.core_inputs(prompts, 6).items()}
+    flags = {"sequence_start": True, "sequence_end": True}
+    outputs = ct.grpc_infer(server.grpc, "fastertransformer", arrays, sequence_id=8, **flags)
+    lengths = outputs["output_lengths"][0, :, 0]
+    return [row[:n].tolist() for row, n in zip(outputs["output_ids"][0, :, 0], lengths, strict=True)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Models with int8_mode 1 compute what the same models compute with weights that were rounded before."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from driver import Driver, load_model
 from safetensors.torch import load_file, save_file
 from sharded_driver import ShardedDriver, load_stages
-from tiny_checkpoints import make
+from tiny_checkpoints import CASES, make
 
+from fastertransformer.quant.dense import DenseWeight
+from fastertransformer.quant.formats import FORMATS
 from fastertransformer.quant.int8 import Int8Weight
 
 IDS = [7 * i % 49 for i in range(57)]
@@ -17,6 +20,12 @@ TOLERANCE = 1e-5
 WEIGHTS = "model.safetensors"
 FAMILIES = {"llama": "layers.", "qwen2": "layers.", "gpt2": ".h."}
 """Case -> what the names of the matrices that are held as int8 have in common."""
+ONE_OF_EACH = list({config: name for name, (config, _) in reversed(CASES.items())}.values())
+"""The first case of every family."""
+
+
+def rounded_weight(part: torch.Tensor, rows: Callable[[], torch.Tensor]) -> DenseWeight:
+    return DenseWeight(Int8Weight.from_float(part, rows().abs().amax(1)).expand())
 
 
 def round_weights(folder: Path, inside: str, transposed: bool) -> None:
@@ -32,7 +41,8 @@ def round_weights(folder: Path, inside: str, transposed: bool) -> None:
 
 def logits(folder: Path, **config: object) -> torch.Tensor:
     """Long chunks and short ones, which take other products."""
-    long, short = (Driver(load_model(folder, **config)).chunked_logits(IDS, size) for size in (40, 5))
+    model = load_model(folder, **config)
+    long, short = (Driver(model).chunked_logits(IDS, size) for size in (40, 5))
     assert (long - short).abs().max() < TOLERANCE
     return short
 
@@ -42,6 +52,17 @@ def test_logits_are_those_of_rounded_weights(name, tmp_path):
     make(name, tmp_path)
     before, found = logits(tmp_path), logits(tmp_path, int8_mode=1)
     round_weights(tmp_path, FAMILIES[name], transposed=name == "gpt2")
+    rounded = logits(tmp_path)
+    assert (found - rounded).abs().max() < TOLERANCE
+    assert (before - rounded).abs().max() > 10 * TOLERANCE, "rounding must show, or this shows nothing"
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_every_family_computes_with_rounded_weights(name, tmp_path, monkeypatch):
+    """By the same model, whose matrices are rounded when they are read and multiplied as floats."""
+    make(name, tmp_path)
+    before, found = logits(tmp_path), logits(tmp_path, int8_mode=1)
+    monkeypatch.setitem(FORMATS, 0, rounded_weight)
     rounded = logits(tmp_path)
     assert (found - rounded).abs().max() < TOLERANCE
     assert (before - rounded).abs().max() > 10 * TOLERANCE, "rounding must show, or this shows nothing"

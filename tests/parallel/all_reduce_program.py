@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Run by mpirun, on GPUs that ranks may share: collectives through the GPUs' own memory.
 
-Usage: all_reduce_program.py check | late | time
+Usage: all_reduce_program.py check | late
 """
 
 import sys
@@ -145,39 +145,13 @@ def check_late(peers: PeerCommunicator) -> None:
         peers.check()
 
 
-def measure(peers: PeerCommunicator) -> None:
-    """Microseconds of one sum in a graph of 64; meaningful where every rank has a GPU of its own."""
-    for num_bytes in (8 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20):
-        for kind, kernel in KINDS.items():
-            if kind == "one shot" and num_bytes > peers.max_gather_bytes:
-                continue
-            x = torch.zeros(num_bytes // 2, dtype=torch.bfloat16, device="cuda")
-            kernel(x, peers.arena, torch.cuda.current_stream().cuda_stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for _ in range(64):
-                    kernel(x, peers.arena, torch.cuda.current_stream().cuda_stream)
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            for _ in range(3):
-                graph.replay()
-            start.record()
-            for _ in range(20):
-                graph.replay()
-            end.record()
-            torch.cuda.synchronize()
-            if peers.rank == 0:
-                print(f"{kind}, {num_bytes >> 10} KiB: {start.elapsed_time(end) * 1e3 / 20 / 64:.2f} us")
-
-
 def main(what: str) -> None:
     ranks = MPI.COMM_WORLD
     local_rank, _ = place_on_node()
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     ops.set_device(device.index)
     peers = connect_peers(ranks, device)
-    if what == "time":
-        measure(peers)
-    elif what == "late":
+    if what == "late":
         check_late(peers)
     else:
         check_sums(peers)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastertransformer.config import EngineConfig, ParallelConfig
-from fastertransformer.server.command import engine_command, engine_environment, interpreter
+from fastertransformer.config import ParallelConfig
+from fastertransformer.server.command import engine_environment, interpreter, mpirun_command
 from fastertransformer.server.placement import Placement
 
 HERE = Path(__file__).parent
@@ -17,9 +17,7 @@ HERE = Path(__file__).parent
 def run_ranks(program: str, tp_size: int, pp_size: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs a program of this folder on as many ranks as the engine would have."""
     parallel = ParallelConfig(tensor_para_size=tp_size, pipeline_para_size=pp_size)
-    config = EngineConfig(model_checkpoint_path="", parallel=parallel)
-    engine = engine_command(config, Placement(), Path("unused"))
-    mpirun = engine[: engine.index(interpreter())]
+    mpirun = mpirun_command(parallel, Placement())
     return subprocess.run(
         [*mpirun, interpreter(), str(HERE / program), *arguments],
         check=False,

@@ -30,6 +30,7 @@ def write_model(
 def write_repository(target: Path, llama: Path, gpt2: Path) -> Path:
     """Everything that the shared server serves: two engines."""
     write_model(target, gpt2, "fastertransformer", "gpt")
+    _write_as_the_old_service(target / "gpt" / "config.pbtxt")
     write_model(target, llama, "fastertransformer", "streaming", decoupled=True)
     write_model(target, llama, "text", "text_once", decoupled=False)
     write_model(target, llama, "text")
@@ -40,6 +41,32 @@ def write_repository(target: Path, llama: Path, gpt2: Path) -> Path:
         write_model(target, llama, model, template="tensorrt_llm")
     _write_short_model(target / "short", {"model_checkpoint_path": str(llama), **SMALL_CACHE})
     return target
+
+
+OLD_LINES = """
+name: "gpt"
+default_model_filename: "gpt3_345M"
+dynamic_batching { max_queue_delay_microseconds: 50000 }
+batch_input [
+  {
+    kind: BATCH_ITEM_SHAPE
+    target_name: "input_ids_item_shape"
+    data_type: TYPE_INT32
+    source_input: "input_ids"
+  }
+]
+parameters { key: "int8_mode" value: { string_value: "0" } }
+parameters { key: "enable_custom_all_reduce" value: { string_value: "0" } }
+"""
+
+
+def _write_as_the_old_service(config: Path) -> None:
+    """Ragged batches of Triton's, and scalars without a dimension."""
+    ids = '"input_ids" data_type: TYPE_UINT32 dims: [ -1 ]'
+    text = config.read_text()
+    assert ids in text
+    text = text.replace(ids, f"{ids} allow_ragged_batch: true")
+    config.write_text(text.replace("dims: [ 1 ]", "dims: [ 1 ] reshape: { shape: [ ] }") + OLD_LINES)
 
 
 def _write_short_model(folder: Path, parameters: Mapping[str, str]) -> None:

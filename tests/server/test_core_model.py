@@ -65,6 +65,17 @@ def test_gpt_contract_counts_the_padded_prompt(server: TritonServer, gpt2: Path)
     assert plain["output_ids"][0, 0, 3 : 3 + count].tolist() == greedy(gpt2, PROMPTS[0], 6)
 
 
+def test_what_triton_batches_by_an_old_config_equals_requests_alone(server: TritonServer) -> None:
+    def ask(number: int) -> list[list[list[int]]]:
+        prompts = [list(range(5, 6 + number)), [7] * number]
+        arrays = ct.core_inputs(prompts, [3 + number, 2], runtime_top_k=5, random_seed=number)
+        return ct.grpc_infer(server.grpc, "gpt", arrays)["output_ids"].tolist()
+
+    alone = [ask(number) for number in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(1, 9))) == alone
+
+
 def test_declared_tensors_may_be_left_out_of_config(server: TritonServer) -> None:
     outputs = ct.grpc_infer(server.grpc, "short", ct.core_inputs(PROMPTS, 2))
     assert outputs["response_input_lengths"].tolist() == [[3], [7], [1], [4]]

@@ -9,11 +9,13 @@ import pytest
 import tritonclient.grpc as grpcclient
 from explicit import explicit_server, left, unload
 from repositories import write_model
-from triton_process import TritonServer, environment_of, memory_of
+from triton_process import TritonServer, environment_of, memory_of, wait_for
 
 from fastertransformer.server import processes
+from fastertransformer.server.placement import visible_gpus
 
 MESHES = {"one": (1, 1), "tensor": (2, 1), "pipeline": (1, 2)}
+LONG = 1900
 STUB = "triton_python_backend_stub"
 LARGEST_STUB = 64 << 20
 """Without torch; an engine of the same model takes three times as much."""
@@ -82,16 +84,28 @@ def test_models_of_different_meshes_come_and_go_in_any_order(
     assert left(server) == []
 
 
-def test_instance_i_computes_on_group_i_modulo_the_number_of_groups(tmp_path: Path, llama: Path) -> None:
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.gpu)], ids=["cpu", "gpus"])
+def test_instance_i_computes_on_group_i_modulo_the_number_of_groups(
+    real: bool, tmp_path: Path, llama: Path
+) -> None:
     """The rule needs no GPU: where CUDA knows none of these devices, their engines compute on the CPU."""
-    devices = "77,78"
-    with explicit_server(tmp_path, "env", f"CUDA_VISIBLE_DEVICES={devices}") as server:
-        write_model(tmp_path / "models", llama, "fastertransformer", instances=3)
+    devices = visible_gpus() if real else ("77", "78")
+    tp_size = 2 if real and len(devices) % 2 == 0 else 1
+    groups = [",".join(devices[i : i + tp_size]) for i in range(0, len(devices), tp_size)]
+    instances = 2 * len(groups)
+    with explicit_server(tmp_path, "env", f"CUDA_VISIBLE_DEVICES={','.join(devices)}") as server:
+        models = tmp_path / "models"
+        parallel = {"tensor_para_size": str(tp_size)}
+        write_model(models, llama, "fastertransformer", instances=instances, decoupled=True, **parallel)
         with grpcclient.InferenceServerClient(server.grpc) as client:
             client.load_model("fastertransformer")
         of_ranks = [environment_of(rank)["CUDA_VISIBLE_DEVICES"] for rank in server.ranks()]
-        assert sorted(of_ranks) == devices.split(",")
-        users = sorted(len(path.read_text().split()) for path in server.temporary.glob("*/*/users"))
-        assert users == [1, 2]
-        answer(server, "fastertransformer")
+        assert sorted(of_ranks) == sorted(groups * tp_size)
+        users = [len(path.read_text().split()) for path in server.temporary.glob("*/*/users")]
+        assert users == [2] * len(groups)
+        with ct.open_stream(server.grpc) as stream:
+            for i in range(2 * instances):
+                inputs = ct.core_inputs([[i + 3]], LONG, min_length=LONG)
+                stream.send("fastertransformer", inputs)
+            wait_for(lambda: all(s.num_running for s in server.observe_all("llama")), 30, "all compute")
     assert left(server) == []

@@ -26,6 +26,9 @@ def mixed_request(number: int) -> ct.Arrays:
         {"no_repeat_ngram_size": 2, "logit_bias": np.array([[[20, 3.0]]] * len(prompts), np.float32)},
         {"num_return_sequences": 3, "runtime_top_k": 20},
         {"is_return_context_embeddings": True, "min_p": 0.01},
+        {"beam_width": 3, "len_penalty": 1.0, "is_return_log_probs": True},
+        {"beam_width": 2, "beam_search_diversity_rate": 0.5, "repetition_penalty": 1.2, "min_length": 3},
+        {"beam_width": 4, "len_penalty": -1.0, "early_stopping": True, "no_repeat_ngram_size": 2},
     ]
     words = [[source.randrange(VOCAB_SIZE)] for _ in range(30)]
     new = [source.randrange(1, 30) for _ in prompts]

@@ -50,16 +50,18 @@ def test_it_declares_every_input_of_its_contract(name: str) -> None:
     assert entries(read(TEMPLATES / name / "config.pbtxt")) == wanted
 
 
-def test_ensemble_passes_on_what_the_model_takes() -> None:
+@pytest.mark.parametrize("template", ["decoder", "interactive"])
+def test_ensemble_passes_on_what_the_model_takes(template: str) -> None:
     """Every input of the model is an input of the ensemble or comes from preprocessing."""
-    config = read(TEMPLATES / "decoder" / "ensemble" / "config.pbtxt")
-    step = next(step for step in config.ensemble_scheduling.step if step.model_name == "fastertransformer")
-    prompt_learning = {row.name for row in core.INPUTS if "prompt_" in row.name}
-    assert set(step.input_map) == {row.name for row in core.INPUTS} - prompt_learning
+    config = read(TEMPLATES / template / "ensemble" / "config.pbtxt")
+    steps = {step.model_name: step for step in config.ensemble_scheduling.step}
+    wanted = entries(read(TEMPLATES / template / "fastertransformer" / "config.pbtxt"))
+    passed = steps["fastertransformer"].input_map
+    assert set(passed) == set(wanted)
     own = entries(config)
-    for name, source in step.input_map.items():
-        if not source.startswith("_"):
-            assert own[source] == next((r.data_type, r.dims, True) for r in core.INPUTS if r.name == name)
+    from_texts = set(steps["preprocessing"].output_map.values())
+    for name, source in passed.items():
+        assert source in from_texts or own[source] == wanted[name]
 
 
 def test_parameters_are_set_and_others_added(tmp_path: Path) -> None:

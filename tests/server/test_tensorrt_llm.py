@@ -6,7 +6,7 @@ from typing import Any
 import client_tools as ct
 import numpy as np
 import pytest
-from tiny_models import MAX_POSITIONS
+from tiny_models import MAX_POSITIONS, VOCAB_SIZE
 from tokenizers import Tokenizer
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
@@ -105,6 +105,21 @@ def test_samples_and_biases(server: TritonServer) -> None:
     assert response["batch_index"].tolist() == [[0]]
 
 
+def test_prompt_tables(server: TritonServer) -> None:
+    """Ids behind the vocabulary are rows, as FasterTransformer's virtual tokens, but stay in the output."""
+    rows = np.random.default_rng(4).normal(size=(1, 4, 64)).astype(np.float16)
+    prompt = [VOCAB_SIZE + 3, 11, VOCAB_SIZE, 12]
+    own = {"request_prompt_embedding": rows, "request_prompt_lengths": 4, "request_prompt_type": 3}
+    expected = ct.grpc_infer(
+        server.grpc, "fastertransformer", ct.core_inputs([prompt], 8, min_length=8, **own)
+    )
+    table = {"prompt_embedding_table": rows, "prompt_table_extra_ids": np.uint64([[1, 0, 1, 0]])}
+    response = final_state(server, inputs([prompt], 8, min_tokens=8, **table))
+    assert response["output_ids"].tolist() == [[prompt + expected["output_ids"][0, 0, 2:10].tolist()]]
+    with pytest.raises(InferenceServerException, match=r"virtual id 303 at position 0; .* \[300, 303\)"):
+        final_state(server, inputs([prompt], 8, prompt_vocab_size=3, **table))
+
+
 def stop_request() -> ct.Arrays:
     """As TensorRT-LLM's client makes it: its other tensors mean nothing."""
     empty = {
@@ -135,6 +150,10 @@ def test_stop_ends_the_request_of_the_same_id_with_what_it_has(server: TritonSer
         ({"min_tokens": np.int32([[-1]])}, "min_tokens is -1; allowed"),
         ({"lora_task_id": np.uint64([[1]])}, "LoRA adapters are not served"),
         ({"return_context_logits": np.array([[True]])}, "return_context_logits is True; allowed is False"),
+        (
+            {"prompt_embedding_table": np.zeros((1, 2, 32), np.float16)},
+            "prompt_embedding_table has rows of 32 values; allowed is 64",
+        ),
         ({"draft_input_ids": np.int32([[5]])}, "draft_input_ids was sent .* draft tokens are not served"),
     ],
 )

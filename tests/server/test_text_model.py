@@ -120,6 +120,57 @@ def test_log_probs(server: TritonServer) -> None:
     assert pieces[-1]["cum_log_probs"] == pytest.approx(whole["cum_log_probs"], rel=1e-4)
 
 
+def test_samples_of_every_row(server: TritonServer) -> None:
+    """Sample i draws with the seed + i; each has its stop words, its stream and its end."""
+    draw = {"top_k": 40, "temperature": 2.0, "max_tokens": 12, "min_tokens": 12, "return_log_probs": True}
+    alone = [generate(server, text_input="Hello", seed=70 + i, **draw) for i in range(3)]
+    texts = [answer["text_output"] for answer in alone]
+    assert len(set(texts)) == 3
+    whole = generate(
+        server, text_input="Hello", seed=70, num_return_sequences=3, return_num_output_tokens=True, **draw
+    )
+    assert whole["text_output"] == texts
+    assert whole["cum_log_probs"] == pytest.approx([answer["cum_log_probs"] for answer in alone], rel=1e-4)
+    assert whole["num_output_tokens"] == 36
+    pieces = generate_stream(server, text_input="Hello", seed=70, num_return_sequences=3, **draw)
+    assert len(pieces) > 3
+    assert ["".join(piece["text_output"][i] for piece in pieces) for i in range(3)] == texts
+    stop = texts[1][4:6]
+    cut = generate(server, text_input="Hello", seed=70, num_return_sequences=3, stop_words=[stop], **draw)
+    assert cut["text_output"] == [text.split(stop)[0] for text in texts]
+
+
+def test_samples_of_beams(server: TritonServer) -> None:
+    """A search draws nothing, so that its samples are equal; rows keep theirs apart."""
+    arrays = {"text_input": strings("Hello", "a"), "max_tokens": np.int32([[6], [4]])}
+    arrays |= {"beam_width": np.int32([[2]] * 2)}
+    beams = ct.grpc_infer(server.grpc, "text_once", arrays)["text_output"]
+    twice = ct.grpc_infer(server.grpc, "text_once", arrays | {"num_return_sequences": np.int32([[2]] * 2)})[
+        "text_output"
+    ]
+    assert beams.shape == (2, 2)
+    assert twice.tolist() == np.hstack([beams, beams]).tolist()
+
+
+def test_biases_of_words(server: TritonServer, tokenizer: Tokenizer) -> None:
+    """Every token of a word has its weight, beside the biases of tokens."""
+    word, token = "the", tokenizer.encode("q").ids[0]
+    body = {"text_input": "Hello", "max_tokens": 6, "top_k": 40, "temperature": 5.0}
+    ids = tokenizer.encode(word, add_special_tokens=False).ids
+    answer = generate(server, **body, embedding_bias_words=word, embedding_bias_weights=1e4)
+    assert set(tokenizer.encode(answer["text_output"]).ids) <= set(ids)
+    arrays = {
+        "text_input": strings("Hello", "Hello"),
+        "max_tokens": np.int32([[6]] * 2),
+        "embedding_bias_words": np.array([[b"q", b"the"], [b"the", b""]], np.object_),
+        "embedding_bias_weights": np.float32([[-1e5, 0], [0, 9]]),
+        "logit_bias": np.array([[[token, 2e4]]] * 2, np.float32),
+    }
+    first, second = ct.grpc_infer(server.grpc, "text_once", arrays)["text_output"][:, 0]
+    assert b"q" not in first
+    assert second == b"q" * 6
+
+
 def test_rows_of_text_with_their_own_options(server: TritonServer, tokenizer: Tokenizer) -> None:
     arrays = {"text_input": strings(*PROMPTS[:3]), "max_tokens": np.int32([[4], [7], [9]])}
     outputs = ct.grpc_infer(server.grpc, "text_once", arrays)
@@ -135,7 +186,11 @@ def test_rows_of_text_with_their_own_options(server: TritonServer, tokenizer: To
         ({"max_tokens": 0}, "max_tokens is 0; allowed"),
         ({"top_k": -1}, "top_k is -1; allowed"),
         ({"beam_width": 0}, "beam_width is 0; allowed is an integer in [1, 64]"),
-        ({"num_return_sequences": 2}, "num_return_sequences is 2; allowed is 1"),
+        ({"num_return_sequences": 257}, "num_return_sequences is 257; allowed is [1, 256]"),
+        (
+            {"embedding_bias_words": ["a", "b"], "embedding_bias_weights": 1.0},
+            "embedding_bias_weights has 1 values; allowed are 2",
+        ),
         ({"max_tokens": 99999}, "text_input has 1 tokens and max_tokens is 99999"),
     ],
 )

@@ -10,6 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 VOCAB_SIZE = 300
 MAX_POSITIONS = 2048
+NUM_HEADS = 4
 PROMPT_LENGTHS = (3, 9)
 """Of the prompt-learning tasks `squad` and `boolq`: virtual tokens of llama, prefixes of gpt2."""
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
@@ -42,7 +43,7 @@ def write_llama(folder: Path) -> Path:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=NUM_HEADS,
         num_key_value_heads=2,
         max_position_embeddings=MAX_POSITIONS,
         bos_token_id=BOS_ID,
@@ -62,7 +63,7 @@ def write_gpt2(folder: Path) -> Path:
         n_positions=MAX_POSITIONS,
         n_embd=64,
         n_layer=2,
-        n_head=4,
+        n_head=NUM_HEADS,
         bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
         initializer_range=0.5,

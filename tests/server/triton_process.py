@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,16 +121,21 @@ class TritonServer:
         return list(self.temporary.glob("*/*/engine.sock"))
 
     def observe(self, model_type: str) -> EngineStats:
-        """State of one of the engines, seen by a client of its socket."""
+        """State of one of its engines."""
+        stats = next(self.observe_all(model_type), None)
+        assert stats is not None, f"no engine serves {model_type}"
+        return stats
+
+    def observe_all(self, model_type: str) -> Iterator[EngineStats]:
+        """State of all engines that serve it, each seen by a client of its socket."""
         for path in self.sockets():
             client = EngineClient(path)
             try:
                 if client.info.model_type == model_type:
                     client.submit([Request(0, (5,), SamplingParams(max_tokens=1))])
-                    return next(message.stats for message in client.outputs())
+                    yield next(message.stats for message in client.outputs())
             finally:
                 client.close()
-        raise AssertionError(f"no engine serves {model_type}")
 
     @property
     def log(self) -> str:
@@ -161,6 +166,13 @@ class TritonServer:
                     f"tritonserver is not ready (exit code {self.process.poll()}):\n{self.log[-8000:]}"
                 )
             time.sleep(0.1)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
 
 
 def environment_of(pid: int) -> dict[str, str]:

@@ -102,7 +102,7 @@ def expected(llama) -> dict[int, list[list[int]]]:
     return {request.id: generated(llama[0], request) for request in searches()}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom", "mixtral"])
 def test_beams_equal_transformers(family, tmp_path):
     model, folder = make(family, tmp_path)
     with running_engine(folder) as client:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import DEADLINE_S, VOCAB_SIZE, mixed_requests, running_engine, tokens_of
-from transformers import LlamaConfig, LlamaForCausalLM
+from engine_runs import DEADLINE_S, mixed_requests, running_engine, tokens_of
+from tiny_llama import write_llama
 
 from fastertransformer import config as configuration
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
 from fastertransformer.errors import EngineDead
 from fastertransformer.server.client import EngineClient
-from fastertransformer.server.command import engine_command, engine_environment, interpreter
+from fastertransformer.server.command import engine_environment, interpreter, mpirun_command
 from fastertransformer.server.placement import Placement
 
 PROGRAM = Path(__file__).with_name("meshes_program.py")
@@ -26,26 +26,7 @@ REQUESTS = mixed_requests()[:14]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """Heads and layers for eight ranks; two key-value heads are repeated, 211 words are padded."""
-    folder = tmp_path_factory.mktemp("llama")
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=5,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        eos_token_id=0,
-    )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.25)
-    model.save_pretrained(folder)
-    return folder
+    return write_llama(tmp_path_factory.mktemp("llama"))
 
 
 @contextlib.contextmanager
@@ -59,11 +40,9 @@ def ranks(
         cache=CacheConfig(max_tokens=4096, block_size=8),
         num_threads=1,
     )
-    engine = engine_command(config, Placement(), Path("unused"))
-    command = [*engine[: engine.index(interpreter())], interpreter(), str(PROGRAM), device, str(folder)]
-    process = subprocess.Popen(
-        [*command, configuration.encode(config), *meshes], env=engine_environment(os.environ, Placement())
-    )
+    mpirun = mpirun_command(config.parallel, Placement())
+    command = [*mpirun, interpreter(), str(PROGRAM), device, str(folder), configuration.encode(config)]
+    process = subprocess.Popen([*command, *meshes], env=engine_environment(os.environ, Placement()))
     try:
         yield process
         assert process.wait(DEADLINE_S) == 0
@@ -81,10 +60,15 @@ def connected(socket: Path, process: subprocess.Popen[bytes]) -> EngineClient:
     pytest.fail(f"{socket.name} has no engine; mpirun returned {process.poll()}")
 
 
+def tokens_of_one_rank(checkpoint: Path, device: str) -> dict[int, list[int]]:
+    with running_engine(checkpoint, device=device) as client:
+        tokens = tokens_of(client, REQUESTS)
+    assert len(set(map(tuple, tokens.values()))) > 10, "the requests do not tell much apart"
+    return tokens
+
+
 def check_meshes(checkpoint: Path, device: str, count: int, meshes: list[str], folder: Path) -> None:
-    with running_engine(checkpoint, device=device.partition(":")[0]) as client:
-        expected = tokens_of(client, REQUESTS)
-    assert len({tuple(tokens) for tokens in expected.values()}) > 10, "the requests do not tell much apart"
+    expected = tokens_of_one_rank(checkpoint, device.partition(":")[0])
     with ranks(checkpoint, device, count, meshes, folder) as process:
         for mesh in meshes:
             client = connected(folder / f"{mesh}.sock", process)
@@ -104,3 +88,15 @@ def test_many_ranks(checkpoint, count, meshes, tmp_path):
 def test_ranks_that_share_a_gpu(checkpoint, count, tmp_path):
     """Without NCCL, which wants a GPU for each: only what goes through the GPUs' own memory."""
     check_meshes(checkpoint, "cuda:0", count, [f"{count}x1"], tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mesh", ["2x1", "1x2", "4x1", "2x2", "1x4", "8x1", "4x2", "2x4"])
+def test_meshes_of_gpus(checkpoint, mesh):
+    """As engines run: a GPU for each rank, NCCL and what goes through the GPUs' own memory."""
+    tp_size, pp_size = map(int, mesh.split("x"))
+    if tp_size * pp_size > torch.cuda.device_count():
+        pytest.skip(f"needs {tp_size * pp_size} GPUs, there are {torch.cuda.device_count()}")
+    expected = tokens_of_one_rank(checkpoint, "cuda")
+    with running_engine(checkpoint, tp_size, pp_size, device="cuda") as client:
+        assert tokens_of(client, REQUESTS) == expected

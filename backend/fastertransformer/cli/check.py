@@ -15,7 +15,7 @@ from ..models import EncoderModel, Model, load
 from ..parallel.comm import SingleRank
 from ..parallel.mesh import Mesh
 from .console import errors, output
-from .serve import resolve_data_type
+from .repository import resolve_data_type
 
 _MIB = 1 << 20
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from ..errors import FasterTransformerError
 from .checkpoint import find_tokenizer
 from .console import errors, output
+from .repository import resolve_data_type, write_repository
 from .request import ask
-from .serve import resolve_data_type, running, write_repository
+from .serve import running
 from .text_client import chat_prompt, generate
 from .tritonserver import Ports
 

@@ -14,6 +14,7 @@ from . import (
     identity_test,
     issue_request,
     lambada,
+    repository,
     request,
     serve,
 )
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("serve")(serve.serve)
+app.command("repository")(repository.repository)
 app.command("request")(request.request)
 app.command("issue-request")(issue_request.issue_request)
 app.command("identity-test")(identity_test.identity_test)
@@ -35,6 +37,7 @@ app.command("check")(check.check)
 app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)
 app.command("bench-kernels")(bench.bench_kernels)
+app.command("bench-collectives")(bench.bench_collectives)
 app.command("demo")(demo.demo)
 
 

@@ -3,41 +3,20 @@
 
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from ..errors import ModelLoadError
-from ..models import encoding_outputs
-from ..models.checkpoint import open_checkpoint
-from ..models.families import FAMILIES
-from ..server import repository
-from ..server.contracts.encoder_slots import output_slots
-from .checkpoint import find_tokenizer
+from . import repository
 from .console import errors, output
-from .installation import templates
+from .repository import Contract
 from .tritonserver import Ports, ServerError, TritonServer
 
 READY_TIMEOUT_S = 900.0
-
-
-class Contract(str, Enum):
-    """Whose clients are served."""
-
-    FASTERTRANSFORMER = "fastertransformer"
-    TENSORRT_LLM = "tensorrt_llm"
-
-
-_TEMPLATES = {Contract.FASTERTRANSFORMER: "decoder", Contract.TENSORRT_LLM: "tensorrt_llm"}
-"""Folders of model_repository/."""
-_TWINS = {"tensorrt_llm": {"ensemble": "tensorrt_llm_bls"}}
-"""Further names of models in them."""
 
 
 def serve(
@@ -48,26 +27,15 @@ def serve(
     model_repository: Annotated[
         Path | None, typer.Option(help="Serve this repository as it is, instead of PATH.", show_default=False)
     ] = None,
-    tensor_para_size: Annotated[int, typer.Option(help="Ranks that share every layer.")] = 1,
-    pipeline_para_size: Annotated[int, typer.Option(help="Ranks that take layers in turn.")] = 1,
-    instances: Annotated[int, typer.Option(help="Model instances; on the same GPUs they share weights.")] = 1,
-    data_type: Annotated[
-        str, typer.Option(help="fp32, fp16 or bf16; auto: bf16 on a GPU, fp32 on a CPU.")
-    ] = "auto",
-    decoupled: Annotated[
-        bool, typer.Option(help="Stream from the token model, a response per step.")
-    ] = False,
-    contract: Annotated[
-        Contract, typer.Option(help="Names and types of the tensors: those of this server's clients.")
-    ] = Contract.FASTERTRANSFORMER,
-    interactive: Annotated[
-        bool, typer.Option(help="Conversations in token ids (Triton sequences) instead of single requests.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE, any other parameter of config.pbtxt; repeatable.", show_default=False),
-    ] = None,
+    tensor_para_size: repository.TensorParaSize = 1,
+    pipeline_para_size: repository.PipelineParaSize = 1,
+    instances: repository.Instances = 1,
+    data_type: repository.DataType = "auto",
+    decoupled: repository.Decoupled = False,
+    contract: repository.ContractOption = Contract.FASTERTRANSFORMER,
+    interactive: repository.Interactive = False,
+    device: repository.Device = "auto",
+    parameter: repository.Parameter = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="Port of HTTP.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="Port of gRPC.")] = 8001,
@@ -85,90 +53,22 @@ def serve(
         raise typer.BadParameter("give either PATH or --model-repository")
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
         if path is not None:
-            parameters = {
-                "tensor_para_size": str(tensor_para_size),
-                "pipeline_para_size": str(pipeline_para_size),
-                "data_type": resolve_data_type(data_type, device),
-                "device": device,
-                **parse_parameters(parameter or []),
-            }
-            write_repository(
+            repository.repository(
                 path,
                 Path(folder),
-                parameters,
-                "interactive" if interactive else _TEMPLATES[contract],
-                instances=instances,
-                decoupled={"fastertransformer": decoupled},
+                tensor_para_size,
+                pipeline_para_size,
+                instances,
+                data_type,
+                decoupled,
+                contract,
+                interactive,
+                device,
+                parameter,
             )
         with running(model_repository or Path(folder), ports, host) as server:
             _print_addresses(server)
             _wait_for_end(server)
-
-
-def write_repository(
-    path: Path,
-    target: Path,
-    parameters: dict[str, str],
-    template: str = "decoder",
-    models: Mapping[str, str] | None = None,
-    instances: int = 1,
-    decoupled: Mapping[str, bool] | None = None,
-) -> None:
-    """A model repository for one checkpoint; without a tokenizer only token models are served.
-
-    Args:
-        parameters: of config.pbtxt, beside those that name the checkpoint.
-        template: the folder of model_repository/.
-        models: names and what they are in the template; default all that can be served.
-        decoupled: which models may stream, where it is not as in the template.
-
-    Raises:
-        ModelLoadError: there is no checkpoint at `path`.
-    """
-    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
-    tokenizer = find_tokenizer(path)
-    if tokenizer is None:
-        errors.print(
-            f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
-        )
-    tensors: Mapping[str, Sequence[repository.Tensor]] = {}
-    if outputs := encoding_outputs(checkpoint, parameters.get("model_type", "")):
-        template, tensors = "encoder", output_slots(outputs)
-    elif (family := FAMILIES.get(checkpoint.config.model_type)) is not None and family.encoder_names:
-        template = "encoder_decoder"
-    own = repository.models_of(templates() / template, tokenizer is not None, tensors)
-    twins = _TWINS.get(template, {})
-    all_models = own | {name: source for name, source in twins.items() if source in own}
-    named = {
-        "model_checkpoint_path": str(path.resolve()),
-        "tokenizer_dir": str((tokenizer or path).resolve()),
-    }
-    repository.write(
-        templates() / template,
-        target,
-        models or all_models,
-        named | parameters,
-        instances,
-        decoupled,
-        tensors,
-    )
-
-
-def resolve_data_type(data_type: str, device: str) -> str:
-    """auto is what runs fast on the device and loses nothing that a user would see."""
-    if data_type != "auto":
-        return data_type
-    import torch
-
-    return "bf16" if device != "cpu" and torch.cuda.is_available() else "fp32"
-
-
-def parse_parameters(pairs: list[str]) -> dict[str, str]:
-    """KEY=VALUE pairs. Raises: ModelLoadError: a pair without `=`."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise ModelLoadError(f"--parameter {pair!r} is not of the form KEY=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 @contextmanager

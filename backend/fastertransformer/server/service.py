@@ -5,7 +5,7 @@ import json
 import os
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import triton_python_backend_utils as pb_utils
 
@@ -16,6 +16,7 @@ from . import contracts, parameters, placement
 from .call import Selective
 from .contracts.interactive import InteractiveContract
 from .conversations import Conversations, Turn
+from .ensemble import open_step
 from .launcher import DEFAULT_START_TIMEOUT_S, Launcher
 from .metrics import Metrics
 from .monitor import Monitor
@@ -24,8 +25,23 @@ from .responder import Event, Exchange, Refused, Responder, Stopping
 from .supervisor import Supervisor
 from .triton import TritonReply, log_error, log_info, read_sequence, read_tensors
 
+if TYPE_CHECKING:
+    from .ensemble.service import StepService
+
 _DEFAULT_IDLE_US = 1_000_000
 """Triton's own."""
+
+
+def open_service(arguments: Mapping[str, str]) -> "Service | StepService":
+    """The service of one model instance.
+
+    Args:
+        arguments: what Triton gives to `initialize`.
+
+    Raises:
+        ModelLoadError: configuration, checkpoint or machine do not fit together.
+    """
+    return open_step(json.loads(arguments["model_config"])) or Service(arguments)
 
 
 class Service:

@@ -37,6 +37,11 @@ class TextTokenizer:
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=self._add_special_tokens).ids)
 
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool) -> list[Sequence[int]]:
+        """On several threads."""
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in found]
+
     def encode_pair(self, text: str, pair: str | None, longest: int | None) -> Encoding:
         """Ids, segment ids and offsets of a text, or of two.
 
@@ -53,9 +58,17 @@ class TextTokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=self._skip_special_tokens)
         return text
 
+    def decode_batch(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """On several threads."""
+        texts: list[str] = self._tokenizer.decode_batch(
+            list(rows), skip_special_tokens=self._skip_special_tokens
+        )
+        return texts
+
     def word(self, word: str) -> tuple[tuple[int, ...], ...]:
         """Token ids of a word at the start of a text and after a blank: most vocabularies tell them apart."""
-        variants = {
-            tuple(self._tokenizer.encode(text, add_special_tokens=False).ids) for text in (word, " " + word)
-        }
-        return tuple(sorted(variants - {()}))
+        return tuple(sorted({self.ids(word), self.ids(" " + word)} - {()}))
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Of the text alone, with nothing around it."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)

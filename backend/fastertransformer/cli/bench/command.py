@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..console import output
-from ..serve import parse_parameters
+from ..repository import parse_parameters
 from .compare import check_peers, compare
 from .peers import PEERS
 from .profiling import profile

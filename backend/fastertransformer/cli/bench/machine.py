@@ -45,7 +45,7 @@ def measure_machine(device: torch.device, data_type: str, num_threads: int) -> M
         torch.cuda.empty_cache()  # the engine plans with what is free
     return Machine(
         device=device.type,
-        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        device_name=device_name(device),
         torch_version=str(torch.__version__),
         cuda_version=torch.version.cuda,
         num_threads=num_threads,
@@ -74,8 +74,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
     return count * 2 * size**3 / best_seconds(products, device)
 
 
-def _cpu_name() -> str:
-    """As the kernel knows it."""
+def device_name(device: torch.device) -> str:
+    """The GPU's product name, or the CPU's as the kernel knows it."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

@@ -139,7 +139,9 @@ def plain_table(first: str, *headings: str) -> Table:
     return made
 
 
-def write_json(path: Path, machine: Machine, parameters: Mapping[str, Any], **figures: Any) -> None:
+def write_json(
+    path: Path, machine: Machine | Mapping[str, str], parameters: Mapping[str, Any], **figures: Any
+) -> None:
     """All figures of a run, and what they belong to."""
     content = {"machine": machine, "parameters": parameters, **figures}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(content)))

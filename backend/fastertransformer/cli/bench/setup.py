@@ -15,7 +15,7 @@ from ...config import EngineConfig
 from ...models.spec import ModelSpec
 from ...runtime.device import choose_device
 from ..console import errors
-from ..serve import resolve_data_type
+from ..repository import resolve_data_type
 from .floors import model_spec
 from .machine import Machine, measure_machine
 from .shapes import shape_folder

@@ -48,7 +48,7 @@ def seconds_per_call(calls: Sequence[Call], device: torch.device, capture: bool 
 
     if device.type == "cpu" or not capture:
         return best_seconds(all_calls, device) / len(calls)
-    graph = _capture(all_calls)
+    graph = capture_graph(all_calls)
 
     def replay() -> None:
         for _ in range(_REPLAYS):
@@ -57,11 +57,14 @@ def seconds_per_call(calls: Sequence[Call], device: torch.device, capture: bool 
     return best_seconds(replay, device) / (_REPLAYS * len(calls))
 
 
-def _capture(call: Call) -> torch.cuda.CUDAGraph:
-    """A graph of everything that `call` launches; run once before, so that libraries are set up."""
+def capture_graph(call: Call) -> torch.cuda.CUDAGraph:
+    """A graph of everything that `call` launches; run once before, so that libraries are set up.
+
+    What other threads do meanwhile, as NCCL's watchdog, does not disturb.
+    """
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         call()
     return graph

@@ -14,7 +14,8 @@ from tritonclient import grpc
 
 from ...errors import FasterTransformerError
 from ..demo import free_ports
-from ..serve import running, write_repository
+from ..repository import write_repository
+from ..serve import running
 from ..tritonserver import Ports
 from .workload import Measurement, Workload, measure
 

@@ -28,8 +28,8 @@ from ..protocol import (
 )
 from .core_call import OUTPUTS, CoreCall, Shape
 from .prompts import Prompt, matrix_rows, read_prompt
+from .samples import num_samples, seed_of
 
-MAX_RETURN_SEQUENCES = 256
 _LLAMA_CLASS = ("llama", "mistral", "fastertransformer-llama")
 """Checkpoints of the old service's model_type llama."""
 
@@ -120,7 +120,7 @@ class CoreContract:
             raise InvalidRequest("input_ids was not sent; it is needed")
         ids = tensors["input_ids"]
         values = read_rows(self._tensors.inputs, tensors, len(ids))
-        samples = _num_samples(values[0])
+        samples = num_samples(values[0])
         rows: list[Row] = []
         visible: list[tuple[int, ...]] = []
         for row in values:
@@ -133,10 +133,8 @@ class CoreContract:
         return CoreCall(rows, visible, ids.shape[1], fill_ids, self._shape(values[0], info), samples)
 
     def _request(self, values: Mapping[str, Any], prompt: Prompt, sample: int, info: EngineInfo) -> Request:
-        """Samples of a row draw from neighbouring seeds; the first one is what the row is alone."""
         own = {key: value for key, value in values.items() if key in _SAMPLING}
-        if sample:
-            own["seed"] = (own["seed"] + sample) % (validation.MAX_SEED + 1)
+        own["seed"] = seed_of(own["seed"], sample)
         request = Request(
             next(self._ids),
             prompt.tokens,
@@ -171,14 +169,6 @@ def _fill_id(pad_id: int | None, row: Row, info: EngineInfo) -> int:
     """What follows the last token of a row."""
     end_ids = row.request.sampling.end_ids or info.end_ids or (0,)
     return int(end_ids[0] if pad_id is None else pad_id)
-
-
-def _num_samples(values: Mapping[str, Any]) -> int:
-    """Of every row: each is a request of the engine, which computes their common prompt once."""
-    samples: int = values["num_return_sequences"]
-    if not 1 <= samples <= MAX_RETURN_SEQUENCES:
-        raise InvalidRequest(f"num_return_sequences is {samples}; allowed is [1, {MAX_RETURN_SEQUENCES}]")
-    return samples
 
 
 def _start_id(values: Mapping[str, Any], info: EngineInfo) -> int:

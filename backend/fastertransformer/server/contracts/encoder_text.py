@@ -11,9 +11,9 @@ from ...messages import EncodeRequest, EngineInfo
 from ..call import Row
 from ..parameters import flag
 from ..protocol import Array, Input, declared, per_row, read_rows, require
+from ..texts import texts
 from ..tokenizer import TextTokenizer
 from .encoder_text_call import OUTPUTS, EncoderTextCall, TextRow
-from .text import texts
 
 INPUTS = (
     Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),

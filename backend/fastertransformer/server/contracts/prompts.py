@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""FasterTransformer's prompt learning: what a row's tensors put in front of its ids, or in their place.
+"""Prompt learning: what a row's tensors put in front of its ids, or in their place.
 
 In the engine a row of a table is a token: -1 - r stands for row r.
 """
@@ -28,7 +28,7 @@ class Prompt:
     """One row's prompt."""
 
     visible: tuple[int, ...]
-    """What of the client's ids belongs to its output: all but virtual ones."""
+    """Ids of the client that are part of its output: in FasterTransformer's contract all but virtual ones."""
     tokens: tuple[int, ...]
     """What the engine computes."""
     embeddings: bytes = b""
@@ -50,13 +50,16 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
     (contract: docs/compatibility.md)
 
     Args:
-        values: `prompt_embedding`, `prompt_rows`, `prompt_type` and `prompt_task`, where they were sent.
+        values: `prompt_embedding`, `prompt_rows`, `prompt_type` and `prompt_task`, where they were sent;
+            of TensorRT-LLM's contract `prompt_table` and `prompt_vocab_size`.
         ids: the client's, of which there is at least one.
 
     Raises:
         InvalidRequest: names the tensor, what came and what is allowed.
     """
     sent = [name for field, name in _REQUEST_TENSORS.items() if values.get(field) is not None]
+    if values.get("prompt_table") is not None:
+        return _of_table(values["prompt_table"], values["prompt_vocab_size"], ids, info)
     if sent:
         missing = [name for name in _REQUEST_TENSORS.values() if name not in sent]
         if missing:
@@ -70,21 +73,11 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
 
 def _of_request(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInfo) -> Prompt:
     embedding, length, kind = (values[field] for field in _REQUEST_TENSORS)
-    if embedding.shape[1] != info.embedding_size:
-        raise InvalidRequest(
-            f"request_prompt_embedding has rows of {embedding.shape[1]} values; allowed is"
-            f" {info.embedding_size}"
-        )
-    if not 0 <= length <= len(embedding):
-        raise InvalidRequest(
-            f"request_prompt_lengths is {length}; allowed is [0, {len(embedding)}], the rows of"
-            " request_prompt_embedding"
-        )
-    rows = embedding[:length].tobytes()
+    rows = _bytes_of(embedding, length, ("request_prompt_embedding", "request_prompt_lengths"), info)
     if kind == _SOFT:
         return Prompt(ids, _rows(length) + ids, rows)
     if kind == _VIRTUAL:
-        return Prompt(*_virtual(ids, length, info), rows)
+        return Prompt(*_virtual(ids, length, _start_of_virtual(info)), rows)
     raise InvalidRequest(
         f"request_prompt_type is {kind}; allowed are {_SOFT} (soft prompt) and {_VIRTUAL} (p-tuning or prompt"
         f" tuning); {_PREFIX} (prefix prompt) is for tasks of the checkpoint only"
@@ -104,7 +97,26 @@ def _of_task(task: int, ids: tuple[int, ...], info: EngineInfo) -> Prompt:
     length = learning.lengths[task]
     if learning.kind is PromptKind.PREFIX:
         return Prompt(ids, _rows(length) + ids, task=task)
-    return Prompt(*_virtual(ids, length, info), task=task)
+    return Prompt(*_virtual(ids, length, _start_of_virtual(info)), task=task)
+
+
+def _of_table(table: Array, size: int | None, ids: tuple[int, ...], info: EngineInfo) -> Prompt:
+    """Ids behind the vocabulary are rows, and part of the output: clients cut it at the length they sent."""
+    length = len(table) if size is None else size
+    rows = _bytes_of(table, length, ("prompt_embedding_table", "prompt_vocab_size"), info)
+    _, tokens = _virtual(ids, length, info.vocab_size)
+    return Prompt(ids, tokens, rows)
+
+
+def _bytes_of(table: Array, length: int, names: tuple[str, str], info: EngineInfo) -> bytes:
+    """The first `length` rows. Raises: InvalidRequest: with the names of table and length."""
+    if table.shape[1] != info.embedding_size:
+        raise InvalidRequest(
+            f"{names[0]} has rows of {table.shape[1]} values; allowed is {info.embedding_size}"
+        )
+    if not 0 <= length <= len(table):
+        raise InvalidRequest(f"{names[1]} is {length}; allowed is [0, {len(table)}], the rows of {names[0]}")
+    return table[:length].tobytes()
 
 
 def _rows(length: int) -> tuple[int, ...]:
@@ -112,10 +124,13 @@ def _rows(length: int) -> tuple[int, ...]:
     return tuple(range(-1, -1 - length, -1))
 
 
-def _virtual(ids: tuple[int, ...], length: int, info: EngineInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(ids that are words, all ids with rows in place of virtual ones)"""
+def _start_of_virtual(info: EngineInfo) -> int:
     assert info.prompt_learning is not None
-    start = info.prompt_learning.start_id
+    return info.prompt_learning.start_id
+
+
+def _virtual(ids: tuple[int, ...], length: int, start: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(ids that are words, all ids with rows in place of virtual ones)"""
     for position, token in enumerate(ids):
         if token >= start + length:
             raise InvalidRequest(

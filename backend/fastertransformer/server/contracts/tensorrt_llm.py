@@ -17,6 +17,7 @@ from . import unserved
 from .core import INPUTS as FASTERTRANSFORMER_INPUTS
 from .core import TokenTensors
 from .core_call import CoreCall, if_asked, never, samples
+from .prompts import matrix_rows
 
 _SAME = (
     "input_ids input_lengths request_output_len end_id stop_words_list bad_words_list beam_width temperature"
@@ -65,6 +66,8 @@ INPUTS = (
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
     Input("embedding_bias", "TYPE_FP32", (-1,), _dense_bias, "logit_bias", ()),
+    Input("prompt_embedding_table", "TYPE_FP16", (-1, -1), matrix_rows, "prompt_table"),
+    Input("prompt_vocab_size", "TYPE_INT32", (1,), per_row, "prompt_vocab_size"),
     *unserved.TOKENS,
 )
 

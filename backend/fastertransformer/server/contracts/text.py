@@ -10,43 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ... import validation
-from ...errors import InvalidRequest
 from ...messages import EngineInfo, Request, SamplingParams
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
-from ..protocol import Array, Input, bias_lists, declared, first_row, only, per_row, read_rows, require
+from ..protocol import Array, Input, bias_lists, declared, first_row, per_row, read_rows, require
 from ..stop_words import StopWords
+from ..texts import texts, word_rows, word_texts
 from ..tokenizer import TextTokenizer
-from . import unserved
+from . import bias_words, unserved
+from .samples import num_samples, seed_of
 from .text_call import OUTPUTS, TextCall, TextRow
-
-
-def texts(name: str, array: Array, batch: int) -> Sequence[str]:
-    """[B, 1] of UTF-8."""
-    return [_utf8(name, value) for value in per_row(name, array, batch)]
-
-
-def word_texts(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
-    """[B, n] of UTF-8 words; empty ones only fill up."""
-    if array.ndim != 2 or array.shape[0] not in (1, batch):
-        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, words]")
-    words = [tuple(_utf8(name, word) for word in row if word) for row in array.tolist()]
-    return words if len(words) == batch else words * batch
-
-
-def _utf8(name: str, value: bytes | str) -> str:
-    try:
-        return value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{name} is {value!r}, which is not UTF-8: {error.reason}") from None
 
 
 def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
     return [(token,) for token in per_row(name, array, batch)]
 
 
-_BIAS = "biases of words are not served; logit_bias has those of tokens"
 INPUTS = (
     Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),
     Input("max_tokens", "TYPE_INT32", (1,), per_row, "max_tokens", 16),
@@ -72,13 +52,13 @@ INPUTS = (
     Input("min_tokens", "TYPE_INT32", (1,), per_row, "min_length", 0),
     Input("seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
     Input("beam_width", "TYPE_INT32", (1,), first_row, "beam_width", 1),
-    Input("num_return_sequences", "TYPE_INT32", (1,), only(1, "a request returns its beams, else one text")),
+    Input("num_return_sequences", "TYPE_INT32", (1,), first_row, "num_return_sequences", 1),
     Input("stream", "TYPE_BOOL", (1,), first_row, "stream", False),
     Input("return_log_probs", "TYPE_BOOL", (1,), first_row, "return_log_probs", False),
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
-    *unserved.not_served(_BIAS, "embedding_bias_words", "TYPE_STRING", -1),
-    *unserved.not_served(_BIAS, "embedding_bias_weights", "TYPE_FP32", -1),
+    Input("embedding_bias_words", "TYPE_STRING", (-1,), word_rows, "bias_words", ()),
+    Input("embedding_bias_weights", "TYPE_FP32", (-1,), bias_words.weight_rows, "bias_weights", ()),
     *unserved.TEXT,
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {
@@ -121,11 +101,13 @@ class TextContract:
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> TextCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         values = read_rows(INPUTS, tensors, len(tensors["text_input"]))
-        rows = [Row(self._request(row, info)) for row in values]
-        texts = [self._texts(*pair, info) for pair in zip(rows, values, strict=True)]
+        samples = range(num_samples(values[0]))
+        sampled = [row | {"seed": seed_of(row["seed"], sample)} for row in values for sample in samples]
+        rows = [Row(self._request(row, info)) for row in sampled]
+        texts = [self._texts(*pair, info) for pair in zip(rows, sampled, strict=True)]
         wants = {key: values[0][key] for key in values[0] if key.startswith("return_")}
         streams = self._decoupled and values[0]["stream"] and values[0]["beam_width"] == 1
-        return TextCall(rows, texts, streams, self._output_types, wants)
+        return TextCall(rows, texts, len(values), streams, self._output_types, wants)
 
     def _texts(self, row: Row, values: Mapping[str, Any], info: EngineInfo) -> list[TextRow]:
         width = row.request.sampling.beam_width
@@ -145,8 +127,9 @@ class TextContract:
         )
 
     def _request(self, values: Mapping[str, Any], info: EngineInfo) -> Request:
+        own = {key: value for key, value in values.items() if key in _SAMPLING}
         sampling = SamplingParams(
-            **{key: value for key, value in values.items() if key in _SAMPLING},
+            **own | {"logit_bias": self._biases(values)},
             logprobs=values["return_log_probs"],
             bad_words=tuple(ids for word in values["bad_texts"] for ids in self._tokenizer.word(word)),
         )
@@ -158,3 +141,8 @@ class TextContract:
             request = Request(next(self._ids), text or (info.start_id,), sampling)
         validation.check(request, info, NAMES)
         return request
+
+    def _biases(self, values: Mapping[str, Any]) -> bias_words.Biases:
+        pairs = bias_words.pair(values["bias_words"], values["bias_weights"])
+        words = ((self._tokenizer.ids(word), weight) for word, weight in pairs)
+        return bias_words.add(values["logit_bias"], words)

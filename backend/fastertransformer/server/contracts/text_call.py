@@ -45,12 +45,14 @@ class TextRow:
 
 @dataclass(slots=True)
 class TextCall:
-    """B rows with W texts each, one for each beam. Without a beam search W is 1."""
+    """B rows of N samples, and W texts of a sample, one for each beam. Without a beam search W is 1."""
 
     rows: Sequence[Row]
-    """What the engine computes."""
+    """What the engine computes: B * N."""
     beams: Sequence[Sequence[TextRow]]
-    """[B][W]"""
+    """[B * N][W]"""
+    batch: int
+    """B"""
     streams: bool
     output_types: Mapping[str, Any]
     wants: Mapping[str, bool]
@@ -68,6 +70,12 @@ class TextCall:
         return [text.row.request.id for text in self.texts if text.advance()]
 
     @property
+    def texts_of_rows(self) -> Sequence[Sequence[TextRow]]:
+        """[B][N * W]"""
+        count = len(self.texts) // self.batch
+        return [self.texts[first : first + count] for first in range(0, len(self.texts), count)]
+
+    @property
     def has_news(self) -> bool:
         return any(text.text for text in self.texts)
 
@@ -78,12 +86,12 @@ class TextCall:
         return outputs
 
     def new_logprobs(self) -> Array:
-        """[B, W, most new tokens of a beam], padded with 0."""
+        """[B, N * W, most new tokens of a text], padded with 0."""
         new = [text.row.logprobs[text.sent : text.read] for text in self.texts]
         array = np.zeros((len(new), max(map(len, new))), np.float32)
         for line, logprobs in zip(array, new, strict=True):
             line[: len(logprobs)] = logprobs
-        return array.reshape(len(self.rows), -1, array.shape[1])
+        return array.reshape(self.batch, -1, array.shape[1])
 
 
 def _deal_out(row: Row, texts: Sequence[TextRow]) -> None:
@@ -98,12 +106,12 @@ def _deal_out(row: Row, texts: Sequence[TextRow]) -> None:
 
 def _per_row(compute: Callable[[Sequence[TextRow]], int]) -> Callable[[TextCall], Array]:
     """[B, 1]"""
-    return lambda call: np.array([[compute(texts)] for texts in call.beams])
+    return lambda call: np.array([[compute(texts)] for texts in call.texts_of_rows])
 
 
 def _per_text(compute: Callable[[TextRow], Any], dtype: Any = None) -> Callable[[TextCall], Array]:
-    """[B, W]"""
-    return lambda call: np.array([[compute(text) for text in texts] for texts in call.beams], dtype)
+    """[B, N * W]"""
+    return lambda call: np.array([[compute(text) for text in texts] for texts in call.texts_of_rows], dtype)
 
 
 def _strings(compute: Callable[[TextRow], str]) -> Callable[[TextCall], Array]:
@@ -128,7 +136,7 @@ def _cum_logprob(text: TextRow) -> float:
 
 
 def _text_output(call: TextCall) -> Array:
-    """[B, 1]; [B] for clients of TensorRT-LLM, which has no batch dimension there, as they read [0]."""
+    """[B, N * W]; for clients of TensorRT-LLM, which read [0], without a batch dimension."""
     array = _strings(lambda text: text.text)(call)
     return array.reshape(-1) if "batch_index" in call.output_types else array
 
@@ -150,7 +158,7 @@ OUTPUTS: tuple[Output[TextCall], ...] = (
         _if("return_num_output_tokens", _per_row(lambda texts: sum(text.read - text.sent for text in texts))),
     ),
     Output("finish_reason", "TYPE_STRING", (-1,), _strings(_finish_reason)),
-    Output("batch_index", "TYPE_INT32", (1,), lambda call: np.arange(len(call.texts))[:, None]),
+    Output("batch_index", "TYPE_INT32", (1,), lambda call: np.arange(call.batch)[:, None]),
     Output("sequence_index", "TYPE_INT32", (1,), _per_row(lambda _: 0)),
     *NOT_SENT,
 )

@@ -31,13 +31,12 @@ def _ignore(_name: str, _array: Array, batch: int) -> Sequence[Any]:
 
 _LORA, _GUIDES = "LoRA adapters are not served", "guided decoding is not served"
 _DRAFTS, _ENCODERS = "draft tokens are not served", "encoders are not served"
-_IMAGES, _PROMPTS = "images and videos are not served", "prompt tables are not served"
+_IMAGES = "images and videos are not served"
+_PROMPTS = "a text has no ids of its rows; the model of token ids takes prompt tables"
 
 _BOTH = (
     *false_only("the model does not return logits", "return_context_logits return_generation_logits"),
     *false_only("these figures are in the server's metrics", "return_perf_metrics"),
-    *not_served(_PROMPTS, "prompt_embedding_table", "TYPE_FP16", -1, -1),
-    *ignored("prompt_vocab_size", "TYPE_INT32", 1),  # means something with a table only
     *not_served(_LORA, "lora_task_id", "TYPE_UINT64", 1),
     *not_served(_LORA, "lora_weights", "TYPE_FP16", -1, -1),
     *not_served(_LORA, "lora_config", "TYPE_INT32", -1, 3),
@@ -51,7 +50,9 @@ TEXT = (
     *not_served(_IMAGES, "image_url_input", "TYPE_STRING", 1),
     Input("num_draft_tokens", "TYPE_INT32", (1,), only(0, _DRAFTS)),
     *false_only(_DRAFTS, "use_draft_logits"),
+    *not_served(_PROMPTS, "prompt_embedding_table", "TYPE_FP16", -1, -1),
     *not_served(_PROMPTS, "prompt_table_extra_id", "TYPE_UINT64", 1),
+    *ignored("prompt_vocab_size", "TYPE_INT32", 1),  # means something with a table only
 )
 TOKENS = (
     *_BOTH,
@@ -64,7 +65,7 @@ TOKENS = (
     *not_served(_DRAFTS, "draft_logits", "TYPE_FP32", -1, -1),
     *ignored("draft_acceptance_threshold", "TYPE_FP32", 1),
     *ignored("lookahead_window_size lookahead_ngram_size lookahead_verification_set_size", "TYPE_INT32", 1),
-    *not_served(_PROMPTS, "prompt_table_extra_ids", "TYPE_UINT64", -1),
+    *ignored("prompt_table_extra_ids", "TYPE_UINT64", -1),  # cached blocks are told apart by the tables
     *not_served("rotary tables of a request are not served", "mrope_rotary_cos_sin", "TYPE_FP32", -1),
     *not_served("rotary tables of a request are not served", "mrope_position_deltas", "TYPE_INT64", 1),
     *not_served("prompts of another engine are not served", "context_phase_params", "TYPE_UINT8", -1),

@@ -15,7 +15,7 @@ from ....errors import FasterTransformerError
 from ....ops.registry import OPS
 from ....runtime.device import choose_device
 from ...console import errors, output
-from ...serve import resolve_data_type
+from ...repository import resolve_data_type
 from ..machine import DTYPES, measure_machine
 from ..report import headline, optional, plain_table, write_json
 from .cases import Sizes, all_cases, spec_of_shape

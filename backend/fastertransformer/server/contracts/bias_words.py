@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""`embedding_bias_words` and `embedding_bias_weights`: biases of the tokens that words consist of."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import InvalidRequest
+from ..protocol import Array
+
+Biases = tuple[tuple[int, float], ...]
+
+
+def weight_rows(name: str, array: Array, batch: int) -> Sequence[tuple[float, ...]]:
+    """[B, n] of finite numbers."""
+    if array.ndim != 2 or array.shape[0] not in (1, batch):
+        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, words]")
+    if not np.isfinite(array).all():
+        raise InvalidRequest(f"{name} has values that are not finite")
+    return [tuple(row) for row in np.broadcast_to(array, (batch, array.shape[1])).tolist()]
+
+
+def pair(words: Sequence[str], weights: Sequence[float]) -> Iterable[tuple[str, float]]:
+    """Raises: InvalidRequest: another number of weights than of words."""
+    if len(words) != len(weights):
+        raise InvalidRequest(
+            f"embedding_bias_weights has {len(weights)} values; allowed are {len(words)}, one for each of"
+            " embedding_bias_words"
+        )
+    return zip(words, weights, strict=True)
+
+
+def add(biases: Biases, words: Iterable[tuple[Sequence[int], float]]) -> Biases:
+    """`biases` of tokens, and the weight of every word on each of its tokens, summed up."""
+    sums: dict[Any, float] = {}
+    for ids, weight in words:
+        for token in ids:
+            sums[token] = sums.get(token, 0.0) + weight
+    return (*((token, bias + sums.pop(token, 0.0)) for token, bias in biases), *sums.items())

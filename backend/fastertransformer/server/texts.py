@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Readers of tensors of strings."""
+
+from collections.abc import Sequence
+
+from ..errors import InvalidRequest
+from .protocol import Array, per_row
+
+
+def texts(name: str, array: Array, batch: int) -> Sequence[str]:
+    """[B, 1] of UTF-8."""
+    return [_utf8(name, value) for value in per_row(name, array, batch)]
+
+
+def word_rows(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
+    """[B, n] of UTF-8 words."""
+    if array.ndim != 2 or array.shape[0] not in (1, batch):
+        raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, words]")
+    words = [tuple(_utf8(name, word) for word in row) for row in array.tolist()]
+    return words if len(words) == batch else words * batch
+
+
+def word_texts(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
+    """[B, n] of UTF-8 words; empty ones only fill up."""
+    return [tuple(filter(None, words)) for words in word_rows(name, array, batch)]
+
+
+def _utf8(name: str, value: bytes | str) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{name} is {value!r}, which is not UTF-8: {error.reason}") from None
