@@ -35,7 +35,8 @@ def library_is_faster(weight: Tensor, num_pairs: int) -> bool:
     Ours reads an expert's weights again for every 64 rows. torch's takes bfloat16 on Hopper.
     """
     return (
-        num_pairs > _ROWS_OF_EXPERT * weight.shape[0]
+        weight.is_cuda
+        and num_pairs > _ROWS_OF_EXPERT * weight.shape[0]
         and weight.dtype is torch.bfloat16
         and hasattr(torch, "_grouped_mm")
         and torch.cuda.get_device_capability(weight.device) == _LIBRARY_CAPABILITY
