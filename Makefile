@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 # Where there is no GPU, its kernels are not built: they take minutes. `make cuda-check` compiles them all the same.
 GPU := $(shell command -v nvidia-smi)
 CONSTRAINTS := $(if $(GPU),constraints-gpu.txt,constraints.txt)
+# Test processes. Each has servers of its own, so more of them need more memory; and a GPU is for one at a time.
+WORKERS ?= $(if $(GPU),0,2)
 CMAKE_DEFINES := -C cmake.define.FT_CUDA=$(if $(GPU),auto,off)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
@@ -24,7 +26,7 @@ demo: $(VENV)/.demo  ## serve a small chat model and ask it two questions
 	$(BIN)/fastertransformer demo
 
 test: $(VENV)/.test  ## run every test that this machine can run
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 serve: $(VENV)/.demo  ## serve MODEL=folder or file.gguf
 	@test -n "$(MODEL)" || { echo "usage: make serve MODEL=<Hugging Face folder or GGUF file>"; exit 2; }

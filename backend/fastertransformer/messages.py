@@ -158,6 +158,8 @@ class EncoderInfo(Struct, frozen=True, kw_only=True):
     """Names that a request may ask for."""
     labels: tuple[str, ...] = ()
     """Of the classes of a classification head."""
+    takes_tokens: bool = True
+    """Not where the checkpoint has no embeddings: then hidden states alone."""
 
 
 class PromptKind(Enum):

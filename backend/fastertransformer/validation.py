@@ -69,7 +69,7 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
         )
     _check_ranges(request.sampling, names)
     _check_embeddings(request, info, names)
-    rows = num_prompt_rows(request, info)
+    rows = 0 if info.max_encoder_len else num_prompt_rows(request, info)
     _check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size, rows)
     for field in ("stop_words", "bad_words"):
         for word in getattr(request.sampling, field):
@@ -196,7 +196,7 @@ def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str])
             f"{name} has {length} tokens; the encoder's positions and the cache take at most "
             f"{info.max_encoder_len}"
         )
-    _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size)
+    _check_tokens(name, request.encoder_tokens, info.encoder_vocab_size, num_prompt_rows(request, info))
     longest = len(request.prompt) + request.sampling.max_tokens
     needed = -(-length // info.block_size) - (-longest // info.block_size)
     if needed > info.num_blocks:
@@ -241,6 +241,9 @@ def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, 
     if request.hidden_states is not None:
         name = names.get("hidden_states", "hidden_states")
         _check_width(name, request, info.encoder)
+    elif not info.encoder.takes_tokens:
+        other = names.get("hidden_states", "hidden_states")
+        raise InvalidRequest(f"{name} came, but the checkpoint has no embeddings; send {other}")
     _check_tokens(name, request.tokens, info.vocab_size)
     _check_types(names.get("token_types", "token_types"), request, info.encoder)
     if not 1 <= request.num_tokens <= info.max_model_len:

@@ -123,6 +123,7 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
             num_token_types=model.encoding.num_token_types,
             outputs=model.outputs,
             labels=model.encoding.labels,
+            takes_tokens=model.embedding is not None,
         ),
     )
     return Rank(info, EncodeRunner(world, model), 0, _depth(config, model.device))

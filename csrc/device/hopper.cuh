@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The instructions of Hopper that have no C++ name: mbarriers, bulk tensor copies, warpgroup
-// products. (PTX ISA 8.x, sections "mbarrier", "cp.async.bulk.tensor", "wgmma".) Only for sm_90a.
+// The instructions of Hopper that have no C++ name: bulk tensor copies and what they count in,
+// warpgroup products. (PTX ISA 8.x, sections "mbarrier", "cp.async.bulk.tensor", "wgmma".) Only for
+// sm_90a.
 #pragma once
 
 #include <cuda.h>
 
 #include <cstdint>
 
+#include "device/barrier.cuh"
 #include "device/mma.cuh"
 
 #if __CUDA_ARCH__ >= 900
@@ -21,34 +23,15 @@ namespace ft::device {
 constexpr uint64_t kEvictFirst = 0x12F0000000000000ull;
 constexpr uint64_t kEvictLast = 0x14F0000000000000ull;
 
-__device__ __forceinline__ void barrier_init(uint64_t* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals));
-}
-
 // Makes initialised barriers visible to the copy engine.
 __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;");
-}
-
-__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                "r"(bytes)
                : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(uint64_t* barrier, int phase) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(shared_address(barrier)),
-      "r"(phase)
-      : "memory");
 }
 
 // Boxes of a matrix, side by side from box `box` on, their first row is `row`. (cuda/tensor_map.h)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the command says of itself, and how it refuses to be called."""
 
+import subprocess
+import sys
+
 import pytest
 import typer
 from commands import run
@@ -8,16 +11,17 @@ from typer.testing import CliRunner
 
 from fastertransformer.cli.main import app
 
-VERBS = typer.main.get_command(app).commands
+COMMANDS = typer.main.get_command(app)
+VERBS = {name: COMMANDS.get_command(None, name) for name in COMMANDS.list_commands(None)}
 WIDE = {"COLUMNS": "200"}
 
 
 def test_help_lists_the_verbs():
     done = run("--help")
     assert done.returncode == 0
-    for name in VERBS:
+    for name, verb in VERBS.items():
         assert f" {name} " in done.stdout
-        assert VERBS[name].get_short_help_str(200).rstrip(".") in done.stdout
+        assert verb.get_short_help_str(200).rstrip(".") in done.stdout
 
 
 @pytest.mark.parametrize("name", VERBS)
@@ -43,3 +47,18 @@ def test_wrong_usage(arguments, message):
     done = CliRunner().invoke(app, arguments, env=WIDE)
     assert done.exit_code == 2
     assert message in done.output
+
+
+NEEDS_TORCH = {"check", "convert", "bench", "bench-kernels", "bench-collectives", "demo"}
+
+
+def test_a_client_does_not_wait_for_torch():
+    program = f"""
+import sys, typer
+from fastertransformer.cli.main import app
+commands = typer.main.get_command(app)
+for verb in set(commands.list_commands(None)) - {NEEDS_TORCH}:
+    commands.get_command(None, verb)
+    assert "torch" not in sys.modules, verb
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

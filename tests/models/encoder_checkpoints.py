@@ -69,6 +69,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deberta-masked": ("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA),
     "deberta-new-masked": ("DebertaV2ForMaskedLM", "DebertaV2Config", {**DEBERTA, "legacy": False}),
     "deberta-classes": ("DebertaV2ForSequenceClassification", "DebertaV2Config", DEBERTA),
+    "deberta-convolved": (
+        "DebertaV2Model",
+        "DebertaV2Config",
+        {**DEBERTA, "conv_kernel_size": 3, "conv_act": "gelu"},
+    ),
+    "deberta-wide": ("DebertaV2Model", "DebertaV2Config", {**DEBERTA, "conv_kernel_size": 5}),
     "t5": ("T5EncoderModel", "T5Config", T5),
     "t5-gated": ("T5EncoderModel", "T5Config", {**T5, "feed_forward_proj": "gated-gelu"}),
     "umt5": ("UMT5EncoderModel", "UMT5Config", T5),

@@ -196,7 +196,7 @@ def test_a_config_that_does_not_fit_is_named(copy, changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[bert]\nhead_num = 2\n", r"has the sections bert; expected one of \[gpt\], \[gptj\]"),
+        (b"[whisper]\nhead_num = 2\n", r"has the sections whisper; expected one of \[gpt\], \[gptj\]"),
         (b"", "has the sections none"),
         (b"head_num = 2\n", r"config\.ini is damaged"),
         (b"\xff\xfe", r"config\.ini is damaged"),

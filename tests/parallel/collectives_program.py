@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Run by mpirun: every collective against its closed form. Usage: collectives_program.py T P"""
+"""Run by mpirun: every collective against its closed form, and those of GPU ranks over gloo on CPUs.
+
+Usage: collectives_program.py T P. All in one program: ranks take seconds to start.
+"""
 
 import sys
 import time
@@ -9,6 +12,9 @@ import numpy as np
 import torch
 
 from fastertransformer.parallel.mpi import MpiWorld, abort
+from fastertransformer.parallel.nccl import NcclCommunicator, process_groups
+
+from mpi4py import MPI  # isort: skip - after the import that chooses its thread level
 
 AWKWARD = (1, 31, 257)
 
@@ -62,10 +68,35 @@ def check_control(world: MpiWorld) -> None:
     assert world.minimum(world.mesh.rank + 5) == 5
 
 
+def check_process_groups(world: MpiWorld) -> None:
+    """Who is in which group, and what the communicator makes of tensors that are not contiguous."""
+    mesh = world.mesh
+    tensor, stages = process_groups(MPI.COMM_WORLD, mesh, "gloo")
+    assert (tensor is None) == (mesh.tp_size == 1)
+    assert (stages is None) == (mesh.pp_size == 1)
+    if tensor is not None:
+        group = NcclCommunicator(tensor)
+        assert (group.rank, group.size) == (mesh.tp_rank, mesh.tp_size)
+        same_stage = [mesh.pp_rank * mesh.tp_size + rank for rank in range(mesh.tp_size)]
+        x = torch.full((3, 5), float(mesh.rank)).t()
+        assert (group.all_reduce(x) == sum(same_stage)).all()
+        gathered = group.all_gather(torch.full((2, 3), mesh.rank), 1)
+        assert torch.equal(gathered, torch.tensor(same_stage).repeat_interleave(3).expand(2, -1))
+    if stages is not None:
+        chain = NcclCommunicator(stages)
+        hidden = torch.full((2, 5), -1.0)
+        if not mesh.is_first_stage:
+            chain.recv(hidden, mesh.pp_rank - 1)
+            assert (hidden == mesh.rank - mesh.tp_size).all()
+        if not mesh.is_last_stage:
+            chain.send(torch.full((5, 2), float(mesh.rank)).t(), mesh.pp_rank + 1)
+
+
 def main(world: MpiWorld) -> None:
     check_tensor_group(world)
     check_pipeline(world)
     check_control(world)
+    check_process_groups(world)
     print(f"rank {world.mesh.rank} of {world.mesh.size} is fine", flush=True)
 
 

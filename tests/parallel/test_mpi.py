@@ -34,14 +34,9 @@ def check_ranks(program: str, tp_size: int, pp_size: int, *arguments: str) -> No
     assert done.stdout.count("is fine") == tp_size * pp_size
 
 
-@pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (1, 2), (2, 2), (1, 3)])
+@pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (2, 2), (1, 3)])
 def test_collectives(tp_size, pp_size):
     check_ranks("collectives_program.py", tp_size, pp_size, str(tp_size), str(pp_size))
-
-
-@pytest.mark.parametrize(("tp_size", "pp_size"), [(2, 1), (1, 3), (2, 2)])
-def test_process_groups_of_gpu_ranks(tp_size, pp_size):
-    check_ranks("process_groups_program.py", tp_size, pp_size, str(tp_size), str(pp_size))
 
 
 @pytest.mark.gpu

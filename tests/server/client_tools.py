@@ -112,11 +112,14 @@ class Stream:
 
     def __init__(self, client: grpcclient.InferenceServerClient) -> None:
         self._client = client
+        self.num_running = 0
+        """Requests whose last response has not been read."""
         self._responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
         client.start_stream(callback=partial(_put, self._responses))
 
     def send(self, model: str, arrays: Mapping[str, Any], request_id: str = "", **options: Any) -> None:
         inputs = tensors(grpcclient, arrays)
+        self.num_running += 1
         self._client.async_stream_infer(
             model, inputs, request_id=request_id, enable_empty_final_response=True, **options
         )
@@ -125,10 +128,13 @@ class Stream:
         """(outputs, whether it is the last response). Raises InferenceServerException, queue.Empty."""
         result, error = self._responses.get(timeout=TIMEOUT_S)
         if error is not None:
+            self.num_running -= 1
             raise error
         response = result.get_response()
         outputs = {output.name: result.as_numpy(output.name) for output in response.outputs}
-        return outputs, response.parameters["triton_final_response"].bool_param
+        is_final = response.parameters["triton_final_response"].bool_param
+        self.num_running -= is_final
+        return outputs, is_final
 
     def responses(self) -> Iterator[Arrays]:
         """The responses of one request, up to the last."""
@@ -141,10 +147,11 @@ class Stream:
 
 @contextmanager
 def open_stream(url: str) -> Iterator[Stream]:
-    """Leaving it cancels what still runs."""
+    """Leaving it cancels what still runs, and only then: see docs/deployment.md."""
     with grpcclient.InferenceServerClient(url) as client:
-        yield Stream(client)
-        client.stop_stream(cancel_requests=True)
+        stream = Stream(client)
+        yield stream
+        client.stop_stream(cancel_requests=stream.num_running > 0)
 
 
 def _put(responses: Any, result: Any, error: Any) -> None:

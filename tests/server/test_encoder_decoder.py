@@ -103,6 +103,39 @@ def test_beams_equal_transformers(server: TritonServer, model: PreTrainedModel) 
         assert lines == [row[1:] + [EOS_ID] * (8 - len(row)) for row in rows.tolist()]
 
 
+def test_samples_are_those_of_neighbouring_seeds(server: TritonServer) -> None:
+    sampling = {"runtime_top_k": 50, "temperature": 1.5}
+    seeds = np.array([[3], [7], [11], [2**64 - 1]], np.uint64)
+    found = infer(server, new=6, num_return_sequences=2, random_seed=seeds, **sampling)
+    assert found["output_ids"].shape == (4, 2, 6)
+    assert found["input_sequence_lengths"].tolist() == [[3] * 2, [7] * 2, [1] * 2, [4] * 2]
+    for sample in range(2):
+        alone = infer(server, new=6, random_seed=seeds + np.uint64(sample), **sampling)
+        assert (found["output_ids"][:, sample] == alone["output_ids"][:, 0]).all()
+
+
+def test_soft_prompts_are_in_front_of_the_encoders_input(
+    server: TritonServer, model: PreTrainedModel
+) -> None:
+    rows = np.random.default_rng(0).standard_normal((4, 5, 48)).astype(np.float16)
+    lengths = [5, 0, 2, 3]
+    prompts = {"request_prompt_embedding": rows, "request_prompt_lengths": lengths}
+    outputs = infer(server, new=8, **prompts)
+    assert outputs["input_sequence_lengths"].tolist() == [[3], [7], [1], [4]]
+    for row, tokens, prompt, length in zip(outputs["output_ids"], INPUTS, rows, lengths, strict=True):
+        soft = torch.from_numpy(prompt[:length].astype(np.float32))
+        with torch.no_grad():
+            embedded = torch.cat([soft, model.model.encoder.embed_tokens(torch.tensor(tokens))])[None]
+            expected = model.generate(
+                inputs_embeds=embedded,
+                decoder_input_ids=torch.tensor([[2]]),
+                max_new_tokens=8,
+                do_sample=False,
+                num_beams=1,
+            )[0, 1:].tolist()
+        assert row[0].tolist() == expected + [EOS_ID] * (8 - len(expected))
+
+
 def test_streams(server: TritonServer) -> None:
     arrays = ct.encoder_decoder_inputs(INPUTS[:1], 6, end_id=299)
     responses = ct.stream_infer(server.grpc, "streaming", arrays)
@@ -120,6 +153,12 @@ def test_streams(server: TritonServer) -> None:
         ({"start_id": 300}, "start_id: token id 300 at position 0"),
         ({"max_output_len": 129}, "max_output_len is 129"),
         ({"ia3_tasks": 0}, "ia3_tasks .* the model has no IA3 adapters"),
+        ({"num_return_sequences": 257}, r"num_return_sequences is 257; allowed is \[1, 256\]"),
+        (
+            {"prompt_learning_task_name_ids": 0},
+            "prompt_learning_task_name_ids is 0, but the checkpoint has no",
+        ),
+        ({"request_prompt_lengths": 2}, "request_prompt_lengths was sent without request_prompt_embedding"),
     ],
 )
 def test_bad_input_is_named(server: TritonServer, changes: dict[str, int], message: str) -> None:
@@ -127,6 +166,22 @@ def test_bad_input_is_named(server: TritonServer, changes: dict[str, int], messa
     changed = {name: ct.per_row(value, len(INPUTS), given[name].dtype) for name, value in changes.items()}
     with pytest.raises(InferenceServerException, match=message):
         ct.grpc_infer(server.grpc, "fastertransformer", given | changed)
+
+
+@pytest.mark.parametrize(
+    ("shape", "length", "message"),
+    [
+        ((4, 3, 47), 3, "request_prompt_embedding has rows of 47 values; allowed is 48"),
+        ((4, 3, 48), 4, r"request_prompt_lengths is 4; allowed is \[0, 3\]"),
+        ((4, 128, 48), 128, "input_ids has 131 tokens; .* at most 128"),
+    ],
+)
+def test_bad_soft_prompts_are_named(
+    server: TritonServer, shape: tuple[int, ...], length: int, message: str
+) -> None:
+    rows = np.zeros(shape, np.float16)
+    with pytest.raises(InferenceServerException, match=message):
+        infer(server, new=5, request_prompt_embedding=rows, request_prompt_lengths=length)
 
 
 def test_an_input_that_is_longer_than_the_positions(server: TritonServer) -> None:

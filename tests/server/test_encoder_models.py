@@ -122,6 +122,24 @@ def test_token_ids_and_hidden_states(server, classifier):
     assert np.abs(again["output_hidden_state"] - hidden.numpy()).max() < TOLERANCE
 
 
+def test_attentions_come_where_they_are_asked_for(server, classifier):
+    inputs = {
+        "input_ids": np.array([[5, 6, 7, 8], [11, 12, 0, 0]], np.uint32),
+        "sequence_length": np.array([[4], [2]], np.uint32),
+    }
+    assert "output_attentions" not in ct.grpc_infer(server.grpc, "class_fastertransformer", inputs)
+    asked = {**inputs, "is_return_attentions": np.array([[True], [False]])}  # the first row decides
+    found = ct.grpc_infer(server.grpc, "class_fastertransformer", asked)["output_attentions"]
+    assert found.shape == (2, 2, 6, 4, 4)
+    for maps, ids in zip(found, ([5, 6, 7, 8], [11, 12]), strict=True):
+        with torch.no_grad():
+            layers = classifier[0](torch.tensor([ids]), output_attentions=True).attentions
+        expected, size = torch.cat(layers).numpy(), len(ids)
+        assert np.abs(maps[..., :size, :size] - expected).max() < TOLERANCE
+        assert not maps[..., size:, :].any()
+        assert not maps[..., size:].any()
+
+
 def test_classes_of_texts(server, classifier):
     model, folder = classifier
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -174,8 +192,8 @@ def test_a_long_text_is_refused_or_cut(server):
             "token_type_ids: 2 at position 0 is not in [0, 2)",
         ),
         (
-            {"input_ids": np.array([[5]], np.uint32), "is_return_attentions": np.array([[True]])},
-            "is_return_attentions",
+            {"input_ids": np.array([[5]], np.uint32), "ia3_tasks": np.array([[0]], np.int32)},
+            "ia3_tasks was sent with shape [1, 1], but the model has no IA3 adapters",
         ),
     ],
 )

@@ -14,6 +14,8 @@ from repositories import write_model
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
+from fastertransformer.cli import tensor_client
+
 
 @pytest.fixture(scope="module", name="explicit_server")
 def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
@@ -161,3 +163,16 @@ def test_broken_model_leaves_others_alone(
     status, _ = ct.post(f"{explicit_server.http}/v2/models/text/generate", {"text_input": "a"})
     assert status == 200
     unload(client, "text")
+
+
+def test_a_model_leaves_after_streams_that_were_read_to_their_end(
+    client: grpcclient.InferenceServerClient, explicit_server: TritonServer, models: Path, llama: Path
+) -> None:
+    """With a cancellation behind every end, the server kept one of some hundred streams, and the model."""
+    write_model(models, llama, "fastertransformer", "streaming", decoupled=True)
+    client.load_model("streaming")
+    for _ in range(300):
+        *_, last = tensor_client.stream(explicit_server.grpc, "streaming", ct.core_inputs([[11, 12]], 2))
+        assert last["sequence_length"].tolist() == [[2]]
+    unload(client, "streaming")
+    assert left(explicit_server) == []

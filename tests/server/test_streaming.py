@@ -61,3 +61,21 @@ def test_streams_interleave(server: TritonServer) -> None:
             finals += final
     assert prompts.index(12) < len(prompts) - 1 - prompts[::-1].index(11)
     assert prompts[-1] == 11
+
+
+def test_events_over_http(server: TritonServer) -> None:
+    """JSON of Triton has no dimensions: numbers come one behind the other."""
+    draw = {"runtime_top_k": 9, "random_seed": 4, "is_return_log_probs": True, "min_length": 20}
+    arrays = ct.core_inputs(PROMPTS[:1], 20, **draw)
+    body = {name: array[0].tolist() for name, array in arrays.items()}
+    status, text = ct.post(f"{server.http}/v2/models/streaming/generate_stream", body)
+    assert status == 200, text
+    responses = ct.events(text)
+    lengths = [response["sequence_length"] for response in responses]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 3
+    expected = ct.stream_infer(server.grpc, "streaming", arrays)[-1]
+    assert responses[-1]["output_ids"] == expected["output_ids"].reshape(-1).tolist()
+    np.testing.assert_allclose(
+        responses[-1]["output_log_probs"], expected["output_log_probs"].reshape(-1), atol=1e-4
+    )

@@ -2,6 +2,7 @@
 """A real tritonserver for tests: its backend folder, its ports, its log."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -47,11 +48,13 @@ def write_backends(target: Path) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Chosen at random below those that the kernel gives to clients: no other test takes one meanwhile."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(10000, 32000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return list(ports)
 
 
 class TritonServer:

@@ -4,6 +4,7 @@
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from engine_runs import BLOCK_SIZE, ask, running_engine, tokens_of
@@ -203,3 +204,41 @@ def test_bad_requests_are_refused_and_others_served(model):
     for reason, request in bad.items():
         assert reason in answers[request.id].last.error
     assert answers[good.id].last.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+def test_prompts_are_rows_of_the_encoders_input(tmp_path):
+    """A request's own and a task's, between requests without any."""
+    reference = make("t5", tmp_path)
+    table = torch.randn(5, 48, generator=torch.Generator().manual_seed(0))
+    sizes = "d_model=48\nvocab_size=101\nnum_tasks=1\nprompt_learning_type=3\n"
+    task = "[task_0]\ntask_name=mine\nprompt_length=5\n"
+    (tmp_path / "config.ini").write_text(f"[encoder]\n{sizes}{task}")
+    (tmp_path / "model.prompt_table.mine.weight.bin").write_bytes(table.numpy().tobytes())
+    sampling, words = SamplingParams(max_tokens=10, end_ids=(100,)), (7, 8, 9, 30)
+    tokens = (*words, -2, -5, 11)
+    plain = Request(0, (0,), sampling, encoder_tokens=words)
+    own = Request(1, (0,), sampling, encoder_tokens=tokens, embeddings=table.numpy().tobytes())
+    of_task = Request(2, (0,), sampling, encoder_tokens=tokens, prompt_task=0)
+    beyond = Request(3, (0,), sampling, encoder_tokens=(*words, -6), prompt_task=0)
+    with running_engine(tmp_path) as client:
+        assert client.info.prompt_learning.start_id == 102
+        answers, _ = ask(client, [plain, own, of_task, beyond, msgspec.structs.replace(plain, id=4)])
+    assert "token id -6 at position 4 is not in the vocabulary" in answers[3].last.error
+    embedded = reference.shared(torch.tensor([words]))
+    mixed = torch.cat([embedded[0], table[[1, 4]], reference.shared(torch.tensor([11]))])[None]
+    for inputs, numbers in ((embedded, (0, 4)), (mixed, (1, 2))):
+        with torch.no_grad():
+            expected = reference.generate(
+                inputs_embeds=inputs,
+                decoder_input_ids=torch.tensor([[0]]),
+                max_new_tokens=10,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=100,
+                pad_token_id=100,
+                use_cache=False,  # whose length is wrong where the stacks have different ones
+            )[0, 1:].tolist()
+        for number in numbers:
+            found = answers[number].tokens
+            assert found == expected[: len(found)]
+            assert len(found) == 10 or found[-1] == 100

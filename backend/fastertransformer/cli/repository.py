@@ -10,12 +10,8 @@ import typer
 from rich.markup import escape
 
 from ..errors import ModelLoadError
-from ..models import encoding_outputs
-from ..models.checkpoint import open_checkpoint
-from ..models.families import FAMILIES
 from ..server import repository as templates_of
 from ..server.contracts.encoder_slots import output_slots
-from .checkpoint import find_tokenizer
 from .console import errors
 from .installation import templates
 
@@ -98,6 +94,12 @@ def write_repository(
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
+    # These import torch, which a repository that is there already does not need.
+    from ..models import encoding_outputs
+    from ..models.checkpoint import open_checkpoint
+    from ..models.families import FAMILIES
+    from .checkpoint import find_tokenizer
+
     checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
     tokenizer = find_tokenizer(path)
     if tokenizer is None:

@@ -72,24 +72,27 @@ def infer_together(address: str, model: str, arrays: Arrays, count: int) -> list
 def stream(address: str, model: str, arrays: Arrays) -> Iterator[dict[str, Any]]:
     """Every response to one request, over a gRPC stream, as {tensor name: array}.
 
+    Leaving it before the last one cancels the request.
+
     Raises:
         RequestFailed: the server's error, or no response in time.
     """
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client = grpc.InferenceServerClient(address)
     client.start_stream(lambda result, error: answers.put((result, error)))
+    is_final = False
     try:
         with suppress(InferenceServerException):  # the stream is broken, and told `answers` why
             client.async_stream_infer(model, _tensors(grpc, arrays), enable_empty_final_response=True)
-        while True:
+        while not is_final:
             result = _next(answers)
             response = result.get_response()
+            is_final = response.parameters["triton_final_response"].bool_param
             if response.outputs:
                 yield _outputs(result)
-            if response.parameters["triton_final_response"].bool_param:
-                return
     finally:
-        client.stop_stream(cancel_requests=True)
+        # A stream that is cancelled just after its end may stay in the server for ever, its model with it.
+        client.stop_stream(cancel_requests=not is_final)
         client.close()
 
 

@@ -25,6 +25,8 @@ class Admission:
     sampling: SamplingParams
     encoder_tokens: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     """What is encoded in this step; empty where there is no encoder or somebody has done it."""
+    encoder_rows: FloatArray | None = None
+    """[n, E] what replaces the word table's rows for the negative ones of them, in their order."""
     cross_blocks: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     """KV block of every block_size of them."""
 

@@ -90,13 +90,15 @@ def _cross(sequences: List[Sequence]) -> Cross:
 
 
 def _admission(sequence: Sequence) -> Admission:
+    encoder_tokens = _array(() if sequence.is_encoded else sequence.request.encoder_tokens)
     return Admission(
         slot=sequence.slot,
         tokens=_array(sequence.tokens),
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
-        encoder_tokens=_array(() if sequence.is_encoded else sequence.request.encoder_tokens),
+        encoder_tokens=encoder_tokens,
+        encoder_rows=None if sequence.embeddings is None else _rows(sequence.embeddings, encoder_tokens),
         cross_blocks=_array(sequence.cross_blocks),
     )
 
@@ -110,11 +112,16 @@ def _embeddings(entries: List[Entry]) -> Embeddings | None:
         sequence, first = entry.sequence, entry.sequence.num_computed
         if sequence.embeddings is not None and first < sequence.prompt_len:
             tokens = _array(sequence.tokens[first : first + entry.num_tokens])
-            found = np.flatnonzero(tokens < 0)
-            places += (begin + found).tolist()
-            rows.append(sequence.embeddings[-1 - tokens[found]])
+            places += (begin + np.flatnonzero(tokens < 0)).tolist()
+            rows.append(_rows(sequence.embeddings, tokens))
         begin += entry.num_tokens
     return Embeddings(_array(places), np.concatenate(rows)) if places else None
+
+
+def _rows(table: FloatArray, tokens: Int32Array) -> FloatArray:
+    """[n, E] of the negative ones of `tokens`."""
+    rows: FloatArray = table[-1 - tokens[tokens < 0]]
+    return rows
 
 
 def _prefix_load(sequence: Sequence) -> PrefixLoad | None:

@@ -22,6 +22,19 @@ class Embedding:
         rows = self._rows(ids)
         return rows if self._scale == 1.0 else rows.mul_(self._scale)
 
+    def with_rows(self, ids: Tensor, replaced: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The same, where some ids are no words.
+
+        Args:
+            replaced: indices into T [N] int64, and rows [N, H] in place of what the table would give
+                (transformers' `inputs_embeds`).
+        """
+        if replaced is None:
+            return self(ids)
+        hidden = self(ids.clamp(min=0))
+        hidden[replaced[0]] = replaced[1].to(hidden.dtype)
+        return hidden
+
     def _rows(self, ids: Tensor) -> Tensor:
         if self._group.size == 1:
             return ops.embedding(ids, self._weight)

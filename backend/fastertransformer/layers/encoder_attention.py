@@ -1,13 +1,37 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Self-attention of encoders: every token sees its whole sequence, and nothing is kept."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from .linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMaps:
+    """Collects what every layer's softmax gives, for the sequences whose clients want to see it."""
+
+    spans: Sequence[tuple[int, int]]
+    """[begin, end) of their tokens."""
+    layers: list[Tensor] = field(default_factory=list)
+    """[N, sum of squared lengths] float32 each"""
+
+    def add(self, q: Tensor, k: Tensor, scale: float, relative_bias: Tensor | None) -> None:
+        """Args: as of ops.encoder_attention."""
+        maps = [_map(q[begin:end], k[begin:end], scale, relative_bias) for begin, end in self.spans]
+        self.layers.append(torch.cat([each.flatten(1) for each in maps], 1))
+
+
+def _map(q: Tensor, k: Tensor, scale: float, relative_bias: Tensor | None) -> Tensor:
+    """[S, N, D] each -> [N, S, S]"""
+    scores = q.float().transpose(0, 1) @ k.float().permute(1, 2, 0) * scale
+    if relative_bias is not None:
+        scores += ops.bias_by_distance(relative_bias, len(q))
+    return scores.softmax(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +43,8 @@ class EncoderMetadata:
     cu_seqlens: Tensor
     """[B + 1]"""
     max_seqlen: int
+    maps: AttentionMaps | None = None
+    """Where somebody wants them."""
 
 
 class EncoderAttention:
@@ -40,6 +66,8 @@ class EncoderAttention:
     def __call__(self, x: Tensor, metadata: EncoderMetadata) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]."""
         q, k, v = torch.chunk(self._qkv(x).view(x.shape[0], -1, self._head_dim), 3, 1)
+        if metadata.maps is not None:
+            metadata.maps.add(q, k, self._scale, self._relative_bias)
         attended = ops.encoder_attention(
             q, k, v, metadata.cu_seqlens, metadata.max_seqlen, self._scale, self._relative_bias
         )

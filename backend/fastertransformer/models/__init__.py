@@ -2,13 +2,15 @@
 """Models: specs and families as data, checkpoints, and the transformer that they describe."""
 
 from ..layers.attention import CrossMetadata, StepMetadata
-from ..layers.encoder_attention import EncoderMetadata
-from .encoding.model import EncoderModel
+from ..layers.encoder_attention import AttentionMaps, EncoderMetadata
+from .encoding.model import ATTENTIONS, EncoderModel
 from .loader import encoding_outputs, load
 from .prompts import Prompts, load_prompts
 from .transformer import Model
 
 __all__ = [
+    "ATTENTIONS",
+    "AttentionMaps",
     "CrossMetadata",
     "EncoderMetadata",
     "EncoderModel",

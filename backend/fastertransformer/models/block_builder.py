@@ -80,9 +80,9 @@ class BlockBuilder:
             return {}
         tables: dict[int, Tensor] = {}
         for layer in {0} if relative.is_shared else set(layers):
-            buckets = self.reader.table("relative_bias", relative.num_buckets, heads, place=Place(layer))
-            own = buckets[:, slice(*self.reader.share(heads))]
-            tables[layer] = relative_bias_table(relative, own, bidirectional)
+            own = self.reader.share(heads)
+            buckets = self.reader.own_columns("relative_bias", relative.num_buckets, heads, own, Place(layer))
+            tables[layer] = relative_bias_table(relative, buckets, bidirectional)
         return {layer: tables[0 if relative.is_shared else layer] for layer in layers}
 
     def _block(

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Puts the layers of one rank together: reads every field of a spec once, and every weight."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,9 +17,11 @@ from ..quant.dense import DenseWeight
 from .block_builder import BlockBuilder
 from .encoder import Encoder
 from .families.layouts import Layout
-from .spec import ModelSpec, Positions
+from .spec import SINUSOIDAL_SPREADS, ModelSpec, Positions
 from .transformer import CheckpointInfo, Model
 from .weights import WeightReader
+
+Layers = TypeVar("Layers", bound=BlockBuilder)
 
 _OUTER_ROLES = (
     "embedding",
@@ -27,6 +31,7 @@ _OUTER_ROLES = (
     "final_norm",
     "project_out",
     "head",
+    "logits_bias",
 )
 """Belong to one stage, or to none: a tied head may lie in the file all the same."""
 
@@ -54,7 +59,7 @@ class Builder:
         before = self.reader.num_bytes
         encoder = self._encoder()
         encoder_bytes = self.reader.num_bytes - before
-        layers = self._layers()
+        layers = self.layers(BlockBuilder)
         blocks, cross_attentions = layers.decoder(self.mesh.layers(spec.num_hidden_layers))
         start, stop = self.reader.share(spec.num_attention_heads)
         kv_start, kv_stop = layers.kv_heads()
@@ -82,7 +87,7 @@ class Builder:
 
     def encoder(self) -> Encoder:
         """All layers of an encoder, whatever the stage."""
-        spec, layers = self.spec, self._layers()
+        spec, layers = self.spec, self.layers(BlockBuilder)
         self._expect_outer_roles()
         return Encoder(
             embedding=self._embedding(self._words(needed=True)),
@@ -98,8 +103,9 @@ class Builder:
             return None
         return replace(self, reader=self.reader.of_encoder(), spec=self.spec.encoder).encoder()
 
-    def _layers(self) -> BlockBuilder:
-        return BlockBuilder(
+    def layers(self, kind: Callable[..., Layers], *more: object) -> Layers:
+        """A builder of layers for this rank. Args: more: what `kind` takes beyond a BlockBuilder."""
+        return kind(
             self.reader,
             self.spec,
             self.qkv_layout,
@@ -108,6 +114,7 @@ class Builder:
             self.num_positions,
             self.dtype,
             self.device,
+            *more,
         )
 
     def _expect_outer_roles(self) -> None:
@@ -146,9 +153,8 @@ class Builder:
         )
         if self.spec.positions is Positions.LEARNED:
             return self.reader.table("positions", count, width, offset)
-        spreads = {Positions.SINUSOIDAL: 1, Positions.SINUSOIDAL_PAPER: 0}
-        if self.spec.positions in spreads:
-            table = sinusoidal_table(count, width, offset, spreads[self.spec.positions])
+        if self.spec.positions in SINUSOIDAL_SPREADS:
+            table = sinusoidal_table(count, width, offset, SINUSOIDAL_SPREADS[self.spec.positions])
             return table.to(self.device, self.dtype)
         return None
 

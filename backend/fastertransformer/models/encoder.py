@@ -22,9 +22,11 @@ class Encoder:
     blocks: tuple[EncoderBlock, ...]
     final_norm: NormLayer | None
 
-    def __call__(self, ids: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T] int32 -> [T, H], equal on all ranks."""
-        hidden = self.embedding(ids)
+    def __call__(
+        self, ids: Tensor, metadata: EncoderMetadata, replaced: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """[T] int32 -> [T, H], equal on all ranks. Args: replaced: see Embedding.with_rows."""
+        hidden = self.embedding.with_rows(ids, replaced)
         if self.positions is not None:
             hidden = add_positions(hidden, self.positions, metadata.positions)
         hidden = hidden if self.embedding_norm is None else self.embedding_norm(hidden)

@@ -13,8 +13,9 @@ from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
 from .encoding.builder import EncoderBuilder
-from .encoding.model import EMBEDDING, LAST_HIDDEN_STATE, EncoderModel
+from .encoding.model import EncoderModel, base_outputs
 from .encoding.sentence import read_sentence
+from .encoding.spec import EncodingSpec
 from .families import ENCODER_ALONE, ENCODERS, FAMILIES, SERVICE_NAMES
 from .families.base import Family
 from .spec import ModelSpec
@@ -48,11 +49,11 @@ def load(
     common = (reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
     info = checkpoint_info(checkpoint, spec)
     model: Model | EncoderModel
-    if family.encoding is None:
+    encoding = read_encoding(checkpoint, family)
+    if encoding is None:
         model = Builder(*common).model(info)
     else:
         sentence = read_sentence(Path(config.model_checkpoint_path), spec.hidden_size, device)
-        encoding = family.encoding(checkpoint.config.renamed(family.config_names))
         model = EncoderBuilder(*common, encoding, *sentence).encoder_model(info)
     own, every = mesh.layers(spec.num_hidden_layers), range(spec.num_hidden_layers)
     reader.check_complete(lambda layer: layer in every and layer not in own)
@@ -66,18 +67,25 @@ def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str,
         ModelLoadError: as `load`, as far as configurations and names of tensors go.
     """
     family = family_of(checkpoint, model_type)
-    if family.encoding is None:
+    encoding = read_encoding(checkpoint, family)
+    if encoding is None:
         return ()
     reader = WeightReader(
         checkpoint, family, Mesh(), torch.float32, torch.device("cpu"), lambda *_: None, FORMATS[0]
     )
-    heads = family.encoding(checkpoint.config.renamed(family.config_names)).present(reader.has)
-    return (LAST_HIDDEN_STATE, EMBEDDING, *(head.output for head in heads))
+    return (*base_outputs(encoding), *(head.output for head in encoding.present(reader.has)))
 
 
 def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
     """Raises: ModelLoadError: a field of the checkpoint's configuration is missing or wrong."""
     return family.spec(checkpoint.config.renamed(family.config_names))
+
+
+def read_encoding(checkpoint: Checkpoint, family: Family) -> EncodingSpec | None:
+    """What a model that encodes is beside its spec; None where it generates."""
+    if family.encoding is None:
+        return None
+    return family.encoding(checkpoint.config.renamed(family.config_names))
 
 
 def family_of(checkpoint: Checkpoint, wanted: str) -> Family:
@@ -89,7 +97,13 @@ def family_of(checkpoint: Checkpoint, wanted: str) -> Family:
     found, architectures = checkpoint.config.model_type, checkpoint.config.texts("architectures")
     family = find_family(wanted, found)
     is_alone = wanted.lower() == ENCODER_ALONE or any("EncoderModel" in name for name in architectures)
-    return ENCODERS[found] if is_alone and found in ENCODERS else family
+    return family_for(found, True) if is_alone else family
+
+
+def family_for(model_type: str, is_encoder: bool) -> Family:
+    """Args: is_encoder: of an encoder-decoder take the encoder alone."""
+    family = FAMILIES[model_type]
+    return ENCODERS.get(model_type, family) if is_encoder else family
 
 
 def find_family(wanted: str, found: str) -> Family:

@@ -34,6 +34,10 @@ class Positions(Enum):
     SINUSOIDAL_PAPER = "sines and cosines, with those of arXiv 1706.03762"
 
 
+SINUSOIDAL_SPREADS = {Positions.SINUSOIDAL: 1, Positions.SINUSOIDAL_PAPER: 0}
+"""What layers.position.sinusoidal_table calls `spread`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeSpec:
     """Experts of which every token goes through some."""

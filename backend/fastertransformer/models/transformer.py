@@ -83,19 +83,26 @@ class Model:
                 table's (transformers' `inputs_embeds`).
         """
         assert self.embedding is not None
-        if replaced is None:
-            hidden = self.embedding(ids)
-        else:
-            hidden = self.embedding(ids.clamp(min=0))
-            hidden[replaced[0]] = replaced[1].to(hidden.dtype)
+        hidden = self.embedding.with_rows(ids, replaced)
         hidden = hidden if self.project_in is None else self.project_in(hidden)
         hidden = hidden if self.positions is None else add_positions(hidden, self.positions, positions)
         return hidden if self.embedding_norm is None else self.embedding_norm(hidden)
 
-    def encode(self, ids: Tensor, metadata: EncoderMetadata, slot_mapping: Tensor, kv_cache: Tensor) -> None:
-        """[E] int32 ids of packed inputs: leaves in the cache what the layers of this stage attend to."""
+    def encode(
+        self,
+        ids: Tensor,
+        metadata: EncoderMetadata,
+        slot_mapping: Tensor,
+        kv_cache: Tensor,
+        replaced: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """[E] int32 ids of packed inputs: leaves in the cache what the layers of this stage attend to.
+
+        Args:
+            replaced: as for `embed`.
+        """
         assert self.encoder is not None
-        encoded = self.encoder(ids, metadata)
+        encoded = self.encoder(ids, metadata, replaced)
         for attention, layer_cache in zip(self.cross_attentions, kv_cache, strict=True):
             attention.write(encoded, slot_mapping, layer_cache)
 

@@ -90,6 +90,11 @@ class WeightReader:
         return reader
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of what is read."""
+        return self._dtype
+
+    @property
     def num_bytes(self) -> int:
         """Of all that was read so far."""
         return sum(self._sizes)
@@ -101,7 +106,11 @@ class WeightReader:
 
     def vector(self, role: str, suffix: str, size: int, place: Place = OUTSIDE) -> Tensor:
         """A whole vector, the same on every rank."""
-        return self._keep(self._read(self._name(role, place) + suffix, (size,), 0, 0, size))
+        return self.whole(role, suffix, (size,), place)
+
+    def whole(self, role: str, suffix: str, shape: tuple[int, ...], place: Place = OUTSIDE) -> Tensor:
+        """A tensor of any shape, the same on every rank."""
+        return self._keep(self._read(self._name(role, place) + suffix, shape, 0, 0, shape[0]))
 
     def table(self, role: str, rows: int, columns: int, offset: int = 0, place: Place = OUTSIDE) -> Tensor:
         """A [rows, columns] table behind `offset` rows that are left out, the same on every rank."""
@@ -120,11 +129,16 @@ class WeightReader:
 
     def head_bias(self, size: int) -> Tensor:
         """This rank's part of `head.bias` [size], or of `logits_bias`, which has no suffix and a row more."""
-        if "logits_bias" not in self._names:
-            return self.vocabulary("head", ".bias", size, 0)
-        name = self._name("logits_bias")
-        row = self._read(name, (1, size), 1, *self._vocabulary_share(size))[0]
+        role, suffix = self.head_bias_name
+        if suffix:
+            return self.vocabulary(role, suffix, size, 0)
+        row = self._read(self._name(role), (1, size), 1, *self._vocabulary_share(size))[0]
         return self._keep(self._padded(row, size))
+
+    @property
+    def head_bias_name(self) -> tuple[str, str]:
+        """Role and suffix that the checkpoint has for it."""
+        return ("logits_bias", "") if "logits_bias" in self._names else ("head", ".bias")
 
     def _vocabulary_share(self, size: int) -> tuple[int, int]:
         part = -(-size // self._mesh.tp_size)
@@ -167,6 +181,10 @@ class WeightReader:
         """Rows `own` of a [size, columns] matrix, or of a vector without columns; not counted as held."""
         return self._matrix(self._name(role, place) + suffix, _shape(size, columns), 0, *own)
 
+    def own_columns(self, role: str, rows: int, size: int, own: tuple[int, int], place: Place) -> Tensor:
+        """Columns `own` of a [rows, size] table of which every head has a column."""
+        return self._keep(self._matrix(self._name(role, place) + ".weight", (rows, size), 1, *own))
+
     def has(self, role: str, suffix: str) -> bool:
         """Whether the checkpoint has a weight that lies outside of the layers."""
         return role in self._names and any(
@@ -180,7 +198,7 @@ class WeightReader:
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
         if role in self._names:
-            names = [self._name(role) + suffix for suffix in (".weight", ".bias")]
+            names = [self._name(role) + suffix for suffix in (".weight", ".bias", "")]
             self._expected |= {stored for name in names for stored in (name, _legacy(name))}
 
     def check_complete(self, other_layers: Callable[[int], bool]) -> None:

@@ -7,7 +7,7 @@ from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, pag
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
-from .encoder_attention import encoder_attention
+from .encoder_attention import bias_by_distance, encoder_attention
 from .kv_cache import kv_write
 from .linear import (
     skinny_gated_linear,
@@ -53,6 +53,7 @@ __all__ = [
     "attention_work",
     "attention_workspace_size",
     "beam_candidates",
+    "bias_by_distance",
     "combine_experts",
     "copy_blocks",
     "copy_rows",

@@ -37,8 +37,13 @@ def encoder_attention(
         queries, keys, values = (x[start:end].float().transpose(0, 1) for x in (q, k, v))
         scores = queries @ keys.transpose(1, 2) * scale
         if relative_bias is not None:
-            reach = relative_bias.shape[1] // 2
-            at = torch.arange(end - start, device=q.device)
-            scores += relative_bias[:, (at - at[:, None]).clamp(-reach, reach) + reach]
+            scores += bias_by_distance(relative_bias, end - start)
         outputs[start:end] = (scores.softmax(-1) @ values).transpose(0, 1)
     return outputs
+
+
+def bias_by_distance(relative_bias: Tensor, length: int) -> Tensor:
+    """[N, 2R + 1] as of `encoder_attention` -> [N, length, length] of queries and keys."""
+    reach = relative_bias.shape[1] // 2
+    at = torch.arange(length, device=relative_bias.device)
+    return relative_bias[:, (at - at[:, None]).clamp(-reach, reach) + reach]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
 from ..messages import Array
-from ..models import EncoderMetadata, EncoderModel
+from ..models import ATTENTIONS, AttentionMaps, EncoderMetadata, EncoderModel
 from ..parallel.world import World
 from .transfer import HostCopy, to_device
 
@@ -55,11 +55,14 @@ class EncodeRunner:
         """Enqueues one step; what comes of it is rank 0's to know."""
         metadata, arrays = self._place(batch)
         hidden = self._model.forward(self._stage_input(batch, metadata, arrays), metadata)
+        maps = None if metadata.maps is None else self._maps(metadata.maps)
         if self._mesh.is_last_stage:
-            numbers = self._numbers(batch, hidden)
+            numbers = self._numbers(batch, hidden, maps)
             self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
             return Encoding(self._model, batch, self._take_here(numbers))
         self._world.pipeline.send_hidden(hidden)
+        if maps is not None:
+            self._world.pipeline.send_hidden(maps.flatten(1))
         return Encoding(self._model, batch, lambda: self._take_from_last_stage(batch))
 
     def _place(self, batch: EncodeBatch) -> tuple[EncoderMetadata, dict[str, Tensor]]:
@@ -76,8 +79,24 @@ class EncodeRunner:
         packed = to_device(list(arrays.values()), self._model.device)
         sizes = [array.size for array in arrays.values()]
         placed = dict(zip(arrays, torch.split(packed, sizes), strict=True))
-        metadata = EncoderMetadata(placed["positions"], placed["cu_seqlens"], int(batch.lengths.max()))
+        spans = [
+            (int(bounds[row]), int(bounds[row + 1]))
+            for row, outputs in enumerate(batch.outputs)
+            if ATTENTIONS in outputs
+        ]
+        maps = AttentionMaps(spans) if spans else None
+        metadata = EncoderMetadata(placed["positions"], placed["cu_seqlens"], int(batch.lengths.max()), maps)
         return metadata, placed
+
+    def _maps(self, maps: AttentionMaps) -> Tensor:
+        """[layers so far, all heads, sum of squared lengths], with those of the stages before."""
+        found = self._world.tensor_group.all_gather(torch.stack(maps.layers), 1)
+        if self._mesh.is_first_stage:
+            return found
+        before = self._mesh.layers(self._model.spec.num_hidden_layers).start
+        shape = (before, found[0].numel())
+        earlier = self._world.pipeline.receive_hidden(shape, found.dtype, found.device)
+        return torch.cat([earlier.view(before, *found.shape[1:]), found])
 
     def _stage_input(
         self, batch: EncodeBatch, metadata: EncoderMetadata, arrays: dict[str, Tensor]
@@ -91,12 +110,16 @@ class EncodeRunner:
             return torch.tensor(batch.hidden_states).to(model.device, model.dtype)
         return model.embed(arrays["tokens"], metadata.positions, arrays.get("token_types"))
 
-    def _numbers(self, batch: EncodeBatch, hidden: Tensor) -> Tensor:
+    def _numbers(self, batch: EncodeBatch, hidden: Tensor, maps: Tensor | None) -> Tensor:
         """All outputs of the step one behind the other, in the order of `rows_by_output`."""
         ends = np.cumsum(batch.lengths)
         parts = []
         for output, rows in rows_by_output(self._model, batch):
             lengths, tokens = batch.lengths[rows], hidden
+            if output == ATTENTIONS:
+                assert maps is not None
+                parts += [each.reshape(-1) for each in torch.split(maps, (lengths**2).tolist(), 2)]
+                continue
             if len(rows) < len(batch.lengths):
                 spans = [
                     np.arange(end - length, end) for end, length in zip(ends[rows], lengths, strict=True)

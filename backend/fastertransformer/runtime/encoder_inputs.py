@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What the encoder computes in a step, as the device reads it: the inputs of all sequences that start."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.batch import Batch
+from ..engine.batch import Admission, Batch, Int32Array
 from ..models import EncoderMetadata
-from .transfer import to_device
+from .transfer import to_device, upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class EncoderInputs:
     slot_mapping: Tensor
     """[E] block * block_size + offset of the keys and values that decoders attend to"""
     metadata: EncoderMetadata
+    replaced: tuple[Tensor, Tensor] | None
+    """Indices into E [N] of what is no word, and its rows [N, width of the word table] float32."""
 
 
 def encoder_inputs(batch: Batch, block_size: int, device: torch.device) -> EncoderInputs | None:
@@ -42,4 +45,15 @@ def encoder_inputs(batch: Batch, block_size: int, device: torch.device) -> Encod
     ]
     packed = to_device([array.astype(np.int32) for array in arrays], device)
     tokens, slot_mapping, places, bounds = torch.split(packed, [array.size for array in arrays])
-    return EncoderInputs(tokens, slot_mapping, EncoderMetadata(places, bounds, int(lengths.max())))
+    metadata = EncoderMetadata(places, bounds, int(lengths.max()))
+    return EncoderInputs(tokens, slot_mapping, metadata, _replaced(arrays[0], starting, device))
+
+
+def _replaced(
+    tokens: Int32Array, starting: Sequence[Admission], device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    places = np.flatnonzero(tokens < 0)
+    if not len(places):
+        return None
+    rows = np.concatenate([one.encoder_rows for one in starting if one.encoder_rows is not None])
+    return upload(places, device), upload(rows, device)

@@ -169,7 +169,9 @@ class ModelRunner:
         """Runs the encoder for the sequences that start, and leaves in the cache what their decoders see."""
         inputs = encoder_inputs(batch, self._block_size, self._model.device)
         if inputs is not None:
-            self._model.encode(inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache)
+            self._model.encode(
+                inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache, inputs.replaced
+            )
 
     def _needs(self, batch: Batch) -> Needs:
         rows = batch.sample_rows

@@ -6,18 +6,24 @@
 
 namespace ft::cuda {
 
-constexpr int kItemHeads = 8;   // query heads of an item, at most: the columns of a product
-constexpr int kGroupKeys = 16;  // keys that a warp takes at a time: the rows of a product
+constexpr int kItemHeads = 8;      // query heads of an item, at most: the columns of a product
+constexpr int kGroupKeys = 16;     // keys that a warp takes at a time: the rows of a product
+constexpr int kPlannedItems = 32;  // of a block, at a time
 
 struct DecodeItem {
   int sequence, length, token;
-  int chunk, first_chunk, num_chunks;  // in the plan; those of the sequence that have visible keys
-  int begin, end;                      // the chunk's visible keys
-  int kv_head, head, num_heads;        // query heads [head, head + num_heads)
-  unsigned counter;
+  int chunk;                     // in the plan
+  int first_chunk, num_chunks;   // those of the sequence that have visible keys
+  int sequence_chunk;            // the first one of the sequence
+  int begin, end;                // the chunk's visible keys
+  int kv_head, head, num_heads;  // query heads [head, head + num_heads)
 
   // The first group of keys.
   __device__ int first_key() const { return begin / kGroupKeys * kGroupKeys; }
+  // Without any, the window begins behind this chunk.
+  __device__ int num_groups() const {
+    return begin < end ? (end - first_key() + kGroupKeys - 1) / kGroupKeys : 0;
+  }
 };
 
 template <typename T>
@@ -53,7 +59,7 @@ struct DecodePlan {
     item.sequence = low;
     item.length = attention.seq_lens[low];
     item.token = attention.cu_seqlens_q[low];
-    item.counter = static_cast<unsigned>(cumulative[low] * num_tiles + tile);
+    item.sequence_chunk = cumulative[low];
     const int oldest = attention.oldest_visible(item.length - 1);
     const int start = (item.chunk - cumulative[low]) * kChunkKeys;
     item.begin = max(start, oldest);
@@ -68,15 +74,16 @@ template <int kHeadDim>
 struct DecodeShape {
   // Enough that the rings of a multiprocessor hold what its share of the bandwidth brings in 1 us.
   static constexpr int kStages = kHeadDim <= 128 ? 2 : 1;
-  static constexpr int kMaxWarps = kHeadDim <= 128 ? 8 : 6;
+  static constexpr int kMaxWarps = kHeadDim <= 80 ? 8 : 6;
   static constexpr int kRowBytes = kHeadDim * 2 + 16;  // odd in units of 16: no bank conflicts
   static constexpr int kTileBytes = kGroupKeys * kRowBytes;
   static constexpr int kRingBytes = 2 * kStages * kTileBytes;  // of a warp, keys and values
   static constexpr int kSumStride = kHeadDim + 4;
+  static constexpr int kBuffers = kHeadDim <= 128 ? 2 : 1;  // of the states of an item
 
-  // Of one warp: its rings, and its state when an item is done.
+  // Of one warp: its rings and its states.
   static constexpr size_t warp_bytes(int num_heads) {
-    return kRingBytes + num_heads * (kSumStride + 2) * sizeof(float);
+    return kRingBytes + kBuffers * num_heads * (kSumStride + 2) * sizeof(float);
   }
 };
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The online softmax of attention with single queries, of a warp, and how several become one: warps
-// of a block in shared memory, chunks of a sequence in the workspace.
+// The online softmax of attention with single queries, of a warp.
 #pragma once
 
 #include "cuda/attention/decode_plan.cuh"
-#include "device/tensor_core.cuh"
-#include "device/ticket.cuh"
+#include "device/exp2.cuh"
 
 namespace ft::cuda {
 
@@ -14,7 +12,7 @@ template <int kHeadDim>
 struct DecodeStates {
   float* sums;     // [warp, head, kSumStride]
   float2* totals;  // [warp, head]: best score, total weight
-  int num_warps, num_heads;
+  int num_heads;
 
   __device__ float* sum(int warp, int head) const {
     return sums + (warp * num_heads + head) * DecodeShape<kHeadDim>::kSumStride;
@@ -69,97 +67,6 @@ struct DecodeState {
       }
     }
   }
-
-  // Adds what a block has left of `chunk` in the workspace.
-  template <typename T>
-  __device__ void add(const Attention<T>& a, const DecodeItem& item, int chunk, int lane) {
-    const auto at = [&](int column) {
-      return static_cast<int64_t>(chunk) * a.num_heads + item.head + lane % 4 * 2 + column;
-    };
-    const auto is_head = [&](int column) { return lane % 4 * 2 + column < item.num_heads; };
-    float2 found[2];
-    float next_best[2];
-#pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      found[column] = is_head(column) ? __ldcg(&a.partial_totals[at(column)]) : float2{0.0f, 0.0f};
-      next_best[column] = fmaxf(best[column], found[column].x);
-    }
-    rescale(next_best);
-#pragma unroll
-    for (int column = 0; column < 2; ++column) {
-      if (!is_head(column)) continue;
-      const float weight = device::exp2_fast(found[column].x - best[column]);
-      total[column] += weight * found[column].y;
-      const float* sum = a.partial_sums + at(column) * a.head_dim;
-#pragma unroll
-      for (int i = 0; i < kHeadDim / 8; ++i) {
-        const int dim = i * 8 + lane / 4;
-        if (dim < a.head_dim) sums[i / 2][i % 2 * 2 + column] += weight * __ldcg(sum + dim);
-      }
-    }
-  }
 };
-
-// Merges the warps' states in their order: into the result, or into the workspace if `is_partial`.
-template <typename T, int kHeadDim>
-__device__ void merge_warps(const Attention<T>& a, const DecodeItem& item,
-                            const DecodeStates<kHeadDim>& states, bool is_partial) {
-  if (is_partial && item.chunk >= a.num_partials) __trap();  // the workspace is too small
-  for (int i = threadIdx.x; i < item.num_heads * (kHeadDim / 4); i += blockDim.x) {
-    const int head = i / (kHeadDim / 4), dim = i % (kHeadDim / 4) * 4;
-    if (dim >= a.head_dim) continue;
-    float best = -INFINITY, total = 0.0f;
-    float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
-    for (int warp = 0; warp < states.num_warps; ++warp) {
-      best = fmaxf(best, states.total(warp, head).x);
-    }
-    for (int warp = 0; warp < states.num_warps; ++warp) {
-      const float weight = device::exp2_fast(states.total(warp, head).x - best);
-      const float4 part = *reinterpret_cast<const float4*>(states.sum(warp, head) + dim);
-      total += weight * states.total(warp, head).y;
-      sum.x += weight * part.x;
-      sum.y += weight * part.y;
-      sum.z += weight * part.z;
-      sum.w += weight * part.w;
-    }
-    if (is_partial) {
-      const int64_t at = static_cast<int64_t>(item.chunk) * a.num_heads + item.head + head;
-      *reinterpret_cast<float4*>(a.partial_sums + at * a.head_dim + dim) = sum;
-      if (dim == 0) a.partial_totals[at] = {best, total};
-    } else {
-      const float scale = 1.0f / total;
-      const uint2 packed{device::pack<T>(sum.x * scale, sum.y * scale),
-                         device::pack<T>(sum.z * scale, sum.w * scale)};
-      T* to = a.result(item.token, item.head + head) + dim;
-      *reinterpret_cast<uint2*>(to) = packed;
-    }
-  }
-}
-
-// Whether this block is the last of the item's sequence and heads to leave its part in the
-// workspace.
-template <typename T>
-__device__ bool is_last(const Attention<T>& a, const DecodeItem& item) {
-  __shared__ bool result;
-  __syncthreads();  // all threads have left their part
-  if (threadIdx.x == 0) {
-    result = device::is_last_of(item.num_chunks, &a.counters[item.counter]);
-  }
-  __syncthreads();
-  return result;
-}
-
-template <typename T, int kHeadDim>
-__device__ void merge_chunks(const Attention<T>& a, const DecodeItem& item,
-                             const DecodeStates<kHeadDim>& states, int warp, int lane) {
-  DecodeState<kHeadDim> state;
-  const int end = item.first_chunk + item.num_chunks;
-  for (int chunk = item.first_chunk + warp; chunk < end; chunk += states.num_warps) {
-    state.add(a, item, chunk, lane);
-  }
-  state.store(states, warp, lane, item.num_heads);
-  __syncthreads();
-  merge_warps<T>(a, item, states, false);
-}
 
 }  // namespace ft::cuda

@@ -8,7 +8,7 @@ import torch
 from ...errors import ModelLoadError
 from .base import Checkpoint
 from .dummy import DummyCheckpoint
-from .fastertransformer import FasterTransformerCheckpoint, find_folder
+from .fastertransformer import FasterTransformerCheckpoint, find_folder, holds_weights
 from .gguf import GgufCheckpoint
 from .safetensors import SafetensorsCheckpoint
 
@@ -35,7 +35,7 @@ def open_checkpoint(path: str, load_format: str = "auto", device: torch.device =
         return GgufCheckpoint(place)
     own = find_folder(place)
     # config.ini beside a Hugging Face checkpoint is there for its prompt-learning tasks alone.
-    is_hugging_face = (place / "config.json").exists() and not (own and any(own.glob("model.wte*.bin")))
+    is_hugging_face = (place / "config.json").exists() and not (own and holds_weights(own))
     if own is not None and not is_hugging_face and not any(place.glob("*.safetensors")):
         return FasterTransformerCheckpoint(own)
     if (place / "config.json").exists():

@@ -2,18 +2,21 @@
 """config.json of the Hugging Face families that FasterTransformer's classes hold, made from a spec."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 from ...errors import ModelLoadError
 from ...layers.position import LinearScaling
 from ..checkpoint.fastertransformer.config import HUGGING_FACE
-from ..families import FAMILIES
+from ..families import ENCODERS, FAMILIES
+from ..families.base import Family
+from ..families.fastertransformer import as_stored
 from ..hf_config import HFConfig
 from ..spec import ModelSpec, Residual
 
 _ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "silu": "silu"}
-_FREE = frozenset({"tie_word_embeddings", "position_offset"})
+_FREE = frozenset({"tie_word_embeddings", "position_offset", "embedding_scale"})
 """Fields in which two specs of one model may differ: the writers take care of them."""
 
 
@@ -125,26 +128,56 @@ _TARGETS = {
 }
 
 
-def hugging_face_config(section: str, spec: ModelSpec, preferred: str) -> tuple[dict[str, Any], ModelSpec]:
-    """The config.json that describes `spec`, and what it is read as.
+_TRANSLATED = {
+    "t5": ("T5ForConditionalGeneration", "T5EncoderModel"),
+    "mt5": ("MT5ForConditionalGeneration", "MT5EncoderModel"),
+    "bart": ("BartForConditionalGeneration", ""),
+    "mbart": ("MBartForConditionalGeneration", ""),
+    "m2m_100": ("M2M100ForConditionalGeneration", ""),
+    "bert": ("", "BertModel"),
+    "deberta-v2": ("", "DebertaV2Model"),
+}
+"""Models in transformers of families whose config.ini says what config.json does: that which generates, and
+that which encodes."""
+_NOT_THERE = (
+    "model_name",
+    "weight_data_type",
+    "mbart",
+    "size_per_head",
+    "q_scaling",
+    "t5_with_bias",
+    "position_embedding_type",
+    "adapter_inter_size",
+    "ia3_num_tasks",
+)
+"""Words of config.ini alone."""
+
+
+def hugging_face_config(
+    name: str, config: HFConfig, spec: ModelSpec, is_encoder: bool
+) -> tuple[dict[str, Any], Family, ModelSpec]:
+    """The config.json that describes `spec`, the family that reads it, and what it is read as.
 
     Args:
-        section: of config.ini. preferred: a model_type that is tried first.
+        name: of the class. config: what its config.ini says; `model_name` is tried first.
 
     Raises:
         ModelLoadError: no family computes the same; names what the nearest one has differently.
     """
-    candidates = [kind for kind in _TARGETS if HUGGING_FACE[kind] == section]
+    preferred = config.text("model_name", "")
+    candidates = [kind for kind in (*_TARGETS, *_TRANSLATED) if HUGGING_FACE[kind] == name]
     candidates.sort(key=lambda kind: kind != preferred)
-    made = {kind: _make(kind, spec) for kind in candidates}
-    nearest = min(candidates, key=lambda kind: len(differences(spec, made[kind][1])))
-    left = differences(spec, made[nearest][1])
+    make = partial(_translate, config=config, spec=spec, is_encoder=is_encoder)
+    made = {kind: make(kind) if kind in _TRANSLATED else _make(kind, spec) for kind in candidates}
+    missing = {kind: differences(spec, as_stored(name, made[kind][2])) for kind in candidates}
+    nearest = min(candidates, key=lambda kind: len(missing[kind]))
+    left = missing[nearest]
     if left:
         raise ModelLoadError(f"no Hugging Face family computes this; {nearest} has no {', '.join(left)}")
     return made[nearest]
 
 
-def _make(model_type: str, spec: ModelSpec) -> tuple[dict[str, Any], ModelSpec]:
+def _make(model_type: str, spec: ModelSpec) -> tuple[dict[str, Any], Family, ModelSpec]:
     target, family = _TARGETS[model_type], FAMILIES[model_type]
     config = {
         "model_type": model_type,
@@ -153,17 +186,46 @@ def _make(model_type: str, spec: ModelSpec) -> tuple[dict[str, Any], ModelSpec]:
         "tie_word_embeddings": spec.tie_word_embeddings,
         **target.keys(spec),
     }
-    return config, family.spec(HFConfig(config, "config.json").renamed(family.config_names))
+    return config, family, family.spec(HFConfig(config, "config.json").renamed(family.config_names))
 
 
-def differences(wanted: ModelSpec, found: ModelSpec) -> list[str]:
+def _translate(
+    model_type: str, config: HFConfig, spec: ModelSpec, is_encoder: bool
+) -> tuple[dict[str, Any], Family, ModelSpec]:
+    family = ENCODERS.get(model_type, FAMILIES[model_type]) if is_encoder else FAMILIES[model_type]
+    values = {key: config.raw(key) for key in config if config.has(key) and key not in _NOT_THERE}
+    values |= {"model_type": model_type, "tie_word_embeddings": spec.tie_word_embeddings}
+    values.setdefault("architectures", [_TRANSLATED[model_type][is_encoder]])
+    if "d_model" not in values:
+        values["hidden_size"] = spec.hidden_size
+    if spec.embedding_scale != 1.0:
+        values["scale_embedding"] = True
+    if model_type == "t5" and not is_encoder and spec.tie_word_embeddings != (spec.logits_scale != 1.0):
+        values["scale_decoder_outputs"] = spec.logits_scale != 1.0
+    if is_encoder and not any("For" in architecture for architecture in values["architectures"]):
+        family = _without_prefix(family)
+    return values, family, family.spec(HFConfig(values, "config.json").renamed(family.config_names))
+
+
+def _without_prefix(family: Family) -> Family:
+    """As transformers saves a model without heads."""
+    names = {
+        role: name.removeprefix(family.prefix) for role, name in family.names.items() if isinstance(name, str)
+    }
+    return replace(family, names={**family.names, **names})
+
+
+def differences(wanted: ModelSpec, found: ModelSpec, of: str = "") -> list[str]:
     """What of `wanted` is not in `found`, each with its value."""
     names = [field.name for field in fields(ModelSpec) if field.name not in _FREE]
-    return [
-        f"{name} {_shown(getattr(wanted, name))}"
+    left = [
+        f"{of}{name} {_shown(getattr(wanted, name))}"
         for name in names
-        if getattr(wanted, name) != getattr(found, name)
+        if name != "encoder" and getattr(wanted, name) != getattr(found, name)
     ]
+    if wanted.encoder is not None and found.encoder is not None:
+        left += differences(wanted.encoder, found.encoder, "the encoder's ")
+    return left
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Converts a checkpoint between Hugging Face's format and FasterTransformer's, tensor by tensor."""
 
+import configparser
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,18 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from ...errors import ModelLoadError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.fastertransformer import FasterTransformerCheckpoint
-from ..checkpoint.fastertransformer.config import DTYPES, ini_of, section_for, typed
-from ..families import FAMILIES
-from ..families.fastertransformer import POSITION_PADDING, PREFIX, SECTIONS
+from ..checkpoint.fastertransformer.config import DTYPES, class_for, ini_of, read_values, section_of
+from ..checkpoint.fastertransformer.translation import TRANSLATIONS, Sections
+from ..encoding.spec import EncodingSpec
+from ..families.base import Family
+from ..families.fastertransformer import PREFIX, as_stored
 from ..hf_config import HFConfig
-from ..loader import read_spec
+from ..loader import family_for, family_of, read_encoding, read_spec
 from ..spec import ModelSpec
-from ..weights import Progress, WeightReader
+from ..weights import Progress
+from .adaptation import WordTables, different_encoding, for_hugging_face, word_tables
 from .configs import differences, hugging_face_config
 from .fastertransformer import FasterTransformerWriter
 from .huggingface import HuggingFaceWriter
@@ -90,34 +92,40 @@ def _to_fastertransformer(
     checkpoint: Checkpoint, source: Path, folder: Path, num_shards: int, data_type: str, progress: Progress
 ) -> Conversion:
     kind = checkpoint.config.model_type
-    section, family = section_for(kind, str(source)), FAMILIES[kind]
-    spec = read_spec(checkpoint, family)
-    _check_place(section, spec)
+    name, family = class_for(kind, str(source)), family_of(checkpoint, "")
+    spec, encoding = read_spec(checkpoint, family), read_encoding(checkpoint, family)
+    sections = ini_of(name, checkpoint.config, spec)
+    own_family = family_for(PREFIX + name, encoding is not None)
+    _check_place(name, own_family, sections, spec, encoding)
     _check_shards(spec, num_shards)
     with _unfinished(folder) as unfinished:
-        writer = FasterTransformerWriter(unfinished, section, spec, num_shards)
+        writer = FasterTransformerWriter(unfinished, name, own_family, spec, num_shards)
         reader = open_reader(checkpoint, family, DTYPES[data_type], progress)
-        counts = _write(writer, pieces(reader, spec, family.qkv_layout), data_type)
-        writer.finish(kind, _ids(checkpoint), data_type)
+        counts = _write(writer, pieces(reader, spec, family.qkv_layout, encoding), data_type)
+        sections.setdefault(section_of(name), {})["model_name"] = kind
+        if name not in TRANSLATIONS:
+            sections[name] |= {key: str(value) for key, value in _ids(checkpoint).items()}
+        writer.finish(sections, data_type)
         copied = _copy([source], unfinished)
-    return Conversion(folder, kind, PREFIX + section, data_type, *counts, copied)
+    return Conversion(folder, kind, PREFIX + name, data_type, *counts, copied)
 
 
 def _to_hugging_face(
     checkpoint: FasterTransformerCheckpoint, folder: Path, data_type: str, progress: Progress
 ) -> Conversion:
     config = checkpoint.config
-    section = config.model_type.removeprefix(PREFIX)
-    family = SECTIONS[section]
-    spec = read_spec(checkpoint, family)
+    name, family = config.model_type.removeprefix(PREFIX), family_of(checkpoint, "")
+    spec, encoding = read_spec(checkpoint, family), read_encoding(checkpoint, family)
     reader = open_reader(checkpoint, family, DTYPES[data_type], progress)
-    tied = spec.tie_word_embeddings or _is_tied(reader, spec)
-    preferred = config.text("model_name", "") if config.has("model_name") else ""
-    made, target = hugging_face_config(section, replace(spec, tie_word_embeddings=tied), preferred)
+    if encoding is not None and not reader.has("embedding", ".weight"):
+        raise ModelLoadError(f"{checkpoint.files.folder} has no embeddings; transformers' models have some")
+    words = word_tables(reader, spec) if encoding is None else WordTables(spec.tie_word_embeddings)
+    known = replace(spec, tie_word_embeddings=words.is_tied, embedding_scale=words.scale)
+    made, target_family, target = hugging_face_config(name, config, known, encoding is not None)
     with _unfinished(folder) as unfinished:
-        writer = HuggingFaceWriter(unfinished, made["model_type"], target)
-        padded = _with_padding(checkpoint, pieces(reader, spec, family.qkv_layout), target.position_offset)
-        counts = _write(writer, padded, data_type)
+        writer = HuggingFaceWriter(unfinished, target_family, target, words.is_tied)
+        found = pieces(reader, spec, family.qkv_layout, encoding)
+        counts = _write(writer, for_hugging_face(checkpoint, family, found, target, words), data_type)
         ids = {name: config.token_ids(name)[0] for name in _IDS.values() if config.has(name)}
         dtype = {kind: name for name, kind in _TYPES.items()}[data_type]
         writer.finish({**made, **ids, "dtype": dtype})
@@ -144,11 +152,20 @@ def _stored_type(checkpoint: Checkpoint) -> str:
     return _TYPES[name]
 
 
-def _check_place(section: str, spec: ModelSpec) -> None:
+def _check_place(
+    name: str, family: Family, sections: Sections, spec: ModelSpec, encoding: EncodingSpec | None
+) -> None:
     """Raises: ModelLoadError: config.ini cannot say what the spec says; names it."""
-    values = typed(ini_of(section, spec)) | {"tie_word_embeddings": spec.tie_word_embeddings}
-    place = f"FasterTransformer's [{section}]"
-    left = differences(spec, SECTIONS[section].spec(HFConfig(values, place)))
+    place = f"FasterTransformer's [{section_of(name)}]"
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_dict(sections)
+    values = read_values(name, parser, place)
+    if name not in TRANSLATIONS:
+        values["tie_word_embeddings"] = spec.tie_word_embeddings
+    config = HFConfig(values, place).renamed(family.config_names)
+    left = differences(as_stored(name, spec), family.spec(config))
+    if encoding is not None and family.encoding is not None and encoding != family.encoding(config):
+        left += different_encoding(encoding, family.encoding(config))
     if left:
         raise ModelLoadError(f"{place} has no place for {', '.join(left)}")
 
@@ -159,26 +176,6 @@ def _check_shards(spec: ModelSpec, num_shards: int) -> None:
         size = getattr(spec, name)
         if size % num_shards:
             raise ModelLoadError(f"{name} {size} is not divisible by tensor_para_size {num_shards}")
-
-
-def _is_tied(reader: WeightReader, spec: ModelSpec) -> bool:
-    """Whether the head, which most converters wrote in any case, is the word table."""
-    words, head = (reader.table(role, spec.vocab_size, spec.hidden_size) for role in ("embedding", "head"))
-    return torch.equal(words, head)
-
-
-def _with_padding(
-    checkpoint: FasterTransformerCheckpoint, found: Iterator[Piece], offset: int
-) -> Iterator[Piece]:
-    """Puts the rows in front of the position table that only transformers has, zeros where none were kept."""
-    for piece in found:
-        if piece.role != "positions" or not offset:
-            yield piece
-            continue
-        padding = piece.tensor.new_zeros(offset, piece.tensor.shape[1])
-        if POSITION_PADDING in checkpoint.files.names:
-            padding.copy_(checkpoint.slice(POSITION_PADDING, tuple(padding.shape), 0, 0, offset))
-        yield piece._replace(tensor=torch.cat([padding, piece.tensor]))
 
 
 def _write(writer: _Writer, found: Iterator[Piece], data_type: str) -> tuple[int, int]:

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..families import FAMILIES
+from ...errors import ModelLoadError
+from ..families.base import Family
 from ..spec import ModelSpec
-from .pieces import TABLES, Piece, qkv_parts, qkv_rows
+from .pieces import Piece, named, shares_words
 
 _FILE_BYTES = 5_000_000_000
 _INDEX = "model.safetensors.index.json"
@@ -21,38 +22,37 @@ class HuggingFaceWriter:
     """Takes the pieces of one model.
 
     Args:
-        spec: of the target. position_padding: rows in front of the position table, where the family has any.
+        spec: of the target. is_tied: the head is the word table, and left out.
     """
 
-    def __init__(self, folder: Path, model_type: str, spec: ModelSpec, file_bytes: int = _FILE_BYTES) -> None:
-        self._folder, self._family, self._spec = folder, FAMILIES[model_type], spec
+    def __init__(
+        self, folder: Path, family: Family, spec: ModelSpec, is_tied: bool, file_bytes: int = _FILE_BYTES
+    ) -> None:
+        self._folder, self._family, self._spec, self._is_tied = folder, family, spec, is_tied
         self._file_bytes, self._num_bytes = file_bytes, 0
         self._pending: dict[str, Tensor] = {}
         self._written: list[list[str]] = []
+        self._shared: Tensor | None = None
 
     def write(self, piece: Piece) -> None:
-        if piece.role == "head" and piece.suffix == ".weight" and self._spec.tie_word_embeddings:
+        """Raises: ModelLoadError: the family shares a tensor that differs between encoder and decoder."""
+        if piece.role == "head" and piece.suffix == ".weight" and self._is_tied:
             return
-        for name, tensor in self._named(piece).items():
-            is_matrix = tensor.dim() == 2 and piece.role not in TABLES
-            self._add(name, tensor.T if self._family.transposed and is_matrix else tensor)
+        if piece.role == "embedding" and self._spec.encoder is not None and shares_words(self._family):
+            if not piece.stack:
+                self._check_shared(piece.tensor)
+                return
+            self._shared = piece.tensor
+        spec = self._spec.encoder if piece.stack else self._spec
+        assert spec is not None
+        for name, tensor in named(piece, self._family, spec).items():
+            self._add(name, tensor.T if self._family.transposed and piece.is_matrix else tensor)
 
-    def _named(self, piece: Piece) -> dict[str, Tensor]:
-        """The tensors that a piece is in this family."""
-        if piece.role != "qkv" or "qkv" in self._family.names:
-            tensor = piece.tensor
-            if piece.role == "qkv":
-                rows = qkv_rows(self._spec, self._family.qkv_layout)
-                tensor = torch.empty_like(piece.tensor)
-                tensor[rows] = piece.tensor
-            return {self._name(piece.role, piece): tensor}
-        parts = torch.split(piece.tensor, list(qkv_parts(self._spec)))
-        return {self._name(role, piece): part for role, part in zip("qkv", parts, strict=True)}
-
-    def _name(self, role: str, piece: Piece) -> str:
-        known = self._family.names[role]
-        first = known if isinstance(known, str) else known[0]
-        return first.format(**piece.place._asdict()) + piece.suffix
+    def _check_shared(self, words: Tensor) -> None:
+        if self._shared is None or not torch.equal(words, self._shared):
+            raise ModelLoadError(
+                "encoder and decoder have different word tables; transformers has one for both"
+            )
 
     def _add(self, name: str, tensor: Tensor) -> None:
         assert name not in self._pending

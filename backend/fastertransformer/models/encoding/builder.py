@@ -9,12 +9,13 @@ from ...layers.embedding import Head
 from ...layers.heads import Chain, Dense, SentenceEmbedding
 from ...layers.linear import Linear
 from ...quant.dense import DenseWeight
+from ..block_builder import BlockBuilder
 from ..builder import Builder
 from ..spec import Positions, Residual
 from ..transformer import CheckpointInfo
 from ..weights import OUTSIDE
 from .layers import LayerBuilder
-from .model import EncoderHead, EncoderModel, InputEmbedding, PostBlock, PreStack
+from .model import ConvolvedBlock, EncoderHead, EncoderModel, InputEmbedding, PostBlock, PreStack
 from .spec import EncodingSpec, LayerSpec, Width
 
 _OUTER_ROLES = (
@@ -25,6 +26,8 @@ _OUTER_ROLES = (
     "embedding_norm",
     "relative",
     "relative_norm",
+    "convolution",
+    "convolution_norm",
     "final_norm",
     "decoder",
 )
@@ -43,7 +46,7 @@ class EncoderBuilder(Builder):
         spec, first = self.spec, self.mesh.is_first_stage
         self._expect_all()
         words = self._encoder_words()
-        embedding = self._input_embedding(words) if first else None
+        embedding = self._input_embedding(words) if first and self._embeds else None
         blocks = self._blocks(self.mesh.layers(spec.num_hidden_layers))
         heads = self._heads(words)
         return EncoderModel(
@@ -61,24 +64,11 @@ class EncoderBuilder(Builder):
             step_bytes=self.reader.num_bytes - (0 if words is None else words.nbytes),
         )
 
-    def _blocks(self, layers: range) -> tuple[PostBlock, ...] | tuple[PreStack]:
+    def _blocks(self, layers: range) -> tuple[PostBlock | ConvolvedBlock, ...] | tuple[PreStack]:
         if self.spec.residual is Residual.POST:
-            return self._post_layers().blocks(layers)
-        build, ends = self._layers(), self.mesh.is_last_stage and self.spec.final_norm
+            return self.layers(LayerBuilder, self.encoding).blocks(layers)
+        build, ends = self.layers(BlockBuilder), self.mesh.is_last_stage and self.spec.final_norm
         return (PreStack(build.encoder(layers), build.layer_norm("final_norm") if ends else None),)
-
-    def _post_layers(self) -> LayerBuilder:
-        return LayerBuilder(
-            self.reader,
-            self.spec,
-            self.qkv_layout,
-            self.mesh,
-            self.group,
-            self.num_positions,
-            self.dtype,
-            self.device,
-            self.encoding.disentangled,
-        )
 
     def _expect_all(self) -> None:
         """What another stage reads, or belongs to no head, may lie in the file all the same."""
@@ -96,6 +86,11 @@ class EncoderBuilder(Builder):
     def _embedding_size(self) -> int:
         return self.spec.embedding_size or self.spec.hidden_size
 
+    @property
+    def _embeds(self) -> bool:
+        """FasterTransformer's bert has no embeddings: its clients send hidden states."""
+        return self.reader.has("embedding", ".weight")
+
     def _encoder_words(self) -> Tensor | None:
         """The word table, where this stage embeds, or has a head that is tied to it."""
         ties = any(
@@ -104,7 +99,7 @@ class EncoderBuilder(Builder):
             for layer in head.layers
         )
         needed = self.mesh.is_first_stage or (self.mesh.is_last_stage and ties)
-        return self._words(needed)
+        return self._words(needed and self._embeds)
 
     def _input_embedding(self, words: Tensor | None) -> InputEmbedding:
         spec, size = self.spec, self._embedding_size
@@ -120,7 +115,7 @@ class EncoderBuilder(Builder):
             positions,
             token_types,
             self._projection("project_in"),
-            self._layers().layer_norm("embedding_norm") if spec.embedding_norm else None,
+            self.layers(BlockBuilder).layer_norm("embedding_norm") if spec.embedding_norm else None,
         )
 
     # Heads
@@ -155,7 +150,9 @@ class EncoderBuilder(Builder):
         rows = self._width(layer.width)
         weight = self.reader.table(layer.role, rows, self.spec.hidden_size)
         bias = self.reader.vector(layer.role, ".bias", rows) if self.reader.has(layer.role, ".bias") else None
-        norm = self._layers().norm(layer.norm, self.spec.norm, rows, OUTSIDE) if layer.norm else None
+        norm = (
+            self.layers(BlockBuilder).norm(layer.norm, self.spec.norm, rows, OUTSIDE) if layer.norm else None
+        )
         return Dense(Linear(DenseWeight(weight), bias), layer.activation, norm)
 
     def _vocabulary_head(self, layer: LayerSpec, words: Tensor | None) -> Head:

@@ -6,22 +6,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...layers.convolution import Convolution
 from ...layers.disentangled_attention import DisentangledAttention
+from ...layers.heads import Dense
+from ...layers.linear import Linear
+from ...quant.dense import DenseWeight
 from ..block_builder import BlockBuilder
 from ..weights import Place
-from .model import PostBlock
-from .spec import Disentangled
+from .model import ConvolvedBlock, PostBlock
+from .spec import ConvolutionSpec, Disentangled, EncodingSpec
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBuilder(BlockBuilder):
     """Layers of one rank."""
 
-    disentangled: Disentangled | None
+    encoding: EncodingSpec
 
-    def blocks(self, layers: range) -> tuple[PostBlock, ...]:
+    @property
+    def disentangled(self) -> Disentangled | None:
+        return self.encoding.disentangled
+
+    def blocks(self, layers: range) -> tuple[PostBlock | ConvolvedBlock, ...]:
         relative = self._relative_embeddings()
-        return tuple(self._post_block(Place(layer), relative) for layer in layers)
+        first, *others = (self._post_block(Place(layer), relative) for layer in layers)
+        convolution = self.encoding.convolution
+        if convolution is None or layers.start > 0:
+            return (first, *others)
+        return (self._convolved(first, convolution), *others)
+
+    def _convolved(self, block: PostBlock, spec: ConvolutionSpec) -> ConvolvedBlock:
+        """Whole on every rank."""
+        size = self.spec.hidden_size
+        weight = self.reader.whole("convolution", ".weight", (size, size, spec.width))
+        linear = Linear(
+            DenseWeight(weight.transpose(1, 2).reshape(size, -1)),
+            self.reader.vector("convolution", ".bias", size),
+        )
+        convolution = Convolution(Dense(linear, spec.activation, None), spec.width // 2)
+        return ConvolvedBlock(block, convolution, self.layer_norm("convolution_norm"))
 
     def _post_block(self, place: Place, relative: Tensor | None) -> PostBlock:
         return PostBlock(

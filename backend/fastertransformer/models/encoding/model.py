@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...layers.convolution import Convolution
 from ...layers.disentangled_attention import DisentangledAttention
 from ...layers.embedding import Embedding, add_positions
 from ...layers.encoder_attention import EncoderAttention, EncoderMetadata
@@ -24,6 +25,7 @@ Attend = EncoderAttention | DisentangledAttention
 
 LAST_HIDDEN_STATE = "last_hidden_state"
 EMBEDDING = "embedding"
+ATTENTIONS = "attentions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class PostBlock:
         attended = self.group.all_reduce(self.attention(hidden, metadata))
         middle = self.norm1.add(attended, hidden)
         return self.norm2.add(self.group.all_reduce(self.mlp(middle)), middle)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolvedBlock:
+    """A layer, and a convolution of what goes into it that adds to what comes out."""
+
+    block: PostBlock
+    convolution: Convolution
+    norm: NormLayer
+
+    def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
+        """[T, H] -> [T, H]; `hidden` is overwritten."""
+        convolved = self.convolution(hidden, metadata)
+        return self.norm.add(convolved, self.block(hidden, metadata))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,12 @@ class InputEmbedding:
         return hidden if self.norm is None else self.norm(hidden)
 
 
+def base_outputs(encoding: EncodingSpec) -> tuple[str, ...]:
+    """What every input can be encoded to, whatever heads there are."""
+    maps = (ATTENTIONS,) if encoding.disentangled is None else ()
+    return (LAST_HIDDEN_STATE, EMBEDDING, *maps)
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderHead:
     """A chain, and what it sees and yields."""
@@ -107,8 +129,8 @@ class EncoderModel:
     step_bytes: int
     """Of them, what a step reads: all but tables from which it takes single rows."""
     embedding: InputEmbedding | None
-    """On the first stage."""
-    blocks: tuple[PostBlock, ...] | tuple[PreStack]
+    """On the first stage, where the checkpoint has one."""
+    blocks: tuple[PostBlock | ConvolvedBlock, ...] | tuple[PreStack]
     heads: Mapping[str, EncoderHead]
     """By what they yield, the same names on every stage."""
     sentence: SentenceEmbedding
@@ -117,7 +139,7 @@ class EncoderModel:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What an input can be encoded to."""
-        return (LAST_HIDDEN_STATE, EMBEDDING, *self.heads)
+        return (*base_outputs(self.encoding), *self.heads)
 
     def shape(self, output: str, num_tokens: int) -> tuple[int, ...]:
         """Of what an input of so many tokens is encoded to."""
@@ -125,6 +147,8 @@ class EncoderModel:
             return num_tokens, self.spec.hidden_size
         if output == EMBEDDING:
             return (self.sentence_width,)
+        if output == ATTENTIONS:
+            return self.spec.num_hidden_layers, self.spec.num_attention_heads, num_tokens, num_tokens
         head = self.heads[output]
         return (num_tokens, head.width) if head.rows is Rows.TOKENS else (head.width,)
 
@@ -144,7 +168,8 @@ class EncoderModel:
         return hidden
 
     def encode(self, output: str, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """What inputs are encoded to, one behind the other, float32; last stage only.
+        """What inputs are encoded to, one behind the other, float32; last stage only. Not ATTENTIONS, which
+        all stages collect.
 
         Args:
             tokens: [n, H], the last hidden states of these inputs. lengths: [b] int64.

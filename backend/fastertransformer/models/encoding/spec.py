@@ -74,6 +74,15 @@ class Disentangled:
         return 1 + self.content_to_position + self.position_to_content
 
 
+@dataclass(frozen=True, slots=True)
+class ConvolutionSpec:
+    """Of the embedded tokens, added to what the first layer gives. (DeBERTa v2 xlarge)"""
+
+    width: int
+    """Tokens that each one sees, an odd number."""
+    activation: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodingSpec:
     """An encoder around the layers of a ModelSpec."""
@@ -81,6 +90,7 @@ class EncodingSpec:
     num_token_types: int = 0
     heads: tuple[HeadSpec, ...] = ()
     disentangled: Disentangled | None = None
+    convolution: ConvolutionSpec | None = None
     labels: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
 

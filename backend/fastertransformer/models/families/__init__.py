@@ -7,7 +7,8 @@ from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
 from .deberta import DEBERTA
 from .falcon import FALCON
-from .fastertransformer import PREFIX, SECTIONS
+from .fastertransformer import CLASSES, PREFIX
+from .fastertransformer import T5_ENCODER as OWN_T5_ENCODER
 from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .gpt_bigcode import GPT_BIGCODE
@@ -67,25 +68,30 @@ FAMILIES: dict[str, Family] = {
     "umt5": UMT5,
     "xglm": XGLM,
     "xlm-roberta": ROBERTA,
-    **{PREFIX + section: family for section, family in SECTIONS.items()},
+    **{PREFIX + name: family for name, family in CLASSES.items()},
 }
 """By the `model_type` of a Hugging Face config.json; FasterTransformer's own have a prefix."""
 
-ENCODERS: dict[str, Family] = {"mt5": MT5_ENCODER, "t5": T5_ENCODER, "umt5": UMT5_ENCODER}
+ENCODERS: dict[str, Family] = {
+    "mt5": MT5_ENCODER,
+    "t5": T5_ENCODER,
+    "umt5": UMT5_ENCODER,
+    PREFIX + "t5": OWN_T5_ENCODER,
+}
 """The same for encoders of encoder-decoders that are to serve alone."""
 
 ENCODER_ALONE = "t5-encoder"
 """The name in SERVICE_NAMES that stands for ENCODERS."""
 
 SERVICE_NAMES: dict[str, frozenset[str]] = {
-    "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert"}),
-    "deberta": frozenset({"deberta-v2"}),
+    "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert", PREFIX + "bert"}),
+    "deberta": frozenset({"deberta-v2", PREFIX + "deberta"}),
     "gpt": frozenset({"gpt2", "opt", "bloom", "xglm", PREFIX + "gpt"}),
     "gpt-j": frozenset({"gptj", PREFIX + "gptj"}),
     "gpt-neox": frozenset({"gpt_neox", PREFIX + "gptneox"}),
-    "bart": frozenset({"bart", "mbart"}),
-    "m2m": frozenset({"m2m_100"}),
-    "t5": frozenset({"t5", "mt5", "umt5"}),
+    "bart": frozenset({"bart", "mbart", PREFIX + "bart"}),
+    "m2m": frozenset({"m2m_100", PREFIX + "m2m"}),
+    "t5": frozenset({"t5", "mt5", "umt5", PREFIX + "t5"}),
     "llama": frozenset({"llama", "mistral", PREFIX + "llama"}),
     ENCODER_ALONE: frozenset(ENCODERS),
 }

@@ -2,7 +2,7 @@
 """DeBERTa v2 and v3: disentangled attention in BERT's layers. (arXiv 2006.03654, 2111.09543)"""
 
 from ...errors import ModelLoadError
-from ..encoding.spec import Disentangled, EncodingSpec, HeadSpec, LayerSpec, Rows, Width
+from ..encoding.spec import ConvolutionSpec, Disentangled, EncodingSpec, HeadSpec, LayerSpec, Rows, Width
 from ..hf_config import HFConfig
 from ..spec import ModelSpec, Norm, Positions, Residual
 from .base import Family, activation, decoder
@@ -16,6 +16,8 @@ NAMES = {
     "embedding_norm": "deberta.embeddings.LayerNorm",
     "relative": "deberta.encoder.rel_embeddings",
     "relative_norm": "deberta.encoder.LayerNorm",
+    "convolution": "deberta.encoder.conv.conv",
+    "convolution_norm": "deberta.encoder.conv.LayerNorm",
     "q": "deberta.encoder.layer.{layer}.attention.self.query_proj",
     "k": "deberta.encoder.layer.{layer}.attention.self.key_proj",
     "v": "deberta.encoder.layer.{layer}.attention.self.value_proj",
@@ -40,7 +42,6 @@ NAMES = {
 
 
 def deberta(config: HFConfig) -> ModelSpec:
-    config.only("conv_kernel_size", 0)
     hidden_size = config.integer("hidden_size")
     config.only("attention_head_size", hidden_size // config.integer("num_attention_heads"))
     embedding_size = config.integer("embedding_size", hidden_size)
@@ -86,6 +87,7 @@ def deberta_encoding(config: HFConfig) -> EncodingSpec:
             new_masked_lm,
         ),
         disentangled=_disentangled(config),
+        convolution=_convolution(config),
         labels=labels(config),
         architectures=tuple(config.texts("architectures")),
     )
@@ -106,6 +108,17 @@ def _disentangled(config: HFConfig) -> Disentangled | None:
         shared=config.flag("share_att_key", False),
         normed="layer_norm" in config.text("norm_rel_ebd", "none").lower(),
     )
+
+
+def _convolution(config: HFConfig) -> ConvolutionSpec | None:
+    width = _count(config, "conv_kernel_size", 0)
+    if not width:
+        return None
+    if width % 2 == 0:
+        raise ModelLoadError(f"conv_kernel_size is {width}; supported are odd numbers")
+    config.only("conv_groups", 1)
+    kinds = {"tanh": "tanh", "gelu": "gelu", "relu": "relu"}
+    return ConvolutionSpec(width, config.choice("conv_act", kinds, "tanh"))
 
 
 def _parts(config: HFConfig) -> list[str]:

@@ -16,6 +16,7 @@ MAX_POSITIONS = 4096
 _ACTIVATIONS = {
     "relu": "relu",
     "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
     "silu": "silu",
     "gated-gelu": "gelu_tanh",
     "gated-relu": "relu",
@@ -115,7 +116,7 @@ MT5 = replace(T5, spec=mt5)
 UMT5 = replace(T5, spec=umt5)
 
 
-def _encoder_of(family: Family) -> Family:
+def encoder_of(family: Family) -> Family:
     """The encoder alone; the decoder may lie beside it."""
 
     def spec(config: HFConfig) -> ModelSpec:
@@ -133,4 +134,4 @@ def _encoder_of(family: Family) -> Family:
     )
 
 
-T5_ENCODER, MT5_ENCODER, UMT5_ENCODER = map(_encoder_of, (T5, MT5, UMT5))
+T5_ENCODER, MT5_ENCODER, UMT5_ENCODER = map(encoder_of, (T5, MT5, UMT5))

@@ -15,8 +15,8 @@ from ... import messages, validation
 from ...errors import InvalidRequest
 from ...messages import EncodeRequest, EngineInfo
 from ..call import Row
-from ..protocol import Array, Input, declared, only, per_row, read_rows, refused, token_rows
-from .encoder_call import OUTPUTS, EncoderCall
+from ..protocol import Array, Input, declared, first_row, per_row, read_rows, refused, token_rows
+from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
 
 
 def _hidden_rows(name: str, array: Array, _batch: int) -> Sequence[Any]:
@@ -32,7 +32,7 @@ INPUTS = (
     Input("token_type_ids", "TYPE_INT32", (-1,), token_rows, "token_types"),
     Input("sequence_lengths", "TYPE_INT32", (1,), per_row, "length"),
     Input("sequence_length", "TYPE_UINT32", (1,), per_row, "old_length"),
-    Input("is_return_attentions", "TYPE_BOOL", (1,), only(False, "attention maps are not served yet")),
+    Input("is_return_attentions", "TYPE_BOOL", (1,), first_row, "wants_attentions", False),
     Input("ia3_tasks", "TYPE_INT32", (1,), refused("the model has no IA3 adapters")),
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field}
@@ -51,10 +51,16 @@ class EncoderContract:
         main = _main_input(tensors)
         batch, width = main.shape[0], main.shape[1] if main.ndim > 1 else 0
         values = read_rows(INPUTS, tensors, batch)
+        wants_attentions = values[0]["wants_attentions"]
         rows = [Row(_request(next(self._ids), row)) for row in values]
         for row in rows:
             validation.check(row.request, info, NAMES)
-        return EncoderCall(rows, width, self._output_types, info)
+        assert info.encoder is not None
+        if wants_attentions and MODEL_OUTPUTS[ATTENTIONS] not in info.encoder.outputs:
+            raise InvalidRequest(
+                "is_return_attentions is True; the model has none to return: allowed is False"
+            )
+        return EncoderCall(rows, width, self._output_types, info, wants_attentions)
 
 
 def _main_input(tensors: Mapping[str, Array]) -> Array:

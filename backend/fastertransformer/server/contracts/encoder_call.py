@@ -20,7 +20,12 @@ class EncoderCall:
     has_news = False
 
     def __init__(
-        self, rows: Sequence[Row], width: int, output_types: Mapping[str, Any], info: EngineInfo
+        self,
+        rows: Sequence[Row],
+        width: int,
+        output_types: Mapping[str, Any],
+        info: EngineInfo,
+        wants_attentions: bool,
     ) -> None:
         assert info.encoder is not None
         self.rows = rows
@@ -28,6 +33,7 @@ class EncoderCall:
         self.labels = info.encoder.labels
         self._model_outputs = info.encoder.outputs
         self._output_types = output_types
+        self._wants_attentions = wants_attentions
 
     def select(self, outputs: Sequence[str]) -> None:
         """Has only these tensors computed.
@@ -39,7 +45,11 @@ class EncoderCall:
         for name in outputs:
             if name not in given:
                 raise InvalidRequest(f"{name} is wanted; this model gives {', '.join(given)}")
-        wanted = tuple(dict.fromkeys(MODEL_OUTPUTS[name] for name in outputs))
+        wanted = tuple(
+            dict.fromkeys(
+                MODEL_OUTPUTS[name] for name in outputs if name != ATTENTIONS or self._wants_attentions
+            )
+        )
         for row in self.rows:
             row.request = msgspec.structs.replace(row.request, outputs=wanted)
 
@@ -48,6 +58,19 @@ class EncoderCall:
 
     def take_outputs(self) -> dict[str, Array]:
         return compute_outputs(OUTPUTS, self._output_types, self)
+
+    def attentions(self) -> Array | None:
+        """[B, layers, heads, width, width], 0 behind a row's tokens; None where they were not asked for."""
+        found = [
+            row.arrays[output] for row in self.rows if (output := MODEL_OUTPUTS[ATTENTIONS]) in row.arrays
+        ]
+        if not found:
+            return None
+        padded = np.zeros((len(found), *found[0].shape[:2], self.width, self.width), np.float32)
+        for to, values in zip(padded, found, strict=True):
+            length = values.shape[-1]
+            to[..., :length, :length] = values
+        return padded
 
     def array(self, output: str, by_token: bool) -> Array | None:
         """[B, ...], or None where it was not asked for."""
@@ -67,8 +90,11 @@ def _output(name: str, output: str, by_token: bool) -> Output[EncoderCall]:
     return Output(name, "TYPE_FP32", (-1, -1) if by_token else (-1,), compute)
 
 
+ATTENTIONS = "output_attentions"
+"""Comes only where `is_return_attentions` asks for it."""
 MODEL_OUTPUTS = {
     "output_hidden_state": "last_hidden_state",
+    ATTENTIONS: "attentions",
     "pooled_output": "pooled_output",
     "embedding": "embedding",
     "logits": "logits",
@@ -79,4 +105,9 @@ MODEL_OUTPUTS = {
 }
 """Tensor -> what the model calls it."""
 _BY_TOKEN = frozenset({"output_hidden_state", "token_logits", "span_logits", "vocabulary_logits"})
-OUTPUTS = tuple(_output(name, output, name in _BY_TOKEN) for name, output in MODEL_OUTPUTS.items())
+OUTPUTS = tuple(
+    Output(name, "TYPE_FP32", (-1, -1, -1, -1), EncoderCall.attentions)
+    if name == ATTENTIONS
+    else _output(name, output, name in _BY_TOKEN)
+    for name, output in MODEL_OUTPUTS.items()
+)

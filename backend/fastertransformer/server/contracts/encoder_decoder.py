@@ -10,22 +10,20 @@ import numpy as np
 
 from ... import validation
 from ...errors import InvalidRequest
-from ...messages import EngineInfo, Request, SamplingParams
+from ...messages import EngineInfo, PromptKind, Request, SamplingParams
 from ..call import Row
 from ..protocol import Array, Input, Output, declared, per_row, read_rows, refused, require, token_rows
 from . import core, core_call
 from .core_call import CoreCall, Shape
+from .prompts import Prompt, read_prompt
+from .samples import num_samples, seed_of
 
 _OF_DECODERS = {
     "input_ids",
     "input_lengths",
     "request_output_len",
     "is_return_context_embeddings",
-    "num_return_sequences",
     "memory_len",
-    "prompt_learning_task_name_ids",
-    "request_prompt_embedding",
-    "request_prompt_lengths",
     "request_prompt_type",
 }
 """What the decoder-only contract has and this one has not, or under another name."""
@@ -33,15 +31,11 @@ _OF_DECODERS = {
 _OF_PROMPTS = ("input_sequence_lengths", "response_input_lengths", "context_embeddings")
 """Outputs about the prompt, which here is the encoder's."""
 
-_NO_PROMPT_LEARNING = refused("prompt learning of encoder-decoders is not served yet")
 INPUTS = (
     Input("input_ids", "TYPE_UINT32", (-1,), token_rows, "encoder_tokens", optional=False),
     Input("sequence_length", "TYPE_UINT32", (1,), per_row, "encoder_len", optional=False),
     Input("max_output_len", "TYPE_UINT32", (1,), per_row, "max_tokens", optional=False),
     Input("forced_bos_id", "TYPE_INT32", (1,), per_row, "forced_bos_id"),
-    Input("prompt_learning_task_name_ids", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
-    Input("request_prompt_embedding", "TYPE_FP16", (-1, -1), _NO_PROMPT_LEARNING),
-    Input("request_prompt_lengths", "TYPE_UINT32", (1,), _NO_PROMPT_LEARNING),
     Input("ia3_tasks", "TYPE_INT32", (1,), refused("the model has no IA3 adapters")),
     *(tensor for tensor in core.INPUTS if tensor.name not in _OF_DECODERS),
 )
@@ -53,9 +47,9 @@ _SAMPLING = frozenset(SamplingParams.__struct_fields__)
 
 
 def _input_lengths(call: CoreCall) -> Array:
-    """[B, W]"""
-    lengths = [[len(row.request.encoder_tokens)] for row in call.rows]
-    return np.repeat(lengths, call.num_samples, axis=1)
+    """[B, W] without what prompt learning puts there."""
+    lengths = [sum(token >= 0 for token in row.request.encoder_tokens) for row in call.rows]
+    return np.repeat(lengths, call.num_samples * call.batch // len(call.rows)).reshape(call.batch, -1)
 
 
 OUTPUTS: tuple[Output[CoreCall], ...] = (
@@ -81,35 +75,41 @@ class EncoderDecoderContract:
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         values = read_rows(INPUTS, tensors, len(tensors["input_ids"]))
-        rows = [Row(self._request(row, info)) for row in values]
+        samples = num_samples(values[0])
+        rows = [Row(self._request(row, sample, info)) for row in values for sample in range(samples)]
         end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
         shape = Shape(OUTPUTS, self._output_types, self._streams)
-        return CoreCall(rows, [()] * len(rows), 0, [ends[0] for ends in end_ids], shape)
+        return CoreCall(rows, [()] * len(rows), 0, [ends[0] for ends in end_ids], shape, samples)
 
-    def _request(self, values: Mapping[str, Any], info: EngineInfo) -> Request:
+    def _request(self, values: Mapping[str, Any], sample: int, info: EngineInfo) -> Request:
         start_id = info.start_id if values["start_id"] is None else values["start_id"]
-        sampling = SamplingParams(
-            **{key: value for key, value in values.items() if key in _SAMPLING},
-            reports_beams=self._streams and values["beam_width"] > 1,
-        )
+        prompt = _encoder_prompt(values, info)
+        own = {key: value for key, value in values.items() if key in _SAMPLING}
+        own["seed"] = seed_of(own["seed"], sample)
+        sampling = SamplingParams(**own, reports_beams=self._streams and values["beam_width"] > 1)
         request = Request(
             next(self._ids),
             (start_id,),
             sampling,
-            encoder_tokens=_encoder_tokens(values),
+            encoder_tokens=prompt.tokens,
+            embeddings=prompt.embeddings,
+            prompt_task=prompt.task,
             forced_tokens=_forced_tokens(values, info),
         )
         validation.check(request, info, NAMES)
         return request
 
 
-def _encoder_tokens(values: Mapping[str, Any]) -> tuple[int, ...]:
+def _encoder_prompt(values: Mapping[str, Any], info: EngineInfo) -> Prompt:
+    """What the encoder reads; a request's embeddings are a soft prompt, as they always were here."""
     ids, length = values["encoder_tokens"], values["encoder_len"]
     if not 0 <= length <= len(ids):
         raise InvalidRequest(
             f"sequence_length is {length}; allowed is [0, {len(ids)}], the width of input_ids"
         )
-    return tuple(ids[:length].tolist())
+    sent = (values["prompt_embedding"], values["prompt_rows"])
+    kind = None if all(value is None for value in sent) else PromptKind.SOFT.value
+    return read_prompt({**values, "prompt_type": kind}, tuple(ids[:length].tolist()), info)
 
 
 def _forced_tokens(values: Mapping[str, Any], info: EngineInfo) -> tuple[int, ...]:

@@ -63,7 +63,9 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
     if sent:
         missing = [name for name in _REQUEST_TENSORS.values() if name not in sent]
         if missing:
-            raise InvalidRequest(f"{sent[0]} was sent without {' and '.join(missing)}; all three are needed")
+            raise InvalidRequest(
+                f"{sent[0]} was sent without {' and '.join(missing)}; they are needed together"
+            )
         return _of_request(values, ids, info)
     task = values.get("prompt_task")
     if task is not None:

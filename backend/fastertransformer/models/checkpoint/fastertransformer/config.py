@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""config.ini of FasterTransformer's checkpoints: where it lies, its values, and how a spec becomes one."""
+"""config.ini of FasterTransformer's checkpoints: where it lies, what it says, how a spec becomes one."""
 
 import configparser
 import re
@@ -11,9 +11,10 @@ import torch
 
 from ....errors import ModelLoadError
 from ....layers.position import LinearScaling
-from ...families.fastertransformer import ACTIVATIONS, EXACT_GELU, SECTIONS
+from ...families.fastertransformer import ACTIVATIONS, CLASSES, EXACT_GELU
 from ...hf_config import HFConfig
 from ...spec import ModelSpec, Positions, Residual
+from .translation import ABSENT, TRANSLATIONS, Sections
 
 FILE = "config.ini"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,8 +27,15 @@ HUGGING_FACE = {
     "gptj": "gptj",
     "gpt_neox": "gptneox",
     "llama": "llama",
+    "t5": "t5",
+    "mt5": "t5",
+    "bart": "bart",
+    "mbart": "bart",
+    "m2m_100": "m2m",
+    "bert": "bert",
+    "deberta-v2": "deberta",
 }
-"""The section for the model_type of a config.json."""
+"""The class for the model_type of a config.json."""
 
 _FLAGS = (
     "has_adapters",
@@ -38,8 +46,6 @@ _FLAGS = (
     "use_gptj_residual",
     "tie_word_embeddings",
 )
-_ABSENT = ("", "None")
-"""What converters wrote for an id that a tokenizer does not have."""
 
 
 def find_folder(place: Path) -> Path | None:
@@ -54,6 +60,12 @@ _SPLIT = re.compile(r"(\d+)-gpu$")
 
 def _folders(place: Path) -> list[Path]:
     return [path for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether there is more of a model than prompts of its tasks."""
+    found = (*folder.glob("model.wte*.bin"), *folder.glob("*.0.bin"))
+    return any(not path.name.startswith("model.prefix_prompt.") for path in found)
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -75,15 +87,31 @@ def read_ini(folder: Path) -> configparser.ConfigParser:
     return parser
 
 
-def section_of(parser: configparser.ConfigParser, path: Path) -> str:
-    """The section that describes the model. Raises: ModelLoadError: none, or more than one."""
-    found = [name for name in parser.sections() if name in SECTIONS]
+def class_of(parser: configparser.ConfigParser, folder: Path) -> str:
+    """The class that config.ini describes. Raises: ModelLoadError: none, or more than one."""
+    found = [name for name in parser.sections() if name in CLASSES]
+    if _ENCODER in parser and not found:
+        has_buckets = any("relative_attention_num_buckets" in key for key in parser[_ENCODER])
+        is_bart = (folder / "decoder.final_logits_bias.bin").exists()
+        return "t5" if has_buckets else "bart" if is_bart else "m2m"
     if len(found) != 1:
         named = ", ".join(parser.sections()) or "none"
+        known = (*(name for name in CLASSES if name not in TWO_STACKS), _ENCODER)
         raise ModelLoadError(
-            f"{path} has the sections {named}; expected one of {', '.join(f'[{name}]' for name in SECTIONS)}"
+            f"{folder / FILE} has the sections {named}; expected one of "
+            f"{', '.join(f'[{name}]' for name in known)}"
         )
     return found[0]
+
+
+_ENCODER = "encoder"
+TWO_STACKS = ("t5", "bart", "m2m")
+"""Classes that have a section for each stack instead of one of their own name."""
+
+
+def section_of(name: str) -> str:
+    """The section that says most of a class."""
+    return _ENCODER if name in TWO_STACKS else name
 
 
 def section_values(parser: configparser.ConfigParser, section: str, path: Path) -> HFConfig:
@@ -93,7 +121,7 @@ def section_values(parser: configparser.ConfigParser, section: str, path: Path) 
 
 def typed(texts: Mapping[str, str]) -> dict[str, Any]:
     """Numbers, flags and texts of what stands in a config.ini."""
-    return {key: _value(key, text) for key, text in texts.items() if text not in _ABSENT}
+    return {key: _value(key, text) for key, text in texts.items() if text not in ABSENT}
 
 
 def file_type(config: HFConfig) -> torch.dtype:
@@ -112,8 +140,8 @@ def _value(key: str, text: str) -> Any:
     return text
 
 
-def section_for(model_type: str, source: str) -> str:
-    """The section for a Hugging Face family. Raises: ModelLoadError: no class holds it."""
+def class_for(model_type: str, source: str) -> str:
+    """The class for a Hugging Face family. Raises: ModelLoadError: none holds it."""
     if model_type not in HUGGING_FACE:
         raise ModelLoadError(
             f"{source} is a {model_type!r}; FasterTransformer's files hold {', '.join(HUGGING_FACE)}"
@@ -121,10 +149,22 @@ def section_for(model_type: str, source: str) -> str:
     return HUGGING_FACE[model_type]
 
 
-def ini_of(section: str, spec: ModelSpec) -> dict[str, str]:
-    """Keys of the section that describe `spec`, as far as the format can; keys that the class leaves out
-    are harmless."""
-    return {key: str(describe(spec)) for key, describe in _KEYS[section].items()}
+def ini_of(name: str, config: HFConfig, spec: ModelSpec) -> Sections:
+    """What config.ini says of a model, as far as the format can; keys that the class leaves out are harmless.
+
+    Args:
+        name: of the class. config: its config.json. spec: what that is read as.
+    """
+    if name in TRANSLATIONS:
+        return TRANSLATIONS[name].write(config, spec)
+    return {name: {key: str(describe(spec)) for key, describe in _KEYS[name].items()}}
+
+
+def read_values(name: str, parser: configparser.ConfigParser, source: str) -> dict[str, Any]:
+    """What config.ini says of a model: a decoder's own words, else those of config.json."""
+    if name in TRANSLATIONS:
+        return TRANSLATIONS[name].read(parser, source)
+    return typed(parser[name])
 
 
 def _activation(spec: ModelSpec) -> str:

@@ -3,7 +3,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,25 +14,52 @@ from torch import Tensor
 from ....errors import ModelLoadError
 
 _FILE = re.compile(r"(?P<name>.+?)(?:\.(?P<rank>\d+))?\.bin$")
-_BARE = ("model.wte", "model.wpe")
-"""Their files lack `.weight`, but for llama's."""
+_STEMS = {
+    "model.wte.weight": "model.wte",
+    "model.wpe.weight": "model.wpe",
+    "shared.weight": "shared.weight_T",
+    "shared.ape.weight": "shared.ape",
+}
+"""Tensors whose files have another name; llama's word table has its own."""
+_COPY = "shared.weight"
+"""T5's word table the other way round, which nothing reads."""
+_NAMES = {stem: name for name, stem in _STEMS.items()}
+_OLD_PREFIX = re.compile(r"^bert\.")
+"""Of what is called `model.` now."""
 
 _AXES = {
     r"attention\.query_key_value\.(weight|bias)$": -1,
-    r"attention\.dense\.weight$": 0,
+    r"attention\.(output\.)?dense\.weight$": 0,
     r"dense_h_to_4h\.(weight|bias)$": -1,
     r"dense_4h_to_h\.weight$": 0,
     r"mlp\.(gate|up)_proj\.weight$": -1,
     r"mlp\.down_proj\.weight$": 0,
     r"^model\.prefix_prompt\..+\.weight$": 2,
+    r"(Self|EncDec|Cross)Attention\.(q|k|v|qkv)\.(ia3\.)?(weight|bias)$": -1,
+    r"(Self|EncDec|Cross)Attention\.(o|out_proj)\.weight$": 0,
+    r"relative_attention_bias\.weight$": 0,
+    r"DenseReluDense\.(wi|wi2|ia3)\.(weight|bias)$": -1,
+    r"DenseReluDense\.wo\.weight$": 0,
+    r"SelfAttention\.fc1\.(weight|bias)$": -1,
+    r"SelfAttention\.fc2\.weight$": 0,
+    r"encoder\.layer\.\d+\.attention\.self\.(query|key|value)(_proj)?\.(weight|bias)$": -1,
+    r"encoder\.layer\.\d+\.intermediate\.dense\.(weight|bias)$": -1,
+    r"encoder\.layer\.\d+\.output\.dense\.weight$": 0,
 }
 """What is cut into a file for every tensor-parallel rank, and along which axis; all else is in one file."""
+_REPEATED = re.compile(r"layer\.(Self|Cross)Attention\.(out_proj|fc2)\.bias$")
+"""What lies in a file for every rank, and is whole in each."""
 
 
 def split_axis(name: str, dims: int) -> int | None:
     """Along which axis a tensor is cut, if it is."""
     axis = next((axis for pattern, axis in _AXES.items() if re.search(pattern, name)), None)
     return None if axis is None else axis % dims
+
+
+def is_repeated(name: str) -> bool:
+    """Whether every rank has a file with all of it."""
+    return _REPEATED.search(name) is not None
 
 
 class Segment(NamedTuple):
@@ -62,15 +89,20 @@ class Files:
     folder: Path
     dtype: torch.dtype
     num_shards: int
-    names: frozenset[str]
-    """Of tensors, whole ones."""
+    stems: Mapping[str, str]
+    """What is in front of rank and `.bin` in the files of each tensor."""
 
     @classmethod
     def of(cls, folder: Path, dtype: torch.dtype) -> "Files":
         found = [match for path in folder.glob("*.bin") if (match := _FILE.match(path.name))]
         ranks = [int(match["rank"]) for match in found if match["rank"] is not None]
-        names = frozenset(_full(match["name"]) for match in found)
-        return cls(folder, dtype, max(ranks, default=0) + 1, names)
+        stems = {match["name"] for match in found} - {_COPY}
+        return cls(folder, dtype, max(ranks, default=0) + 1, {_name(stem): stem for stem in sorted(stems)})
+
+    @property
+    def names(self) -> Collection[str]:
+        """Of whole tensors."""
+        return self.stems.keys()
 
     def slice(
         self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int, parts: Sequence[int] = ()
@@ -85,7 +117,8 @@ class Files:
         """
         axis = split_axis(name, len(shape))
         if axis is None:
-            return self._map(name, None, shape).narrow(dim, start, stop - start)
+            rank = 0 if is_repeated(name) else None
+            return self._map(name, rank, shape).narrow(dim, start, stop - start)
         low, high = (start, stop) if dim == axis else (0, shape[axis])
         pieces = [
             self._shard(name, shape, axis, segment.shard).narrow(
@@ -119,19 +152,20 @@ class Files:
         return mapped.view(shape)
 
     def _path(self, name: str, rank: int | None) -> Path:
-        path = self.folder / file_name(name, rank)
-        bare = name.removesuffix(".weight")
-        return self.folder / f"{bare}.bin" if bare in _BARE and not path.exists() else path
+        return self.folder / _file(self.stems.get(name, _STEMS.get(name, name)), rank)
 
 
-def _full(name: str) -> str:
-    return name + ".weight" if name in _BARE else name
+def _name(stem: str) -> str:
+    return _NAMES.get(stem, _OLD_PREFIX.sub("model.", stem))
 
 
-def file_name(name: str, rank: int | None, bare: bool = False) -> str:
-    """Args: bare: word and position tables are called as all classes but llama call them."""
-    stem = name.removesuffix(".weight") if bare and name.removesuffix(".weight") in _BARE else name
+def _file(stem: str, rank: int | None) -> str:
     return f"{stem}.bin" if rank is None else f"{stem}.{rank}.bin"
+
+
+def file_name(name: str, rank: int | None, full: bool = False) -> str:
+    """Args: full: word and position tables are called as llama's are."""
+    return _file(name if full else _STEMS.get(name, name), rank)
 
 
 def shard_of(name: str, tensor: Tensor, rank: int, num_shards: int, parts: Sequence[int] = ()) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....errors import ModelLoadError
 from ...hf_config import HFConfig
-from .config import FILE, file_type, find_folder, read_ini, section_of, section_values
+from .config import FILE, class_of, file_type, find_folder, read_ini, section_of, section_values
 from .files import Files
 
 PREFIX_PROMPT = 2
@@ -28,14 +28,15 @@ class PromptTask(NamedTuple):
 
 
 def prompt_start_id(path: str) -> int | None:
-    """The first virtual id: what config.ini says, else the one behind its end_id; None without config.ini."""
+    """The first virtual id: what config.ini says, else the one behind end_id, of T5 the second behind its
+    vocabulary; None without config.ini."""
     folder = find_folder(Path(path))
     if folder is None or not (folder / FILE).exists():
         return None
     parser = read_ini(folder)
-    config = section_values(parser, section_of(parser, folder / FILE), folder / FILE)
-    end_id = int(config.number("end_id", -1))
-    start_id = int(config.number("prompt_learning_start_id", end_id + 1))
+    config = section_values(parser, section_of(class_of(parser, folder)), folder / FILE)
+    last = config.number("vocab_size") if config.has("d_model") else config.number("end_id", -1)
+    start_id = int(config.number("prompt_learning_start_id", last + 1))
     return start_id or None
 
 
@@ -49,7 +50,7 @@ def prompt_tasks(path: str) -> dict[str, PromptTask]:
     if folder is None or not (folder / FILE).exists():
         return {}
     parser = read_ini(folder)
-    config = section_values(parser, section_of(parser, folder / FILE), folder / FILE)
+    config = section_values(parser, section_of(class_of(parser, folder)), folder / FILE)
     kind = int(config.number("prompt_learning_type", 0))
     if kind not in (PREFIX_PROMPT, P_PROMPT_TUNING):
         return {}
@@ -70,6 +71,10 @@ def _task(
         raise ModelLoadError(f"{path} [{section}] has no task_name")
     if "/" in name:
         raise ModelLoadError(f"{path} [{section}] task_name is {name!r}; expected a part of a file's name")
+    if config.has("d_model"):  # of T5's encoder, which has no prefixes here
+        config.only("prompt_learning_type", P_PROMPT_TUNING)
+        table = (length, config.integer("d_model"))
+        return name, PromptTask(index, files.slice(f"model.prompt_table.{name}.weight", table, 0, 0, length))
     heads, dim = config.integer("head_num"), config.integer("size_per_head")
     if kind == P_PROMPT_TUNING:
         tensor = files.slice(f"model.prompt_table.{name}.weight", (length, heads * dim), 0, 0, length)

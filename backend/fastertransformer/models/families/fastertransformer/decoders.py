@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The classes of FasterTransformer's own checkpoints: specs from config.ini, names of the .bin files."""
+"""FasterTransformer's decoders (GPT, GPT-J, GPT-NeoX, llama): specs, and names of the .bin files."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ...layers.position import LinearScaling, RopeSpec, alibi_slopes
-from ..hf_config import REQUIRED, HFConfig
-from ..spec import ModelSpec, Norm, Positions, Residual
-from .base import Family
+from ....layers.position import LinearScaling, RopeSpec, alibi_slopes
+from ...hf_config import REQUIRED, HFConfig
+from ...spec import ModelSpec, Norm, Positions, Residual
+from ..base import Family
 
 LONGEST = 16384
 """Positions of a model whose config.ini has no max_pos_seq_len: FasterTransformer's own limit."""
@@ -21,9 +21,6 @@ ACTIVATIONS = {
 }
 EXACT_GELU = {"GeluErf": "gelu"}
 """Not FasterTransformer's, whose GPT-NeoX does not read the key and takes the tanh form."""
-
-POSITION_PADDING = "model.wpe.padding"
-"""Rows in front of the position table that transformers has and the service does not read."""
 
 _LAYER = "model.layers.{layer}."
 _NAMES = {
@@ -151,13 +148,10 @@ def _family(spec: Any, names: Mapping[str, str]) -> Family:
     return Family(spec, {**_NAMES, **names}, transposed=True, ignored=_IGNORED)
 
 
-SECTIONS: dict[str, Family] = {
+DECODERS: dict[str, Family] = {
     "gpt": _family(gpt, {**_MLP, **_NORM2, **_POSITIONS, **_ADAPTERS}),
     "gptj": _family(gptj, _MLP),
     "gptneox": _family(gptneox, {**_MLP, **_NORM2}),
     "llama": _family(llama, {**_GATED, **_NORM2}),
 }
 """By the section of config.ini."""
-
-PREFIX = "fastertransformer-"
-"""Of the section, in a checkpoint's model_type."""

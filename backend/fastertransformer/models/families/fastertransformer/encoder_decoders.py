@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""FasterTransformer's encoder-decoders (T5, BART with mBART, M2M100): specs, and names of the .bin files."""
+
+from dataclasses import replace
+from typing import Any
+
+from ...hf_config import HFConfig
+from ...spec import ModelSpec, Norm, Positions
+from .. import bart as bart_family
+from .. import t5 as t5_family
+
+_FUSED = ("q", "k", "v")
+
+
+def _with_fused_qkv(names: dict[str, Any], fused: str) -> dict[str, Any]:
+    return {**{role: name for role, name in names.items() if role not in _FUSED}, "qkv": fused}
+
+
+# T5
+
+
+def t5(config: HFConfig) -> ModelSpec:
+    """transformers' T5, or Megatron's: layer norms, biases and scaled scores, absolute positions."""
+    spec, changes = t5_family.t5(config), dict[str, Any]()
+    assert spec.encoder is not None
+    config.only("adapter_inter_size", 0)
+    config.only("ia3_num_tasks", 0)
+    if config.choice("position_embedding_type", _POSITIONS, "relative") == "absolute":
+        longest = config.integer("relative_attention_num_buckets")
+        changes |= {"relative_bias": None, "positions": Positions.LEARNED, "max_position_embeddings": longest}
+    has_bias = config.flag("t5_with_bias", False)
+    if has_bias:
+        changes |= {"norm": Norm.LAYER, "attention_scale": 0.0, "logits_scale": 1.0}
+        changes |= dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), True)
+    return replace(spec, **changes, head_bias=has_bias, encoder=replace(spec.encoder, **changes))
+
+
+_POSITIONS = {"relative": "relative", "absolute": "absolute"}
+
+
+def _t5_names(names: dict[str, Any]) -> dict[str, Any]:
+    gate = str(names["gate"])
+    return {
+        **names,
+        "positions": "shared.ape",
+        "gate": gate.replace("wi_0", "wi"),
+        "up": (gate.replace("wi_0", "wi2"), gate.replace("wi_0", "wi")),
+    }
+
+
+_T5_SELF = "decoder.block.{layer}.layer.0.SelfAttention.qkv"
+_ADAPTED = (r"^model\.(prompt_table|prefix_prompt)\.",)
+"""Prompts of tasks."""
+T5 = replace(
+    t5_family.T5,
+    spec=t5,
+    names=_with_fused_qkv(_t5_names(t5_family.NAMES), _T5_SELF) | {"logits_bias": "shared.bias"},
+    encoder_names=_t5_names(dict(t5_family.T5.encoder_names)),
+    transposed=True,
+    ignored=_ADAPTED,
+)
+_ENCODER = t5_family.encoder_of(T5)
+T5_ENCODER = replace(_ENCODER, ignored=(*_ENCODER.ignored, r"^shared\.bias$"))
+
+
+# BART
+
+
+def bart(config: HFConfig) -> ModelSpec:
+    return stored(bart_family.mbart(config) if config.flag("mbart", False) else bart_family.bart(config))
+
+
+def m2m(config: HFConfig) -> ModelSpec:
+    return stored(bart_family.m2m_100(config))
+
+
+def stored(spec: ModelSpec) -> ModelSpec:
+    """What files of BART and M2M100 hold of `spec`: factors are in the word tables, no table is left out."""
+    encoder = None if spec.encoder is None else stored(spec.encoder)
+    positions = Positions.LEARNED if spec.positions is not Positions.NONE else Positions.NONE
+    return replace(
+        spec,
+        embedding_scale=1.0,
+        position_offset=0,
+        positions=positions,
+        tie_word_embeddings=False,
+        encoder=encoder,
+    )
+
+
+def _stack(stack: str) -> dict[str, str]:
+    layer = f"{stack}.{{layer}}.layer.SelfAttention"
+    return {
+        "embedding": f"{stack}.embed_tokens",
+        "positions": f"{stack}.embed_positions",
+        "embedding_norm": f"{stack}.final_layer_norm",
+        "final_norm": f"{stack}.layer_norm",
+        "norm1": f"{layer}.attn_layer_norm",
+        "q": f"{layer}.q",
+        "k": f"{layer}.k",
+        "v": f"{layer}.v",
+        "output": f"{layer}.out_proj",
+        "norm2": f"{layer}.final_layer_norm",
+        "up": f"{layer}.fc1",
+        "down": f"{layer}.fc2",
+    }
+
+
+_CROSS = "decoder.{layer}.layer.CrossAttention"
+_DECODER = {
+    **_with_fused_qkv(_stack("decoder"), "decoder.{layer}.layer.SelfAttention.qkv"),
+    "head": "decoder.lm_head",
+    "cross_norm": f"{_CROSS}.attn_layer_norm",
+    "cross_q": f"{_CROSS}.q",
+    "cross_k": f"{_CROSS}.k",
+    "cross_v": f"{_CROSS}.v",
+    "cross_output": f"{_CROSS}.out_proj",
+}
+M2M = replace(
+    bart_family.M2M_100,
+    spec=m2m,
+    names=_DECODER,
+    encoder_names=_stack("encoder"),
+    transposed=True,
+    ignored=(r"\.embed_positions\.padding$",),
+)
+BART = replace(M2M, spec=bart, names={**_DECODER, "logits_bias": "decoder.final_logits_bias"})
