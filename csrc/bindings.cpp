@@ -141,6 +141,11 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, greedy);
   FT_BIND(cuda, sample);
   FT_BIND(cuda, log_probability);
+  FT_BIND(cuda, route);
+  FT_BIND(cuda, group_by_expert);
+  FT_BIND(cuda, grouped_linear);
+  FT_BIND(cuda, grouped_gated_linear);
+  FT_BIND(cuda, combine_experts);
   FT_BIND(cuda, normalise_rows);
   FT_BIND(cuda, beam_candidates);
   FT_BIND(cuda, copy_rows);

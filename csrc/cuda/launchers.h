@@ -59,6 +59,17 @@ void sample(const Tensor& out, const Tensor& logits, const Tensor& token_pool, c
             const Tensor& seeds, int64_t stream);
 void log_probability(const Tensor& out, const Tensor& logits, const Tensor& tokens,
                      const Tensor& slots, const Tensor& integers, int64_t stream);
+void route(const Tensor& logits, bool normalised, const Tensor& shares, const Tensor& experts,
+           int64_t stream);
+void group_by_expert(const Tensor& experts, const Tensor& rows, const Tensor& places,
+                     const Tensor& offsets, int64_t stream);
+void grouped_linear(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& offsets,
+                    int64_t stream);
+void grouped_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                          const Tensor& rows, const Tensor& offsets, const std::string& kind,
+                          int64_t stream);
+void combine_experts(const Tensor& out, const Tensor& results, const Tensor& places,
+                     const Tensor& shares, const std::optional<Tensor>& shared, int64_t stream);
 void normalise_rows(const Tensor& logits, const Tensor& num_candidates, int64_t stream);
 void beam_candidates(const Tensor& logits, const Tensor& num_candidates, const Tensor& tokens,
                      const Tensor& logprobs, int64_t stream);

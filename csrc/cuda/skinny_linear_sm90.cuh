@@ -13,11 +13,6 @@
 
 namespace ft::cuda::sm90 {
 
-// With few tokens small tiles keep the ring full of weights; with many, a tile reads all of x, and
-// large ones do so less often.
-constexpr int kFewTokens = 16;
-constexpr int kTileGroups = 4, kLargeTileGroups = 8;
-
 // Where the sums go, [tokens, columns]. With two parts of the weight, of `columns` rows each, the
 // first one gates the second: out = gate(first) * second.
 template <typename T, typename Out, int kParts>
@@ -60,8 +55,8 @@ __device__ __forceinline__ void consumers_wait() {
 
 // Adds up the warps' sums of a tile, in their order, and stores them; a warp has a token at a time.
 template <int kTokens, typename R, typename Result>
-__device__ void finish_tile(const Accumulators<R, kTokens>& acc, const R& ring,
-                            const Result& result, int first, int rows) {
+__device__ void finish_tile(const Accumulators<kTokens>& acc, const R& ring, const Result& result,
+                            int first, int rows) {
   constexpr int kWarps = kConsumers / 32, kGroups = R::kRoundTokens / 8;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const auto place = [&](int of, int token) {
@@ -70,7 +65,7 @@ __device__ void finish_tile(const Accumulators<R, kTokens>& acc, const R& ring,
 #pragma unroll
   for (int round = 0; round < kTokens / 8; round += kGroups) {
 #pragma unroll
-    for (int half = 0; half < R::kTileRows / 16; ++half) {
+    for (int half = 0; half < kTileRows / 16; ++half) {
 #pragma unroll
       for (int i = 0; i < 4 * kGroups; ++i) {
         const int row = half * 16 + i / 2 % 2 * 8 + lane / 4, group = i / 4;
@@ -96,7 +91,7 @@ __device__ void consume(const R& ring, const Tiles& tiles, int units, const Resu
   Position<R::kStages> at;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int rows = tiles.num_rows(tile);
-    Accumulators<R, kTokens> acc = {};
+    Accumulators<kTokens> acc = {};
     for (int unit = 0; unit < units; ++unit, at.advance()) {
       device::barrier_wait(&ring.full[at.stage], at.phase);
       multiply_stage<T, W, kTokens>(acc, ring, at.stage, rows);
@@ -107,13 +102,13 @@ __device__ void consume(const R& ring, const Tiles& tiles, int units, const Resu
 
 #endif  // FT_HOPPER
 
-template <typename T, typename W, typename Out, int kTokens, int kTileGroups, int kParts>
+template <typename T, typename W, typename Out, int kTokens, int kParts>
 __global__ void __launch_bounds__(kThreads, 1)
-    skinny_linear_sm90_kernel(const __grid_constant__ WeightMaps<kTileGroups> weight,
+    skinny_linear_sm90_kernel(const __grid_constant__ WeightMaps weight,
                               const __grid_constant__ CUtensorMap x,
                               const Result<T, Out, kParts> result, int units, Share share) {
 #ifdef FT_HOPPER
-  using R = Ring<W, kTokens, kTileGroups>;
+  using R = Ring<W, kTokens>;
   extern __shared__ char shared[];
   const R ring(shared);
   if (threadIdx.x == 0) {
@@ -124,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     device::barrier_init_fence();
   }
   __syncthreads();
-  const Tiles tiles(share, blockIdx.x, kTileGroups);
+  const Tiles tiles(share, blockIdx.x);
   if (threadIdx.x < kConsumers) {
     device::wait_for_predecessor();
     consume<T, W, kTokens>(ring, tiles, units, result);
@@ -145,13 +140,16 @@ struct Problem {
   int64_t stream;
 };
 
-template <typename T, typename W, typename Out, int kTokens, int kTileGroups, int kParts>
-void run_tiles(const Problem& problem, int64_t blocks, Share share) {
-  using R = Ring<W, kTokens, kTileGroups>;
-  constexpr auto kernel = skinny_linear_sm90_kernel<T, W, Out, kTokens, kTileGroups, kParts>;
+template <typename T, typename W, typename Out, int kTokens, int kParts>
+void run_tokens(const Problem& problem) {
+  const int64_t groups = (problem.weight.shape[0] + kGroupRows - 1) / kGroupRows;
+  const int64_t blocks = std::min<int64_t>(groups, num_multiprocessors());
+  const Share share{static_cast<int>(groups / blocks), static_cast<int>(groups % blocks)};
+  using R = Ring<W, kTokens>;
+  constexpr auto kernel = skinny_linear_sm90_kernel<T, W, Out, kTokens, kParts>;
   [[maybe_unused]] static const bool once =
       (allow_shared(problem.op, kernel, R::kSharedBytes), true);
-  WeightMaps<kTileGroups> maps;
+  WeightMaps maps;
   for (int groups = 1; groups <= kTileGroups; ++groups) {
     maps.of_groups[groups - 1] = box_map(problem.op, problem.weight, groups * kGroupRows / kParts,
                                          R::kBoxColumns, kBoxes, kParts);
@@ -165,19 +163,6 @@ void run_tiles(const Problem& problem, int64_t blocks, Share share) {
   launch(problem.op, kernel, static_cast<unsigned>(blocks), kThreads, R::kSharedBytes,
          problem.stream, maps, box_map(problem.op, problem.x, kTokens, kXBoxColumns, R::kXBoxes),
          result, (problem.weight.shape[1] + R::kUnitColumns - 1) / R::kUnitColumns, share);
-}
-
-template <typename T, typename W, typename Out, int kTokens, int kParts>
-void run_tokens(const Problem& problem) {
-  const int64_t groups = (problem.weight.shape[0] + kGroupRows - 1) / kGroupRows;
-  const int64_t blocks = std::min<int64_t>(groups, num_multiprocessors());
-  const Share share{static_cast<int>(groups / blocks), static_cast<int>(groups % blocks)};
-  if constexpr (kTokens > kFewTokens) {
-    if (groups > kTileGroups * blocks) {
-      return run_tiles<T, W, Out, kTokens, kLargeTileGroups, kParts>(problem, blocks, share);
-    }
-  }
-  run_tiles<T, W, Out, kTokens, kTileGroups, kParts>(problem, blocks, share);
 }
 
 template <typename T, typename W, typename Out, int kParts>

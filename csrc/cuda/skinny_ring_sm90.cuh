@@ -8,8 +8,10 @@
 
 namespace ft::cuda::sm90 {
 
-constexpr int kGroupRows = 8;      // what rows are dealt out by
-constexpr int kBoxRowBytes = 128;  // what one swizzle spans
+constexpr int kGroupRows = 8;  // what rows are dealt out by
+constexpr int kTileGroups = 4;
+constexpr int kTileRows = kTileGroups * kGroupRows;  // at most
+constexpr int kBoxRowBytes = 128;                    // what one swizzle spans
 constexpr int kXBoxColumns = kBoxRowBytes / 2;
 constexpr int kBoxes = 2;  // of the weight in a unit
 constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
@@ -34,24 +36,22 @@ struct Share {
 struct Tiles {
   int begin, groups, count;
 
-  __device__ Tiles(const Share& share, int block, int most_groups)
+  __device__ Tiles(const Share& share, int block)
       : begin(share.begin(block)),
         groups((share.begin(block + 1) - begin) / kGroupRows),
-        count((groups + most_groups - 1) / most_groups) {}
+        count((groups + kTileGroups - 1) / kTileGroups) {}
   __device__ int first_row(int tile) const { return begin + tile * groups / count * kGroupRows; }
   __device__ int num_rows(int tile) const { return first_row(tile + 1) - first_row(tile); }
 };
 
 // The weight in boxes of every number of groups.
-template <int kTileGroups>
 struct WeightMaps {
   CUtensorMap of_groups[kTileGroups];
 };
 
-// For weights of type W, up to kTokens tokens, and up to kTileGroups groups of rows at a time.
-template <typename W, int kTokens, int kTileGroups>
+// For weights of type W and up to kTokens tokens.
+template <typename W, int kTokens>
 struct Ring {
-  static constexpr int kTileRows = kTileGroups * kGroupRows;
   static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
   static constexpr int kUnitColumns = kBoxes * kBoxColumns;
   static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
@@ -94,9 +94,8 @@ struct Position {
 
 // One thread for the weights, another for x: neither waits for the other. Nothing is brought ahead
 // into the second cache: it delivers hardly faster than memory, so only shared memory saves time.
-template <int kParts, int kTileGroups, typename R>
-__device__ void load_weights(const R& ring, const WeightMaps<kTileGroups>& maps, const Tiles& tiles,
-                             int units) {
+template <int kParts, typename R>
+__device__ void load_weights(const R& ring, const WeightMaps& maps, const Tiles& tiles, int units) {
   Position<R::kStages> at;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int row = tiles.first_row(tile), rows = tiles.num_rows(tile);

@@ -84,14 +84,14 @@ struct Operands<T, int8_t> {
 };
 
 // A warp's sums over its columns of a tile: [16 rows, 8 tokens, register].
-template <typename R, int kTokens>
-using Accumulators = float[R::kTileRows / 16][kTokens / 8][4];
+template <int kTokens>
+using Accumulators = float[kTileRows / 16][kTokens / 8][4];
 
 // Adds a stage whose tile has `rows` rows; of what lies behind them the sums are of no use.
 template <typename T, typename W, int kTokens, typename R>
-__device__ void multiply_stage(Accumulators<R, kTokens>& acc, const R& ring, int stage, int rows) {
+__device__ void multiply_stage(Accumulators<kTokens>& acc, const R& ring, int stage, int rows) {
   using O = Operands<T, W>;
-  constexpr int kGroups = kTokens / 8, kHalves = R::kTileRows / 16;
+  constexpr int kGroups = kTokens / 8, kHalves = kTileRows / 16;
   const int warp = threadIdx.x / 32;
   const uint32_t box = device::shared_address(ring.weight(stage)) + warp / 4 * rows * kBoxRowBytes;
 #pragma unroll
@@ -100,7 +100,6 @@ __device__ void multiply_stage(Accumulators<R, kTokens>& acc, const R& ring, int
     O::template load_x<kGroups>(b, ring.x(stage), product);
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      if (kHalves > 2 && half * 16 >= rows) break;
       uint32_t a[4];
       O::load_weight(a, box, half * 16, product);
 #pragma unroll

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from fastertransformer.layers.moe import MoeMlp, Router, SharedExpert
+from fastertransformer.layers.moe import ExpertLoop, MoeMlp, Router, SharedExpert
 from fastertransformer.quant.dense import DenseWeight
 
 NUM_EXPERTS, HIDDEN, TOKENS = 7, 16, 33
@@ -28,7 +28,7 @@ def weight():
 def moe(weight: torch.Tensor, top_k: int, normalised: bool, shared: SharedExpert | None = None) -> MoeMlp:
     return MoeMlp(
         Router(DenseWeight(weight), top_k, normalised),
-        [expert(number) for number in range(NUM_EXPERTS)],
+        ExpertLoop([expert(number) for number in range(NUM_EXPERTS)]),
         shared,
     )
 
@@ -51,7 +51,7 @@ def test_neighbours_change_nothing(x):
     def router(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return rows[:, :3], rows[:, 3 : 3 + NUM_EXPERTS].topk(3).indices
 
-    layer = MoeMlp(router, [expert(number) for number in range(NUM_EXPERTS)], None)
+    layer = MoeMlp(router, ExpertLoop([expert(number) for number in range(NUM_EXPERTS)]), None)
     assert torch.equal(torch.cat([layer(token[None]) for token in x]), layer(x))
 
 

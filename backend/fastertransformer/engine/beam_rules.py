@@ -126,8 +126,7 @@ def _best(
     return ranked
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What a rule decides about."""
 
     beams: list[Path]

@@ -33,9 +33,11 @@ class Entry(NamedTuple):
 
 def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
     """An entry samples when it computes the last token that the sequence has."""
-    prompt_left = sequence.prompt_len - sequence.num_computed if sequence.wants_context else 0
-    num_context = max(0, min(num_tokens, prompt_left))
-    return Entry(sequence, num_tokens, num_tokens == sequence.num_to_compute, num_context)
+    samples = num_tokens == sequence.num_to_compute
+    if not sequence.wants_context:
+        return Entry(sequence, num_tokens, samples)
+    num_context = max(0, min(num_tokens, sequence.prompt_len - sequence.num_computed))
+    return Entry(sequence, num_tokens, samples, num_context)
 
 
 def build_batch(entries: List[Entry], feed: bool) -> Batch:

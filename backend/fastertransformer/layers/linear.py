@@ -11,13 +11,13 @@ class Linear:
     which is why only tensor-parallel rank 0 is given the bias of a row-parallel product."""
 
     def __init__(self, weight: Weight, bias: Tensor | None) -> None:
-        self._weight = weight
+        self.weight = weight
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, K] -> [T, N]"""
-        return self._weight.matmul(x, self._bias)
+        return self.weight.matmul(x, self._bias)
 
     def gated(self, x: Tensor, kind: str) -> Tensor:
         """[T, K] -> act(first half of the outputs) * second half [T, N / 2]"""
-        return self._weight.gated_matmul(x, self._bias, kind)
+        return self.weight.gated_matmul(x, self._bias, kind)

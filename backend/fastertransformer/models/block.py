@@ -36,6 +36,11 @@ class Block(Generic[Context]):
     adapters: Mapping[str, Mlp] = field(default_factory=dict)
     """By role, those that the topology names."""
 
+    @property
+    def is_capturable(self) -> bool:
+        """Whether it asks the device nothing, so that a graph can hold it."""
+        return not isinstance(self.mlp, MoeMlp) or self.mlp.is_capturable
+
     def __call__(
         self, x: Tensor | None, residual: Tensor, *args: Context.args, **kwargs: Context.kwargs
     ) -> Tensor:

@@ -13,7 +13,7 @@ from ..layers.cross_attention import CrossAttention
 from ..layers.encoder_attention import EncoderAttention, EncoderMetadata
 from ..layers.linear import Linear
 from ..layers.mlp import Mlp
-from ..layers.moe import MoeMlp, Router, SharedExpert
+from ..layers.moe import MoeMlp, Router, SharedExpert, join
 from ..layers.norm import LayerNorm, NormLayer, RmsNorm
 from ..layers.position import RopeSpec, relative_bias_table, rope_table
 from ..parallel.comm import Communicator
@@ -214,7 +214,7 @@ class BlockBuilder:
             self._feed_forward("expert_", moe.intermediate_size, Place(place.layer, expert))
             for expert in range(moe.num_experts)
         ]
-        return MoeMlp(router, experts, self._shared_expert(place, moe))
+        return MoeMlp(router, join(experts), self._shared_expert(place, moe))
 
     def _shared_expert(self, place: Place, moe: MoeSpec) -> SharedExpert | None:
         if not moe.shared_intermediate_size:

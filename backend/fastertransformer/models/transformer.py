@@ -68,7 +68,7 @@ class Model:
     @property
     def is_capturable(self) -> bool:
         """Whether a step asks the device nothing, so that a graph can hold it."""
-        return self.spec.moe is None
+        return all(block.is_capturable for block in self.blocks)
 
     @property
     def embedding_size(self) -> int:

@@ -19,6 +19,15 @@ from .linear import (
     skinny_logits_int8,
     skinny_rows,
 )
+from .moe import (
+    combine_experts,
+    group_by_expert,
+    grouped_gated_linear,
+    grouped_linear,
+    has_grouped_kernels,
+    library_is_faster,
+    route,
+)
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .registry import cuda_architectures, disable, has_kernels, set_device, set_num_threads
 from .rope import rope, rope_kv_write
@@ -45,6 +54,7 @@ __all__ = [
     "attention_workspace_size",
     "beam_candidates",
     "bias_by_distance",
+    "combine_experts",
     "copy_blocks",
     "copy_rows",
     "cuda_architectures",
@@ -54,9 +64,14 @@ __all__ = [
     "encoder_attention",
     "gated_activation",
     "greedy",
+    "group_by_expert",
+    "grouped_gated_linear",
+    "grouped_linear",
+    "has_grouped_kernels",
     "has_kernels",
     "kv_write",
     "layer_norm",
+    "library_is_faster",
     "log_probability",
     "normalise_rows",
     "paged_attention",
@@ -65,6 +80,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rope_kv_write",
+    "route",
     "sample",
     "set_device",
     "set_num_threads",

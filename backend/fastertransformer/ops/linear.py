@@ -51,7 +51,7 @@ def skinny_gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: st
     x [M, K] with few rows, weight [2I, K], bias [2I] -> [M, I]; kinds as in `gated_activation`.
     """
     product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
-    return _gated(product, kind).to(x.dtype)
+    return gated(product, kind).to(x.dtype)
 
 
 @op(out=lambda x, weight: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
@@ -76,7 +76,7 @@ def skinny_gated_linear_int8(
 ) -> Tensor:
     """`skinny_gated_linear` with the weights scale * weight: weight [2I, K] int8, scale [2I] float32."""
     product = F.linear(x.float(), weight.float()) * scale
-    return _gated(product if bias is None else product + bias, kind).to(x.dtype)
+    return gated(product if bias is None else product + bias, kind).to(x.dtype)
 
 
 @op(out=lambda x, weight, scale: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
@@ -85,7 +85,8 @@ def skinny_logits_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return F.linear(x.float(), weight.float()) * scale
 
 
-def _gated(product: Tensor, kind: str) -> Tensor:
+def gated(product: Tensor, kind: str) -> Tensor:
+    """act(first half of the columns) * second half."""
     gate, up = product.chunk(2, -1)
     result: Tensor = FUNCTIONS[kind](gate) * up
     return result

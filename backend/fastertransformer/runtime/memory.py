@@ -126,6 +126,9 @@ def workspace_bytes(config: EngineConfig, model: Model) -> int:
         return 0
     spec = model.spec
     widest = 4 * spec.hidden_size + 3 * spec.intermediate_size
+    if spec.moe is not None:
+        of_expert = 2 * spec.hidden_size + 3 * spec.moe.intermediate_size
+        widest += spec.moe.num_experts_per_tok * of_expert
     num_tokens = max(config.max_num_batched_tokens, encoder_positions(model))
     activations = num_tokens * widest * model.dtype.itemsize + 4 * _num_cross_chunks(config, model) * (
         ops.attention_workspace_size(1, model.num_heads, spec.head_dim)

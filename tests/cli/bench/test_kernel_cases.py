@@ -17,6 +17,7 @@ from fastertransformer.cli.bench.timing import best_seconds, seconds_per_call
 from fastertransformer.ops.registry import OPS
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 101, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 128}
+MIXTRAL = TINY | {"model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2}
 SIZES = Sizes(rows=[1, 3], tokens=[1, 5], decode=[(1, 33), (2, 17)], prefill=[(2, 9)])
 ITEMSIZE = 4
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -34,9 +35,9 @@ MACHINE = Machine(
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> list[Case]:
-    """Of a llama and of a GPT-2, both tiny."""
+    """Of a llama, of a GPT-2 and of a Mixtral, all tiny."""
     specs = []
-    for config in (TINY, GPT2):
+    for config in (TINY, GPT2, MIXTRAL):
         folder = tmp_path_factory.mktemp("model")
         (folder / "config.json").write_text(json.dumps(config))
         specs.append(read_model(folder, "dummy")[0])
@@ -66,6 +67,14 @@ def test_products_are_charged_for_weights_inputs_and_outputs(cases):
     assert dense.num_bytes == (192 * 64 + 3 * 64 + 3 * 192) * ITEMSIZE
     assert int8.num_bytes == 192 * (64 + 4) + (3 * 64 + 3 * 192) * ITEMSIZE
     assert dense.flops == int8.flops == 2 * 3 * 192 * 64
+
+
+def test_experts_are_charged_for_those_that_are_chosen(cases):
+    few, many = [case for case in cases if case.op == "grouped_linear"]
+    assert (few.sizes, many.sizes) == ("5x96x64 P=2", "5x96x64 P=6")
+    assert few.num_bytes == (2 * 96 * 64 + 2 * (96 + 64)) * ITEMSIZE
+    assert many.num_bytes == (5 * 96 * 64 + 6 * (96 + 64)) * ITEMSIZE
+    assert many.flops == 2 * 6 * 96 * 64
 
 
 def test_attention_is_charged_for_the_keys_that_it_sees(cases):

@@ -9,6 +9,7 @@ from ..shapes import shape_folder
 from .attention import OTHER_HEADS, decode_cases, disentangled_cases, encoder_cases, heads_of, prefill_cases
 from .beams import beam_cases
 from .case import Case
+from .experts import expert_cases
 from .products import product_cases
 from .sampling import sampling_cases
 from .tokenwise import tokenwise_cases
@@ -39,6 +40,7 @@ def all_cases(specs: list[ModelSpec], itemsize: int, sizes: Sizes) -> list[Case]
     cases += [case for spec in specs for case in tokenwise_cases(spec, itemsize, sizes.tokens)]
     cases += [case for spec in specs for case in sampling_cases(spec, sizes.rows)]
     cases += [case for spec in specs for case in beam_cases(spec, itemsize, sizes.rows)]
+    cases += [case for spec in specs for case in expert_cases(spec, itemsize, sizes.rows)]
     return list({(case.op, case.sizes): case for case in cases}.values())
 
 

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Models with experts on a GPU: what the CPU finds, and what a request finds alone."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from engine_runs import MAX_LEN, VOCAB_SIZE, running_engine, tokens_of
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from fastertransformer.messages import Request, SamplingParams
+
+pytestmark = pytest.mark.gpu
+
+NUM_REQUESTS = 24
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(4)
+    config = MixtralConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=6,
+        max_position_embeddings=MAX_LEN,
+        eos_token_id=0,
+    )
+    model = MixtralForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(std=0.25)
+    folder = tmp_path_factory.mktemp("mixtral")
+    model.save_pretrained(folder)
+    return folder
+
+
+def requests() -> list[Request]:
+    source = random.Random(6)
+    prompts = [
+        tuple(source.randrange(VOCAB_SIZE) for _ in range(source.randrange(1, 60)))
+        for _ in range(NUM_REQUESTS)
+    ]
+    return [Request(number, prompt, SamplingParams(max_tokens=20)) for number, prompt in enumerate(prompts)]
+
+
+def test_tokens_are_those_of_the_cpu(checkpoint):
+    """In float32, where experts come one after the other."""
+    with running_engine(checkpoint) as client:
+        expected = tokens_of(client, requests())
+    with running_engine(checkpoint, device="cuda") as client:
+        assert tokens_of(client, requests()) == expected
+
+
+@pytest.mark.parametrize("data_type", ["bf16", "fp16"])
+def test_tokens_alone_and_among_others(checkpoint, data_type):
+    """In grouped products and graphs."""
+    with running_engine(checkpoint, device="cuda", data_type=data_type) as client:
+        together = tokens_of(client, requests())
+        alone = {
+            number: tokens
+            for request in requests()
+            for number, tokens in tokens_of(client, [request]).items()
+        }
+    assert alone == together
+    assert len({tuple(tokens) for tokens in together.values()}) > NUM_REQUESTS // 2
