@@ -55,4 +55,5 @@ def test_half_precision_stays_close(pair, dtype):
     logits = Driver(load_model(folder, data_type=dtype)).logits(ids)
     assert logits.dtype is torch.float32
     # Of all tokens together: where two experts are nearly as good, rounding may choose the other one.
-    assert (logits - expected).norm() < HALF_TOLERANCES[dtype] * expected.norm()
+    doubtful = 2 if hasattr(reference.config, "num_experts_per_tok") else 1
+    assert (logits - expected).norm() < doubtful * HALF_TOLERANCES[dtype] * expected.norm()

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
-from fastertransformer.cli.serve import write_repository
+from fastertransformer.cli.repository import write_repository
 
 TOLERANCE = 1e-4
 LABELS = ("joy", "anger", "fear", "love", "surprise")

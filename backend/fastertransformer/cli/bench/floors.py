@@ -86,15 +86,23 @@ def prefill_flops(spec: ModelSpec, workload: Workload) -> float:
 def _layer_flops(spec: ModelSpec, lens: list[int], is_causal: bool) -> float:
     windows = spec.windows or (0,) * spec.num_hidden_layers
     attended = sum(_keys(length, window) if is_causal else length**2 for length in lens for window in windows)
-    products = 2 * sum(lens) * spec.num_hidden_layers * layer_weights(spec)
+    experts = spec.moe.num_experts_per_tok if spec.moe else 0
+    products = 2 * sum(lens) * spec.num_hidden_layers * _layer_weights(spec, experts)
     return products + 4 * spec.num_attention_heads * spec.head_dim * attended
 
 
 def layer_weights(spec: ModelSpec) -> int:
-    """Elements of the matrices of one layer."""
+    """Elements of the matrices of one layer, of all experts where it has some."""
+    return _layer_weights(spec, spec.moe.num_experts if spec.moe else 0)
+
+
+def _layer_weights(spec: ModelSpec, num_experts: int) -> int:
     heads = 2 * spec.num_attention_heads + 2 * spec.num_key_value_heads
-    matrices = 3 if spec.gated_mlp else 2
-    return spec.hidden_size * (heads * spec.head_dim + matrices * spec.intermediate_size)
+    matrices, width, router = 3 if spec.gated_mlp else 2, spec.intermediate_size, 0
+    if spec.moe is not None:
+        width = num_experts * spec.moe.intermediate_size + spec.moe.shared_intermediate_size
+        router = spec.moe.num_experts
+    return spec.hidden_size * (heads * spec.head_dim + matrices * width + router)
 
 
 def _keys(length: int, window: int) -> int:
