@@ -145,7 +145,7 @@ class GgufCheckpoint:
         return found
 
 
-class _Reader(gguf.GGUFReader):  # type: ignore[misc]
+class _Reader(gguf.GGUFReader):
     """Takes its hundred thousand slices from a plain array: a slice of a memmap takes numpy much longer."""
 
     @property
