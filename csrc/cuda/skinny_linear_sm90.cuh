@@ -150,9 +150,9 @@ void run_tokens(const Problem& problem) {
   [[maybe_unused]] static const bool once =
       (allow_shared(problem.op, kernel, R::kSharedBytes), true);
   WeightMaps maps;
-  for (int groups = 1; groups <= kTileGroups; ++groups) {
-    maps.of_groups[groups - 1] = box_map(problem.op, problem.weight, groups * kGroupRows / kParts,
-                                         R::kBoxColumns, kBoxes, kParts);
+  for (int i = 0; i < kTileGroups; ++i) {
+    maps.of_groups[i] = box_map(problem.op, problem.weight, (i + 1) * kGroupRows / kParts,
+                                R::kBoxColumns, kBoxes, kParts);
   }
   const Result<T, Out, kParts> result{problem.out.as<Out>(),
                                       problem.scale ? problem.scale->as<float>() : nullptr,

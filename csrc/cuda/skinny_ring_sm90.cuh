@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ring of skinny_linear_sm90.cu in shared memory, and the two threads of a block that fill it.
+// The ring of skinny_linear_sm90.cuh in shared memory, and the two threads of a block that fill it.
 #pragma once
 
 #include "cuda/tensor_map.h"

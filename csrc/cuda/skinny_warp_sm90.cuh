@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a warp of skinny_linear_sm90.cu computes of a stage: its eighth of the columns, 32 bytes of
+// What a warp of skinny_linear_sm90.cuh computes of a stage: its eighth of the columns, 32 bytes of
 // every row of the weight, against the same columns of x.
 #pragma once
 
@@ -10,10 +10,7 @@ namespace ft::cuda::sm90 {
 
 #ifdef FT_HOPPER
 
-constexpr int kPieceBytes = 16;
-constexpr int kRowPieces = kBoxRowBytes / kPieceBytes;
-
-// Byte of `piece` in row `row` of a swizzled box.
+// Byte of piece `piece`, of 16 bytes, in row `row` of a swizzled box.
 __device__ __forceinline__ int swizzled(int row, int piece) {
   return row / kGroupRows * kGroupBytes + row % kGroupRows * kBoxRowBytes +
          ((piece ^ row % kGroupRows) << 4);
