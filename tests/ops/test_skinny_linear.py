@@ -18,7 +18,9 @@ from skinny_operands import (
 CPU_SHAPES = [(1, 1), (5, 7), (64, 64), (37, 129), (130, 1000)]
 """[N, K] of the weight: ends of tiles and vectors."""
 GPU_SHAPES = [(1, 16), (15, 48), (17, 112), (40, 144), (129, 256), (300, 1040), (96, 4112), (70, 1152)]
-"""K is a multiple of 16, and of 128 where Hopper has an int8 kernel of its own. Column groups that are empty, of unequal length, or cut off at the end."""
+"""K is a multiple of 16, and of 128 where Hopper has an int8 kernel of its own.
+
+Column groups that are empty, of unequal length, or cut off at the end."""
 WIDE = [(4096, 512), (12288, 256), (22016, 128)]
 """One row tile for some blocks, several blocks of row tiles for each."""
 
