@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, running_engine, tokens_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,11 +32,7 @@ def checkpoint(tmp_path_factory) -> Path:
         max_position_embeddings=MAX_LEN,
         eos_token_id=0,
     )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.1)
+    model = decided(LlamaForCausalLM(config), std=0.1)
     folder = tmp_path_factory.mktemp("llama")
     model.save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, Answer, ask, mixed_requests, running_engine
 from test_same_tokens import SIZES, build
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -54,11 +55,7 @@ def build_neox() -> torch.nn.Module:
         **SIZES,
     )
     model = GPTNeoXForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.25)
-    return model.eval()
+    return decided(model)
 
 
 def generated(model: torch.nn.Module, request: Request) -> list[list[int]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, running_engine, tokens_of
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -30,11 +31,7 @@ def checkpoint(tmp_path_factory) -> Path:
         max_position_embeddings=MAX_LEN,
         eos_token_id=0,
     )
-    model = MixtralForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.normal_(std=0.25)
+    model = decided(MixtralForCausalLM(config))
     folder = tmp_path_factory.mktemp("mixtral")
     model.save_pretrained(folder)
     return folder

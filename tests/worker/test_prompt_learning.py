@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, Answer, ask, running_engine
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -42,11 +43,7 @@ def build(family: str) -> torch.nn.Module:
             eos_token_id=0,
         )
         model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.3)
-    return model.eval()
+    return decided(model, std=0.3)
 
 
 def write_tasks(folder: Path, kind: PromptKind, tables: list[np.ndarray]) -> None:

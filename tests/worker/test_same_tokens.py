@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from decided import decided
 from engine_runs import BLOCK_SIZE, MAX_LEN, VOCAB_SIZE, ask, mixed_requests, running_engine, tokens_of
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -30,11 +31,7 @@ def build(family: str) -> torch.nn.Module:
             **SIZES,
         )
         model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.25)
-    return model.eval()
+    return decided(model)
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])

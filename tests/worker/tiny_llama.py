@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import torch
+from decided import decided
 from engine_runs import VOCAB_SIZE
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -21,10 +22,6 @@ def write_llama(folder: Path) -> Path:
         max_position_embeddings=128,
         eos_token_id=0,
     )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.normal_(std=0.25)
+    model = decided(LlamaForCausalLM(config))
     model.save_pretrained(folder)
     return folder
