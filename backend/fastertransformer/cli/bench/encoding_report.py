@@ -2,31 +2,17 @@
 """Figures of models that encode, for people and for programs."""
 
 import numpy as np
-from msgspec import Struct
 from rich.table import Table
 
 from .floors import Floors
-from .report import optional, plain_table
+from .report import ComparedRow, optional, plain_table
 from .workload import Encoding, Workload
 
 
-class EncodingRow(Struct, frozen=True, kw_only=True):
-    """One workload on one system."""
+class EncodingRow(ComparedRow, frozen=True, kw_only=True):
+    """Of a model that encodes."""
 
-    system: str
-    workload: str
-    batch: int
-    input_len: int
-    """Of the longest."""
-    total_ms: float
     sentences_per_second: float
-    tokens_per_second: float
-    """Without padding."""
-    ceiling: str
-    share: float
-    """Of the measured ceiling."""
-    ratio: float | None = None
-    """Our throughput over this system's, in this run."""
     cosine: float | None = None
     """Of an embedding and ours, the smallest."""
 

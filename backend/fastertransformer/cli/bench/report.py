@@ -20,29 +20,36 @@ TFLOP = 1e12
 _SHOWN_KERNELS = 20
 
 
-class Row(Struct, frozen=True, kw_only=True):
-    """One workload on one system."""
+class ComparedRow(Struct, frozen=True, kw_only=True):
+    """One workload on one system, whatever the model does."""
 
     system: str
     workload: str
     batch: int
-    beam_width: int
     input_len: int
-    output_len: int
     """Of the longest."""
-    ttft_ms: float
-    token_ms_p50: float
-    token_ms_p99: float
-    tokens_per_second: float
     total_ms: float
-    step_gb: float
-    """Weights and cached keys and values that a decode step reads, on average."""
+    tokens_per_second: float
+    """Generated, or of an encoder's inputs without padding."""
     ceiling: str
     """What bounds this workload: see Floors.share."""
     share: float
     """Of the measured ceiling."""
     ratio: float | None = None
     """Our throughput over this system's, in this run."""
+
+
+class Row(ComparedRow, frozen=True, kw_only=True):
+    """Of a model that generates."""
+
+    beam_width: int
+    output_len: int
+    """Of the longest."""
+    ttft_ms: float
+    token_ms_p50: float
+    token_ms_p99: float
+    step_gb: float
+    """Weights and cached keys and values that a decode step reads, on average."""
     equal_tokens: float | None = None
     """Share of the generated tokens, up to the first difference, that equal ours."""
 
