@@ -18,12 +18,8 @@ _MAX_INPUT_LEN = 1 << 20
 def continue_with_ctranslate2(
     folder: Path, data_type: str, num_threads: int, load_format: str
 ) -> Callable[[Workload], list[list[int]]]:
-    import ctranslate2
-
-    source = _with_weights("AutoModelForCausalLM", folder, load_format)
-    generator = ctranslate2.Generator(
-        _converted(source), compute_type=_TYPES[data_type], intra_threads=num_threads
-    )
+    kind = ("Generator", "AutoModelForCausalLM")
+    generator, tokenizer = _loaded(*kind, folder, data_type, num_threads, load_format)
 
     def generate(workload: Workload, words: list[list[str]]) -> list[list[int]]:
         results = generator.generate_batch(
@@ -35,19 +31,14 @@ def continue_with_ctranslate2(
         )
         return [list(result.sequences_ids[0]) for result in results]
 
-    return _in_words(source, generate)
+    return _in_words(tokenizer, generate)
 
 
 def translate_with_ctranslate2(
     folder: Path, data_type: str, num_threads: int, load_format: str
 ) -> Callable[[Workload], list[list[int]]]:
-    import ctranslate2
-
-    source = _with_weights("AutoModelForSeq2SeqLM", folder, load_format)
-    translator = ctranslate2.Translator(
-        _converted(source), compute_type=_TYPES[data_type], intra_threads=num_threads
-    )
-    tokenizer = _tokenizer(source)
+    kind = ("Translator", "AutoModelForSeq2SeqLM")
+    translator, tokenizer = _loaded(*kind, folder, data_type, num_threads, load_format)
 
     def generate(workload: Workload, words: list[list[str]]) -> list[list[int]]:
         results = translator.translate_batch(
@@ -59,7 +50,7 @@ def translate_with_ctranslate2(
         )
         return [tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
 
-    return _in_words(source, generate)
+    return _in_words(tokenizer, generate)
 
 
 def _search(workload: Workload) -> dict[str, Any]:
@@ -72,10 +63,9 @@ def _search(workload: Workload) -> dict[str, Any]:
 
 
 def _in_words(
-    source: Path, generate: Callable[[Workload, list[list[str]]], list[list[int]]]
+    tokenizer: Any, generate: Callable[[Workload, list[list[str]]], list[list[int]]]
 ) -> Callable[[Workload], list[list[int]]]:
     """It takes words instead of ids."""
-    tokenizer = _tokenizer(source)
 
     def run(workload: Workload) -> list[list[int]]:
         words = [tokenizer.convert_ids_to_tokens(prompt) for prompt in workload.prompts()]
@@ -85,37 +75,35 @@ def _in_words(
     return run
 
 
-def _tokenizer(source: Path) -> Any:
+def _loaded(
+    engine: str, auto: str, folder: Path, data_type: str, num_threads: int, load_format: str
+) -> tuple[Any, Any]:
+    """(`engine` of CTranslate2, tokenizer); what was written on the way to them is gone."""
+    import ctranslate2
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source)
+    with tempfile.TemporaryDirectory(prefix="ctranslate2-") as scratch:
+        source, target = folder, str(Path(scratch) / "converted")
+        if load_format == "dummy":
+            source = _random(auto, folder, Path(scratch) / "random")
+        ctranslate2.converters.TransformersConverter(str(source)).convert(target)
+        make = getattr(ctranslate2, engine)
+        model = make(target, compute_type=_TYPES[data_type], intra_threads=num_threads)
+        return model, AutoTokenizer.from_pretrained(source)
 
 
-def _converted(source: Path) -> str:
-    import ctranslate2
-
-    target = tempfile.mkdtemp(prefix="ctranslate2-")
-    ctranslate2.converters.TransformersConverter(str(source)).convert(target, force=True)
-    return target
-
-
-def _with_weights(auto: str, folder: Path, load_format: str) -> Path:
-    """`folder`, or one with random weights in its sizes and a vocabulary of numbers."""
-    if load_format != "dummy":
-        return folder
+def _random(auto: str, folder: Path, target: Path) -> Path:
+    """Random weights in the sizes of `folder`, and a vocabulary of numbers."""
     import transformers
     from tokenizers import Tokenizer, models
 
     from .transformers_peers import random_or_read
 
-    model = random_or_read(
-        getattr(transformers, auto), folder, torch.float32, torch.device("cpu"), load_format
-    )
-    target = tempfile.mkdtemp(prefix="random-")
+    model = random_or_read(getattr(transformers, auto), folder, torch.float32, torch.device("cpu"), "dummy")
     model.save_pretrained(target)
     words = {f"<{i}>": i for i in range(model.config.vocab_size)}
     numbers = Tokenizer(models.WordLevel(words, unk_token="<0>"))
     special = dict.fromkeys(("unk_token", "pad_token", "bos_token", "eos_token"), "<0>")
     tokenizer: Any = transformers.PreTrainedTokenizerFast
     tokenizer(tokenizer_object=numbers, **special).save_pretrained(target)
-    return Path(target)
+    return target

@@ -34,7 +34,9 @@ def run_generate(generate: Generate, workload: Workload) -> Measurement:
         raise FasterTransformerError(
             "the peer did not generate what was asked for; its figures would not compare"
         )
-    step = max(total - first, 0) / max(workload.output_len - 1, 1)
+    if total <= first:  # as where tokens are so cheap that the first call's own cost is more: spread evenly
+        first = total / workload.output_len
+    step = (total - first) / max(workload.output_len - 1, 1)
     return measure([[first + step * i for i in range(len(made))] for made in tokens], tokens)
 
 
