@@ -56,15 +56,15 @@ def serve(
             repository.repository(
                 path,
                 Path(folder),
-                tensor_para_size,
-                pipeline_para_size,
-                instances,
-                data_type,
-                decoupled,
-                contract,
-                interactive,
-                device,
-                parameter,
+                tensor_para_size=tensor_para_size,
+                pipeline_para_size=pipeline_para_size,
+                instances=instances,
+                data_type=data_type,
+                decoupled=decoupled,
+                contract=contract,
+                interactive=interactive,
+                device=device,
+                parameter=parameter,
             )
         with running(model_repository or Path(folder), ports, host) as server:
             _print_addresses(server)
