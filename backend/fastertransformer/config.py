@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from .errors import ModelLoadError
 
-DATA_TYPES = ("fp32", "fp16", "bf16")
+DATA_TYPES = ("fp32", "fp16", "bf16", "auto")
 DEVICES = ("auto", "cpu", "cuda")
 INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
 LOAD_FORMATS = ("auto", "dummy")
@@ -54,6 +54,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     load_format: str = "auto"
     """dummy: config.json alone is read, and the weights are random."""
     data_type: str = "fp32"
+    """auto: see `resolve_data_type`."""
     int8_mode: int = 0
     """1: the matrices of the layers as int8 with a scale per output row, activations in `data_type`."""
     device: str = "auto"
@@ -175,6 +176,19 @@ def check(config: EngineConfig) -> None:
         raise ModelLoadError(
             f"parameter session_idle_timeout_s is {idle}; allowed is [0, {MAX_SESSION_IDLE_S}]"
         )
+
+
+def resolve_data_type(data_type: str, device: str) -> str:
+    """What auto means: what runs fast on the device and loses nothing that a user would see.
+
+    Args:
+        device: where the model computes, cpu or cuda.
+
+    Raises:
+        ModelLoadError: there is no such data type; lists those that there are.
+    """
+    _one_of("data_type", data_type, DATA_TYPES)
+    return {"cpu": "fp32", "cuda": "bf16"}[device] if data_type == "auto" else data_type
 
 
 def encode(config: EngineConfig) -> str:

@@ -15,7 +15,6 @@ from ..models import EncoderModel, Model, load
 from ..parallel.comm import SingleRank
 from ..parallel.mesh import Mesh
 from .console import errors, output
-from .repository import resolve_data_type
 
 _MIB = 1 << 20
 
@@ -31,9 +30,7 @@ def check(
 ) -> None:
     """Read every weight of a checkpoint as each rank would, and print what it needs."""
     parallel = ParallelConfig(tensor_para_size=tensor_para_size, pipeline_para_size=pipeline_para_size)
-    engine_config = EngineConfig(
-        model_checkpoint_path=str(path), data_type=resolve_data_type(data_type, "auto"), parallel=parallel
-    )
+    engine_config = EngineConfig(model_checkpoint_path=str(path), data_type=data_type, parallel=parallel)
     configuration.check(engine_config)
     ranks = [_load(engine_config, rank) for rank in range(parallel.world_size)]
     output.print(_facts(ranks[0], engine_config))
@@ -60,7 +57,7 @@ def _facts(model: Model | EncoderModel, engine_config: EngineConfig) -> Table:
     table = Table(title=f"{engine_config.model_checkpoint_path} can be served", show_header=False)
     rows = {
         "family": info.model_type,
-        "data type": engine_config.data_type,
+        "data type": str(model.dtype).removeprefix("torch."),
         "layers": spec.num_hidden_layers,
         "hidden size": spec.hidden_size,
         "heads": f"{spec.num_attention_heads}, {spec.num_key_value_heads} for keys, {spec.head_dim} wide",

@@ -9,7 +9,6 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import ModelLoadError
-from ..models.checkpoint.fastertransformer import find_folder
 from .console import errors
 
 
@@ -29,6 +28,8 @@ def find_tokenizer(path: Path) -> Path | None:
     gguf = find_gguf(path)
     if gguf is not None:
         return cached(gguf, "tokenizer", _convert_tokenizer)
+    from ..models.checkpoint.fastertransformer import find_folder  # imports torch, which takes seconds
+
     own = find_folder(path)
     places = [path] if own is None else [path, own, own.parent]
     return next((place for place in places if (place / "tokenizer.json").exists()), None)

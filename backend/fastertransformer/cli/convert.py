@@ -8,8 +8,8 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from ..models.checkpoint.fastertransformer.config import DTYPES
 from ..models.conversion import TARGETS, Conversion, convert_checkpoint
+from ..models.data_types import DTYPES
 from .console import errors, output
 
 

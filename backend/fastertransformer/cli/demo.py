@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import FasterTransformerError
 from .checkpoint import find_tokenizer
 from .console import errors, output
-from .repository import resolve_data_type, write_repository
+from .repository import write_repository
 from .request import ask
 from .serve import running
 from .text_client import chat_prompt, generate
@@ -25,7 +25,7 @@ def demo() -> None:
     tokenizer = find_tokenizer(path)
     assert tokenizer is not None
     with tempfile.TemporaryDirectory(prefix="models-") as folder:
-        write_repository(path, Path(folder), {"data_type": resolve_data_type("auto", "auto")})
+        write_repository(path, Path(folder), {"data_type": "auto"})
         with running(Path(folder), Ports(*free_ports(3))) as server:
             output.rule("gRPC, streamed")
             output.print(f"[bold]{STREAMED}[/]")

@@ -12,6 +12,7 @@ from rich.markup import escape
 from ..errors import ModelLoadError
 from ..server import repository as templates_of
 from ..server.contracts.encoder_slots import output_slots
+from .checkpoint import find_gguf, find_tokenizer
 from .console import errors
 from .installation import templates
 
@@ -65,7 +66,7 @@ def repository(
     parameters = {
         "tensor_para_size": str(tensor_para_size),
         "pipeline_para_size": str(pipeline_para_size),
-        "data_type": resolve_data_type(data_type, device),
+        "data_type": data_type,
         "device": device,
         **parse_parameters(parameter or []),
     }
@@ -94,23 +95,14 @@ def write_repository(
     Raises:
         ModelLoadError: there is no checkpoint at `path`.
     """
-    # These import torch, which a repository that is there already does not need.
-    from ..models import encoding_outputs
-    from ..models.checkpoint import open_checkpoint
-    from ..models.families import FAMILIES
-    from .checkpoint import find_tokenizer
-
-    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
+    tensors: Mapping[str, Sequence[templates_of.Tensor]] = {}
+    if find_gguf(path) is None:  # files of that format hold decoders
+        template, tensors = _template_for(path, parameters, template)
     tokenizer = find_tokenizer(path)
     if tokenizer is None:
         errors.print(
             f"[yellow]{escape(str(path))} has no tokenizer.json: only token ids are served, no text[/]"
         )
-    tensors: Mapping[str, Sequence[templates_of.Tensor]] = {}
-    if outputs := encoding_outputs(checkpoint, parameters.get("model_type", "")):
-        template, tensors = "encoder", output_slots(outputs)
-    elif (family := FAMILIES.get(checkpoint.config.model_type)) is not None and family.encoder_names:
-        template = "encoder_decoder"
     own = templates_of.models_of(templates() / template, tokenizer is not None, tensors)
     twins = _TWINS.get(template, {})
     all_models = own | {name: source for name, source in twins.items() if source in own}
@@ -129,13 +121,24 @@ def write_repository(
     )
 
 
-def resolve_data_type(data_type: str, device: str) -> str:
-    """auto is what runs fast on the device and loses nothing that a user would see."""
-    if data_type != "auto":
-        return data_type
-    import torch
+def _template_for(
+    path: Path, parameters: Mapping[str, str], decoder: str
+) -> tuple[str, Mapping[str, Sequence[templates_of.Tensor]]]:
+    """The folder of model_repository/ that a checkpoint needs, and what takes the place of its slots.
 
-    return "bf16" if device != "cpu" and torch.cuda.is_available() else "fp32"
+    Args:
+        decoder: the one for decoders.
+    """
+    # These import torch, which takes seconds.
+    from ..models import encoding_outputs
+    from ..models.checkpoint import open_checkpoint
+    from ..models.families import FAMILIES
+
+    checkpoint = open_checkpoint(str(path), parameters.get("load_format", "auto"))
+    if outputs := encoding_outputs(checkpoint, parameters.get("model_type", "")):
+        return "encoder", output_slots(outputs)
+    family = FAMILIES.get(checkpoint.config.model_type)
+    return "encoder_decoder" if family is not None and family.encoder_names else decoder, {}
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, str]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from ..config import EngineConfig
+from ..config import EngineConfig, resolve_data_type
 from ..errors import ModelLoadError
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
 from ..quant.formats import FORMATS
 from .builder import Builder
 from .checkpoint import Checkpoint, open_checkpoint
+from .data_types import DTYPES
 from .encoding.builder import EncoderBuilder
 from .encoding.model import EncoderModel, base_outputs
 from .encoding.sentence import read_sentence
@@ -21,8 +22,6 @@ from .families.base import Family
 from .spec import ModelSpec
 from .transformer import CheckpointInfo, Model
 from .weights import Progress, WeightReader
-
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def load(
@@ -40,7 +39,7 @@ def load(
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = family_of(checkpoint, config.model_type)
-    dtype = _DTYPES[config.data_type]
+    dtype = DTYPES[resolve_data_type(config.data_type, device.type)]
     spec = read_spec(checkpoint, family)
     spec = spec.in_half() if dtype is torch.float16 else spec
     check_mesh(spec, mesh)

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from msgspec import Struct
 
+from ...models.data_types import DTYPES
 from .timing import best_seconds
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _READ_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}
 _READ_DTYPES = {"cpu": torch.float32, "cuda": torch.int64}

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ...errors import FasterTransformerError
+from ...models.data_types import DTYPES
 from .ctranslate2_peers import continue_with_ctranslate2, translate_with_ctranslate2
 from .kind import Kind
-from .machine import DTYPES
 from .torch_peer import torch_generate
 from .transformers_peers import (
     continue_with_transformers,

@@ -15,7 +15,6 @@ from ...config import EngineConfig
 from ...models.spec import ModelSpec
 from ...runtime.device import choose_device
 from ..console import errors
-from ..repository import resolve_data_type
 from .kind import Kind, read_model
 from .machine import Machine, measure_machine
 from .shapes import shape_folder
@@ -54,9 +53,9 @@ def prepared(
     with ExitStack() as stack:
         folder = path or stack.enter_context(shape_folder(shape))
         load_format = "dummy" if shape or dummy_weights else "auto"
-        parameters = _parameters(folder, given | {"load_format": load_format}, batches)
+        device = choose_device(given.get("device", "auto"))
+        parameters = _parameters(folder, given | {"load_format": load_format}, batches, device.type)
         config = configuration.from_triton(parameters)
-        device = choose_device(config.device)
         spec, kind = read_model(folder, load_format, config.model_type)
         with errors.status("Measuring the machine"):
             machine = measure_machine(device, config.data_type, config.num_threads)
@@ -71,12 +70,12 @@ def prepared(
         )
 
 
-def _parameters(folder: Path, given: dict[str, str], batches: list[int]) -> dict[str, str]:
+def _parameters(folder: Path, given: dict[str, str], batches: list[int], device: str) -> dict[str, str]:
     parameters = {
         "model_checkpoint_path": str(folder.resolve()),
         "enable_kv_cache_reuse": "false",  # a repeated workload must compute its prompts again
         **given,
-        "data_type": resolve_data_type(given["data_type"], given.get("device", "auto")),
+        "data_type": configuration.resolve_data_type(given["data_type"], device),
     }
     if parameters.get("num_threads", "0") == "0":
         parameters["num_threads"] = str(len(os.sched_getaffinity(0)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, StoppingCriteria
 
-from .machine import DTYPES
+from ...models.data_types import DTYPES
 from .workload import Workload
 
 ENCODER_BATCH = 32

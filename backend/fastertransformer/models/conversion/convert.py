@@ -13,8 +13,9 @@ from typing import Protocol
 from ...errors import ModelLoadError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.fastertransformer import FasterTransformerCheckpoint
-from ..checkpoint.fastertransformer.config import DTYPES, class_for, ini_of, read_values, section_of
+from ..checkpoint.fastertransformer.config import class_for, ini_of, read_values, section_of
 from ..checkpoint.fastertransformer.translation import TRANSLATIONS, Sections
+from ..data_types import DTYPES
 from ..encoding.spec import EncodingSpec
 from ..families.base import Family
 from ..families.fastertransformer import PREFIX, as_stored

@@ -10,10 +10,10 @@ import msgspec
 import typer
 from rich.table import Table
 
+from ....config import resolve_data_type
 from ....errors import FasterTransformerError
 from ....runtime.device import choose_device
 from ...console import errors, output
-from ...repository import resolve_data_type
 from ..machine import device_name
 from ..report import plain_table, write_json
 from .job import Job, SumRow
@@ -44,7 +44,7 @@ def bench_collectives(
     """
     chosen = choose_device(device)
     sizes, counts = parse_sizes(size), _parse_ranks(ranks)
-    data_type = resolve_data_type(data_type, device)
+    data_type = resolve_data_type(data_type, chosen.type)
     with tempfile.TemporaryDirectory(prefix="collectives-") as folder:
         figures = Path(folder, "figures")
         try:

@@ -10,9 +10,9 @@ import torch
 
 from .... import ops
 from ....errors import FasterTransformerError
+from ....models.data_types import DTYPES
 from ....parallel.mpi import MpiWorld, abort, place_on_node
 from ....runtime.device import choose_device
-from ..machine import DTYPES
 from .job import Job, SumRow
 from .measure import measure_sums
 from .ways import ways_of

@@ -10,13 +10,13 @@ from rich.progress import track
 from rich.table import Table
 
 from .... import ops
-from ....config import EngineConfig
+from ....config import resolve_data_type
 from ....errors import FasterTransformerError
+from ....models.data_types import DTYPES
 from ....ops.registry import OPS
 from ....runtime.device import choose_device
 from ...console import errors, output
-from ...repository import resolve_data_type
-from ..machine import DTYPES, measure_machine
+from ..machine import measure_machine
 from ..report import headline, optional, plain_table, write_json
 from .cases import Sizes, all_cases, spec_of_shape
 from .measure import KernelRow, measure_case
@@ -49,18 +49,17 @@ def bench_kernels(
     Arguments are random and rotate, so that no buffer is found in a cache. On a GPU the launches of a case
     follow each other in one CUDA graph.
     """
-    config = EngineConfig(
-        model_checkpoint_path="", device=device, data_type=resolve_data_type(data_type, device)
-    )
+    chosen_device = choose_device(device)
+    data_type = resolve_data_type(data_type, chosen_device.type)
     sizes = Sizes(
         rows=_numbers(rows), tokens=_numbers(tokens), decode=_pairs(decode), prefill=_pairs(prefill)
     )
     specs = [spec_of_shape(name) for name in shapes.split(",")]
-    cases = all_cases(specs, DTYPES[config.data_type].itemsize, sizes)
+    cases = all_cases(specs, DTYPES[data_type].itemsize, sizes)
     wanted = _check_ops(only)
     threads = num_threads or len(os.sched_getaffinity(0))
     ops.set_num_threads(threads)
-    machine = measure_machine(choose_device(config.device), config.data_type, threads)
+    machine = measure_machine(chosen_device, data_type, threads)
     chosen = [case for case in cases if case.op in wanted]
     measured: list[KernelRow] = []
     try:

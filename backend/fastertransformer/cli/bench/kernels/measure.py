@@ -8,8 +8,9 @@ from msgspec import Struct
 from torch import Tensor
 
 from .... import ops
+from ....models.data_types import DTYPES
 from ....ops.registry import has_kernel
-from ..machine import DTYPES, Machine
+from ..machine import Machine
 from ..timing import Call, seconds, seconds_per_call
 from .case import Arguments, Case, Inputs
 

@@ -11,14 +11,13 @@ import torch
 
 from ....errors import ModelLoadError
 from ....layers.position import LinearScaling
+from ...data_types import DTYPES
 from ...families.fastertransformer import ACTIVATIONS, CLASSES, EXACT_GELU
 from ...hf_config import HFConfig
 from ...spec import ModelSpec, Positions, Residual
 from .translation import ABSENT, TRANSLATIONS, Sections
 
 FILE = "config.ini"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""By weight_data_type."""
 
 HUGGING_FACE = {
     "gpt2": "gpt",
