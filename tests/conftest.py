@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What all tests share: GPU tests are skipped where there is no GPU, torch has one thread, Ctrl-C arrives."""
+"""What all tests share: GPU tests are skipped where there is no GPU, torch has one thread, signals arrive."""
 
 import signal
 
@@ -19,7 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start, too.
+    # A shell that starts the tests in the background has them ignore these, and what they start, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # The tensors of tests are small: threads would spend their time waiting for each other.
     torch.set_num_threads(1)

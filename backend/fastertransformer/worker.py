@@ -51,7 +51,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     config = configuration.decode(arguments.config_json)
     try:
-        run(config, _world(config), arguments.socket)
+        run(config, make_world(config), arguments.socket)
     except ModelLoadError as error:
         print(f"fastertransformer: ModelLoadError: {error}", file=sys.stderr, flush=True)
         _leave(config, EXIT_LOAD_FAILED)
@@ -84,6 +84,17 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
         _serve(config, world, rank, socket_path)
     else:
         follow(world.control, rank.runner)
+
+
+def make_world(config: EngineConfig) -> World:
+    """This rank, alone or among those that mpirun started. Raises: ModelLoadError: they cannot compute."""
+    parallel = config.parallel
+    if parallel.world_size == 1:
+        return LocalWorld(choose_device(config.device))
+    from .parallel.mpi import MpiWorld, place_on_node  # initialises MPI, which one rank does not need
+
+    device = choose_device(config.device, *place_on_node())
+    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size, device)
 
 
 def load_rank(config: EngineConfig, world: World) -> Rank:
@@ -183,16 +194,6 @@ def _serve(config: EngineConfig, world: World, rank: Rank, socket_path: str) -> 
         make_engine(config, world, rank, channel).serve()
     finally:
         channel.close()
-
-
-def _world(config: EngineConfig) -> World:
-    parallel = config.parallel
-    if parallel.world_size == 1:
-        return LocalWorld(choose_device(config.device))
-    from .parallel.mpi import MpiWorld, place_on_node  # initialises MPI, which one rank does not need
-
-    device = choose_device(config.device, *place_on_node())
-    return MpiWorld(parallel.tensor_para_size, parallel.pipeline_para_size, device)
 
 
 def _leave(config: EngineConfig, code: int) -> None:

@@ -6,8 +6,10 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ranks import RanksByCount
 
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
 from fastertransformer.messages import EngineStats, Output, Request, SamplingParams
@@ -20,8 +22,48 @@ BLOCK_SIZE = 8
 DEADLINE_S = 100
 
 
+RANKS = RanksByCount()
+
+
 @contextlib.contextmanager
-def running_engine(
+def running_engine(checkpoint: Path, **options: Any) -> Iterator[EngineClient]:
+    """An engine without Triton, in processes that others were before; see `engine_config`.
+
+    A hang ends the test by closing the connection.
+    """
+    config = engine_config(checkpoint, **options)
+    if config.device != "cpu" or config.disable_kernels:  # memory of a GPU is kept, kernels are gone for good
+        with launched_engine(checkpoint, **options) as client:
+            yield client
+        return
+    client = RANKS.of(config.parallel.world_size).start(config, DEADLINE_S)
+    with contextlib.closing(client), _ended_in_time(client):
+        yield client
+
+
+@contextlib.contextmanager
+def launched_engine(checkpoint: Path, **options: Any) -> Iterator[EngineClient]:
+    """An engine in processes of its own, started as the server does."""
+    launcher = Launcher(engine_config(checkpoint, **options), start_timeout=DEADLINE_S)
+    client = launcher.attach()
+    try:
+        with _ended_in_time(client):
+            yield client
+    finally:
+        launcher.detach(client)
+
+
+@contextlib.contextmanager
+def _ended_in_time(client: EngineClient) -> Iterator[None]:
+    watchdog = threading.Timer(DEADLINE_S, client.close)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def engine_config(
     checkpoint: Path,
     tp: int = 1,
     pp: int = 1,
@@ -29,10 +71,10 @@ def running_engine(
     reuse: bool = True,
     device: str = "cpu",
     session_idle_s: float = 600.0,
-    **config: object,
-) -> Iterator[EngineClient]:
-    """An engine without Triton; a hang ends the test by closing the connection."""
-    engine_config = EngineConfig(
+    **config: Any,
+) -> EngineConfig:
+    """Small blocks, one thread for each rank."""
+    return EngineConfig(
         model_checkpoint_path=str(checkpoint),
         parallel=ParallelConfig(tensor_para_size=tp, pipeline_para_size=pp),
         cache=CacheConfig(
@@ -42,15 +84,6 @@ def running_engine(
         device=device,
         **config,
     )
-    launcher = Launcher(engine_config, start_timeout=DEADLINE_S)
-    client = launcher.attach()
-    watchdog = threading.Timer(DEADLINE_S, client.close)
-    watchdog.start()
-    try:
-        yield client
-    finally:
-        watchdog.cancel()
-        launcher.detach(client)
 
 
 class Answer:

@@ -81,7 +81,7 @@ def as_long_prompts(client: EngineClient, said: list[list[int]], new: int) -> li
     ],
 )
 def test_turns_equal_one_long_prompt(checkpoint, tp, pp, device):
-    with running_engine(checkpoint, tp, pp, reuse=False, device=device) as client:
+    with running_engine(checkpoint, tp=tp, pp=pp, reuse=False, device=device) as client:
         said = converse(client, 11)
         assert as_long_prompts(client, said, 11) == said
         stats = ask(client, [Request(0, (5,), SamplingParams(max_tokens=1))])[1]
@@ -124,7 +124,7 @@ def test_a_token_sees_as_far_as_the_memory_goes(checkpoint, tp, pp, device):
     prompt = [(7 * i) % VOCAB_SIZE for i in range(1, 44)]
     sampling = SamplingParams(max_tokens=new, end_ids=())
     expected = with_memory(checkpoint, prompt, new, memory_len)
-    with running_engine(checkpoint, tp, pp, device=device, max_num_batched_tokens=19) as client:
+    with running_engine(checkpoint, tp=tp, pp=pp, device=device, max_num_batched_tokens=19) as client:
         whole = Request(0, tuple(prompt), sampling, memory_len=memory_len)
         all_seen = Request(1, tuple(prompt), sampling)
         neighbours = [

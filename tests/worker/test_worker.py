@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import VOCAB_SIZE, ask, running_engine
+from engine_runs import VOCAB_SIZE, ask, launched_engine, running_engine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastertransformer.errors import ModelLoadError
@@ -79,7 +79,7 @@ def test_abort_gives_the_blocks_back(checkpoint):
 
 
 def test_engine_leaves_with_its_last_client(checkpoint):
-    with running_engine(checkpoint) as client:
+    with launched_engine(checkpoint) as client:
         pid = client.pid
         assert Path(f"/proc/{pid}").exists()
     deadline = time.monotonic() + 10
@@ -103,6 +103,6 @@ def test_engine_leaves_with_its_last_client(checkpoint):
 def test_what_does_not_fit_is_refused_at_load_with_the_numbers(checkpoint, config, text):
     if config.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ModelLoadError) as error, running_engine(checkpoint, **config):
+    with pytest.raises(ModelLoadError) as error, launched_engine(checkpoint, **config):
         pass
     assert text in str(error.value)
