@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command `fastertransformer` as a user runs it: in a process of its own, ended by signals."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from triton_process import free_ports
 
+from fastertransformer.cli.main import main
 from fastertransformer.server import processes
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["fastertransformer.models", "fastertransformer.cli.bench.command"])
+"""Processes that have imported already what most commands would spend their time on."""
 
 PROGRAM = [sys.executable, "-c", "from fastertransformer.cli.main import main; main()"]
 START_TIMEOUT_S = 200
@@ -23,14 +29,25 @@ SMALL_CACHE = "max_tokens_in_paged_kv_cache=8192"
 
 def run(*arguments: object, timeout: float = 200, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Runs it to its end; wide, so that nothing it prints is wrapped."""
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)],
-        env={**os.environ, "COLUMNS": "200", **variables},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    command = [*map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder, name) for name in ("stdout", "stderr")]
+        process = FORKS.Process(target=_run, args=(command, printed, {"COLUMNS": "200", **variables}))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, process.exitcode, *(path.read_text() for path in printed))
+
+
+def _run(command: list[str], printed: list[Path], variables: Mapping[str, str]) -> None:
+    for descriptor, path in enumerate(printed, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ.update(variables)
+    sys.argv = ["fastertransformer", *command]
+    main()
 
 
 class Serving:

@@ -2,32 +2,18 @@
 """The verbs `bench` and `bench-kernels` as a user runs them, on a tiny model with random weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run
 
-PROGRAM = [sys.executable, "-c", "from fastertransformer.cli.main import main; main()"]
 SMALL = ["--num-threads=1", "--data-type=fp32", "--repetitions=1"]
 ENGINE = ["--parameter=device=cpu", "--parameter=max_tokens_in_paged_kv_cache=4096"]
 
 
-def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-
-
 def figures(path: Path, *arguments: object) -> tuple[dict[str, object], str]:
     """What a successful run wrote and printed."""
-    done = run(*arguments, f"--json={path}")
+    done = run(*arguments, f"--json={path}", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
     assert max(len(line.rstrip()) for line in done.stdout.splitlines()) <= 110
     return json.loads(path.read_text()), done.stdout
@@ -173,10 +159,11 @@ def test_kernels_beside_torch(tmp_path):
             "--peer 'torch' is unknown; peers of this model are hf, ctranslate2",
         ),
         (["bench-kernels", "--shape=gpt2", "--op=nonsense"], "--op nonsense is unknown; ops are"),
+        (["bench-kernels", "--shape=gpt2", "--data-type=fp12"], "data_type is 'fp12'; allowed are"),
     ],
 )
 def test_what_is_wrong_is_said(arguments, text):
-    done = run(*arguments)
+    done = run(*arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode != 0
     assert text in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

@@ -3,12 +3,10 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import run
 
 from fastertransformer.cli.bench.collectives.command import parse_sizes, readable
 from fastertransformer.cli.bench.collectives.measure import measure_sums
@@ -16,25 +14,12 @@ from fastertransformer.cli.bench.collectives.ways import Way
 from fastertransformer.errors import FasterTransformerError
 from fastertransformer.parallel.world import LocalWorld
 
-PROGRAM = [sys.executable, "-c", "from fastertransformer.cli.main import main; main()"]
-
-
-def run(*arguments: object, timeout: float = 250) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*PROGRAM, "bench-collectives", *map(str, arguments)],
-        env={**os.environ, "COLUMNS": "110"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
 
 @pytest.mark.parametrize(("ranks", "sizes"), [("2", "64,8K"), ("2,4", "8K")])
 def test_sums_on_a_cpu(ranks, sizes, tmp_path):
     path = tmp_path / "figures.json"
     options = ("--device=cpu", "--data-type=bf16", "--timeout=500", f"--json={path}")
-    done = run(f"--ranks={ranks}", f"--size={sizes}", *options, timeout=550)
+    done = run("bench-collectives", f"--ranks={ranks}", f"--size={sizes}", *options, timeout=550)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["sums"]
     expected = itertools.product(map(int, ranks.split(",")), parse_sizes(sizes))
@@ -51,7 +36,7 @@ def test_sums_on_a_cpu(ranks, sizes, tmp_path):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_sums_of_ranks_that_share_gpus(ranks, tmp_path):
     path = tmp_path / "figures.json"
-    done = run(f"--ranks={ranks}", "--size=8K,1M,16M", "--share-gpus", f"--json={path}")
+    done = run("bench-collectives", f"--ranks={ranks}", "--size=8K,1M,16M", "--share-gpus", f"--json={path}")
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["sums"]
     assert {"one shot", "two shots"} <= {row["way"] for row in rows}
@@ -69,7 +54,7 @@ def test_sums_of_ranks_that_share_gpus(ranks, tmp_path):
     ],
 )
 def test_what_is_wrong_is_said(arguments, text):
-    done = run("--device=cpu", *arguments)
+    done = run("bench-collectives", "--device=cpu", *arguments)
     assert done.returncode == 1
     assert text in done.stderr
     assert "Traceback" not in done.stderr
