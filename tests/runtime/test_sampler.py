@@ -114,8 +114,9 @@ def test_bad_words_equal_transformers_and_token_zero_can_be_one(device):
     logits = torch.full((1, VOCAB_SIZE), -9.0)
     logits[0, [0, 8, 5, 9, 2]] = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
     bench = Bench(device)
-    bench.admit([1, 7], bad_words=tuple(map(tuple, words)))
-    processed = NoBadWordsLogitsProcessor(words, eos_token_id=END_ID)(torch.tensor([[1, 7]]), logits.clone())
+    history = [3, 1, 7]
+    bench.admit(history, bad_words=tuple(map(tuple, words)))
+    processed = NoBadWordsLogitsProcessor(words, eos_token_id=END_ID)(torch.tensor([history]), logits.clone())
     assert bench.draw(logits)[0] == [processed.argmax().item()] == [9]
 
 

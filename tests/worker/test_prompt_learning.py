@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Soft, virtual and prefix prompts and sums of hidden states equal those of transformers, on every mesh."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,12 +88,13 @@ def replaced(model: torch.nn.Module, rows: np.ndarray) -> Next:
 
 def behind(model: torch.nn.Module, table: np.ndarray) -> Next:
     """Logits behind keys and values [layers, 2, heads, length, D]."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     def forward(tokens: list[int]) -> torch.Tensor:
         cache = DynamicCache()
         for layer, (k, v) in enumerate(torch.from_numpy(table)):
             cache.update(k[None].clone(), v[None].clone(), layer)
-        return model(input_ids=torch.tensor([tokens]), cache=cache).logits[0, -1]
+        return model(input_ids=torch.tensor([tokens]), **{name: cache}).logits[0, -1]
 
     return forward
 

@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 40.0
 _POLL_S = 0.1
 _LOAD_ERROR = re.compile(r"ModelLoadError: (.*?)\\n\\nAt:")
 """Of an exception in one line of the log."""
-_ERROR_LINE = re.compile(r"E\d{4} |error: ")
+_ERROR_LINE = re.compile(r"E\d{4} |error: |terminate called| +what\(\)")
 
 
 class ServerError(FasterTransformerError):
