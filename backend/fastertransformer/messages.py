@@ -86,6 +86,8 @@ class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     """Rows of float32 that replace rows of the word table."""
     prompt_task: int = -1
     """Number of the checkpoint's prompt-learning task; -1 for none."""
+    ia3_task: int | None = None
+    """Number of the checkpoint's IA3 task."""
     wants_context: bool = False
     """Whether to return the sum of the prompt's hidden states."""
 
@@ -101,6 +103,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
     """[S, hidden_size], instead of tokens."""
     outputs: tuple[str, ...]
     """Which of `EncoderInfo.outputs` to answer with."""
+    ia3_task: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -206,6 +209,7 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     embedding_size: int = 0
     """Width of a row of `Request.embeddings`."""
     prompt_learning: PromptLearning | None = None
+    num_ia3_tasks: int = 0
     kv_token_bytes: int = 0
     """Keys and values of one token, over all ranks."""
     encoder: EncoderInfo | None = None

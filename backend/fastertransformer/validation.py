@@ -77,6 +77,7 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
     _check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
     _check_encoder(request, info, names)
     _check_forced(request, info, names)
+    _check_ia3(request, info, names)
     _check_reset_id(names.get("top_p_reset_id", "top_p_reset_id"), request.sampling, info.vocab_size)
     _check_biases(names.get("logit_bias", "logit_bias"), request.sampling.logit_bias, info.vocab_size)
     _check_length(request, info, names)
@@ -183,6 +184,16 @@ def _check_forced(request: Request, info: EngineInfo, names: Mapping[str, str]) 
         )
 
 
+def _check_ia3(request: AnyRequest, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, task, count = names.get("ia3_task", "ia3_task"), request.ia3_task, info.num_ia3_tasks
+    if task is None:
+        return
+    if not count:
+        raise InvalidRequest(f"{name} is {task}, but the model has no IA3 adapters")
+    if not 0 <= task < count:
+        raise InvalidRequest(f"{name} is {task}; the model has the IA3 tasks [0, {count})")
+
+
 def _check_encoder(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
     name, length = names.get("encoder_tokens", "encoder_tokens"), len(request.encoder_tokens)
     if not info.max_encoder_len:
@@ -246,6 +257,7 @@ def _check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, 
         raise InvalidRequest(f"{name} came, but the checkpoint has no embeddings; send {other}")
     _check_tokens(name, request.tokens, info.vocab_size)
     _check_types(names.get("token_types", "token_types"), request, info.encoder)
+    _check_ia3(request, info, names)
     if not 1 <= request.num_tokens <= info.max_model_len:
         raise InvalidRequest(
             f"{name} has {request.num_tokens} tokens; the model takes 1 to {info.max_model_len}"

@@ -136,6 +136,7 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
         end_ids=(),
         plan=str(plan),
         step_bytes=world.sum(model.step_bytes),
+        num_ia3_tasks=model.spec.ia3_num_tasks,
         encoder=EncoderInfo(
             hidden_size=model.spec.hidden_size,
             num_token_types=model.encoding.num_token_types,
@@ -170,6 +171,7 @@ def _engine_info(model: Model, prompts: Prompts, plan: MemoryPlan, world: World)
         plan=str(plan),
         embedding_size=model.embedding_size,
         prompt_learning=_prompt_learning(model, prompts),
+        num_ia3_tasks=model.spec.ia3_num_tasks,
         step_bytes=world.sum(model.step_bytes),
         kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),
         max_num_seqs=plan.max_num_seqs,

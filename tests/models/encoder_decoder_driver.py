@@ -20,6 +20,7 @@ class EncoderDecoderDriver(Driver):
         self.cross_table = torch.arange(self.cache.shape[2] + NUM_BLOCKS - 2, self.cache.shape[2], -1).int()
         self.cache = torch.cat((self.cache, garbage), 2)
         self.encoder_len = 0
+        self.ia3_row = 0
 
     @torch.inference_mode()
     def encode(self, ids: list[int], before: list[int] | None = None) -> None:
@@ -29,10 +30,12 @@ class EncoderDecoderDriver(Driver):
         positions = torch.tensor([*range(len(others)), *range(len(ids))], dtype=torch.int32)
         slots = self.cross_table[positions.long() // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
         slots[: len(others)] = -1
+        ia3_rows = torch.tensor([1] * len(others) + [self.ia3_row] * len(ids), dtype=torch.int32)
         metadata = EncoderMetadata(
             positions=positions,
             cu_seqlens=torch.tensor([0, len(others), len(positions)], dtype=torch.int32),
             max_seqlen=max(len(others), len(ids)),
+            ia3_rows=ia3_rows if self.ia3_row else None,
         )
         tokens = torch.tensor([*others, *ids], dtype=torch.int32)
         self.model.encode(tokens, metadata, slots.int(), self.cache)
@@ -46,4 +49,5 @@ class EncoderDecoderDriver(Driver):
             work=torch.zeros((2, count + 1), dtype=torch.int32),
             max_seqlen_k=self.encoder_len,
         )
-        return replace(super().metadata(count), cross=cross)
+        ia3_rows = torch.full((count,), self.ia3_row, dtype=torch.int32) if self.ia3_row else None
+        return replace(super().metadata(count), cross=cross, ia3_rows=ia3_rows)

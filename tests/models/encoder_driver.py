@@ -9,11 +9,13 @@ import torch
 from fastertransformer.models import EncoderMetadata, EncoderModel
 
 
-def metadata_of(lengths: Sequence[int]) -> EncoderMetadata:
+def metadata_of(lengths: Sequence[int], ia3_rows: Sequence[int] | None = None) -> EncoderMetadata:
+    """Args: ia3_rows: of each input."""
     return EncoderMetadata(
         positions=torch.cat([torch.arange(length) for length in lengths]).int(),
         cu_seqlens=torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32),
         max_seqlen=max(lengths),
+        ia3_rows=None if ia3_rows is None else torch.tensor(np.repeat(ia3_rows, lengths), dtype=torch.int32),
     )
 
 
@@ -23,10 +25,11 @@ def encode(
     inputs: Sequence[Sequence[int]],
     outputs: Sequence[str],
     token_types: Sequence[Sequence[int]] | None = None,
+    ia3_rows: Sequence[int] | None = None,
 ) -> dict[str, torch.Tensor]:
     """What all inputs together are encoded to, one behind the other."""
     lengths = [len(ids) for ids in inputs]
-    metadata = metadata_of(lengths)
+    metadata = metadata_of(lengths, ia3_rows)
     types = None if token_types is None else _packed(token_types)
     hidden = stages[0].embed(_packed(inputs), metadata.positions, types)
     for stage in stages:

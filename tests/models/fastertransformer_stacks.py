@@ -2,6 +2,7 @@
 """FasterTransformer's files of encoders and encoder-decoders, as converters of NVIDIA and of its fork write
 them from transformers models: independent of what the package reads and writes."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,23 @@ def _t5_section(config: Any, layers: int) -> dict[str, Any]:
     # What transformers calls scale_decoder_outputs now, it said by tie_word_embeddings then.
     more["tie_word_embeddings"] = getattr(config, "scale_decoder_outputs", False)
     return {**{name: getattr(config, name) for name in names}, **more}
+
+
+def write_ia3(place: Path, model: torch.nn.Module, shards: int, num_tasks: int) -> list[torch.nn.Module]:
+    """Adds factors of tasks to what `write` wrote, as NeMo's converter does; the model with those of each."""
+    generator = torch.Generator().manual_seed(1)
+    tasks = [copy.deepcopy(model) for _ in range(num_tasks)]
+    for name, weight in model.state_dict().items():
+        if not name.endswith(("Attention.k.weight", "Attention.v.weight", ".wo.weight")):
+            continue
+        is_inner = name.endswith(".wo.weight")
+        factors = 1 + 0.5 * torch.randn(num_tasks, weight.shape[is_inner], generator=generator)
+        stem = name.removesuffix(".wo.weight" if is_inner else ".weight")
+        for file, part in split(f"{stem}.ia3.weight", factors, shards, -1).items():
+            save(place / f"{file}.bin", part, torch.float32)
+        for task, own in zip(tasks, factors, strict=True):
+            task.state_dict()[name].mul_(own if is_inner else own[:, None])
+    return tasks
 
 
 # BART, mBART, M2M100

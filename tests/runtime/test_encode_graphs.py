@@ -2,6 +2,7 @@
 """Steps of encoders as they are laid out for graphs: which sizes there are, and what fills them up."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,3 +65,13 @@ def test_a_step_of_hidden_states_has_positions():
     step, _ = place(batch, CPU)
     assert step.tokens is None
     assert step.metadata.positions.tolist() == [0, 1, 0, 1, 2, 3]
+    assert step.metadata.ia3_rows is None
+
+
+def test_every_token_has_the_task_of_its_input():
+    batch = replace(batch_of(3, 2), ia3_rows=np.array([2, 1], np.int32))
+    step, _ = place(batch, CPU)
+    assert step.metadata.ia3_rows.tolist() == [2, 2, 2, 1, 1]
+    filled, memory = place(padded(batch, 4, 8), CPU)
+    assert filled.metadata.ia3_rows.tolist() == [2, 2, 2, 1, 1, 0, 0, 0]
+    assert memory.numel() == 5 + 8 + 8 + 8

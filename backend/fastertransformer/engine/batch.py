@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan of one step: what rank 0 decides and every rank executes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ..messages import SamplingParams
+from ..messages import AnyRequest, SamplingParams
 
 Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -29,6 +30,8 @@ class Admission:
     """[n, E] what replaces the word table's rows for the negative ones of them, in their order."""
     cross_blocks: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
     """KV block of every block_size of them."""
+    ia3_row: int = 0
+    """1 + its IA3 task, or 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,8 @@ class Batch:
     prefixes: tuple[PrefixLoad, ...] = ()
     contexts: tuple[tuple[int, int], ...] = ()
     """[begin, end) of the step's tokens whose hidden states are wanted as a sum."""
+    ia3_rows: Int32Array | None = None
+    """[B] 1 + IA3 task of each sequence, 0 for none; None: no sequence has one."""
 
     @property
     def num_tokens(self) -> int:
@@ -134,3 +139,14 @@ class StepResult:
     """[R, K]"""
     contexts: npt.NDArray[np.float64] | None = None
     """[C, H] sums for `Batch.contexts`; None where there are none."""
+
+
+def ia3_rows(requests: Iterable[AnyRequest]) -> Int32Array | None:
+    """[B] as of Batch."""
+    rows = list(map(ia3_row, requests))
+    return np.array(rows, np.int32) if any(rows) else None
+
+
+def ia3_row(request: AnyRequest) -> int:
+    """As of Admission."""
+    return 0 if request.ia3_task is None else 1 + request.ia3_task

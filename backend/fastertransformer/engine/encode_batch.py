@@ -22,6 +22,8 @@ class EncodeBatch:
     """[T]; None: all 0"""
     hidden_states: FloatArray | None
     """[T, hidden_size] instead of tokens."""
+    ia3_rows: Int32Array | None = None
+    """[B] 1 + IA3 task of each input, 0 for none; None: no input has one."""
 
 
 @dataclass(frozen=True, slots=True)

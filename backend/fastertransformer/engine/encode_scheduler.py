@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import EngineConfig
 from ..messages import AnyRequest, EncodeRequest, EngineStats, FinishReason, Output
-from .batch import Int32Array
+from .batch import Int32Array, ia3_rows
 from .encode_batch import EncodeBatch, EncodeResult
 from .scheduler import ClientOutput
 
@@ -143,6 +143,7 @@ def build_batch(requests: Sequence[EncodeRequest]) -> EncodeBatch:
         tokens=None if embedded else _joined([request.tokens for request in requests]),
         token_types=_token_types(requests),
         hidden_states=np.concatenate(embedded) if embedded else None,
+        ia3_rows=ia3_rows(requests),
     )
 
 

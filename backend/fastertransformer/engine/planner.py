@@ -17,6 +17,8 @@ from .batch import (
     FloatArray,
     Int32Array,
     PrefixLoad,
+    ia3_row,
+    ia3_rows,
 )
 from .sequence import Sequence
 
@@ -63,6 +65,7 @@ def build_batch(entries: List[Entry], feed: bool) -> Batch:
         contexts=_contexts(entries),
         cross=_cross(sequences) if sequences[0].encoder_len else None,
         beams=_beam_step(entries),
+        ia3_rows=ia3_rows(s.request for s in sequences),
     )
 
 
@@ -100,6 +103,7 @@ def _admission(sequence: Sequence) -> Admission:
         encoder_tokens=encoder_tokens,
         encoder_rows=None if sequence.embeddings is None else _rows(sequence.embeddings, encoder_tokens),
         cross_blocks=_array(sequence.cross_blocks),
+        ia3_row=ia3_row(sequence.request),
     )
 
 

@@ -38,7 +38,7 @@ class Scheduler:
     def __init__(
         self, config: EngineConfig, info: EngineInfo, num_blocks: int, prompt_tables: List[FloatArray] = ()
     ) -> None:
-        # What a decoder computes depends on its encoder's input: nothing is shared by the tokens alone.
+        # What a decoder computes depends on its encoder's input and its task: its tokens alone share nothing.
         enable_reuse = config.cache.enable_reuse and not info.max_encoder_len
         self.pool = BlockPool(num_blocks, config.cache.block_size, enable_reuse)
         self.sessions = Sessions(self.pool, config.cache.session_idle_s)

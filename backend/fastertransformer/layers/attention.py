@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .ia3 import Ia3
 from .linear import Linear
 from .norm import NormLayer
 
@@ -48,6 +49,8 @@ class StepMetadata:
     max_seqlen_k: int
     cross: CrossMetadata | None = None
     """Of the decoder of an encoder-decoder"""
+    ia3_rows: Tensor | None = None
+    """[T] as of Ia3"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,11 @@ class AttentionShape:
 
 
 class Attention:
-    """output(attention(rotate(norm(qkv(x)))))"""
+    """output(attention(rotate(norm(qkv(x)))))
+
+    Args:
+        ia3: of keys and values.
+    """
 
     def __init__(
         self,
@@ -79,6 +86,7 @@ class Attention:
         relative_bias: Tensor | None,
         q_norm: NormLayer | None,
         k_norm: NormLayer | None,
+        ia3: Ia3 | None,
     ) -> None:
         self._shape = shape
         self._qkv = qkv
@@ -88,13 +96,17 @@ class Attention:
         self._relative_bias = relative_bias
         self._q_norm = q_norm
         self._k_norm = k_norm
+        self._ia3 = ia3
         kv = shape.num_kv_heads
         self._split = [shape.num_heads, kv, kv]
 
     def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]; kv_cache [2, num_blocks, K, block_size, D]."""
         shape = self._shape
-        heads = self._qkv(x).view(x.shape[0], -1, shape.head_dim)
+        qkv = self._qkv(x)
+        if self._ia3 is not None:
+            self._ia3(qkv, metadata.ia3_rows)
+        heads = qkv.view(x.shape[0], -1, shape.head_dim)
         if shape.qkv_limit:
             heads = heads.clamp_(-shape.qkv_limit, shape.qkv_limit)
         q, k, v = torch.split(heads, self._split, 1)

@@ -6,26 +6,35 @@ from torch import Tensor
 
 from .. import ops
 from .attention import AttentionShape, StepMetadata
+from .ia3 import Ia3
 from .linear import Linear
 
 
 class CrossAttention:
-    """output(attention(q(x))) over the keys and values that `write` left."""
+    """output(attention(q(x))) over the keys and values that `write` left.
 
-    def __init__(self, shape: AttentionShape, q: Linear, kv: Linear, output: Linear) -> None:
+    Args:
+        ia3: of keys and values.
+    """
+
+    def __init__(self, shape: AttentionShape, q: Linear, kv: Linear, output: Linear, ia3: Ia3 | None) -> None:
         self._shape = shape
         self._q = q
         self._kv = kv
         self._output = output
+        self._ia3 = ia3
 
-    def write(self, encoded: Tensor, slot_mapping: Tensor, kv_cache: Tensor) -> None:
+    def write(self, encoded: Tensor, slot_mapping: Tensor, kv_cache: Tensor, ia3_rows: Tensor | None) -> None:
         """Keys and values of the encoder's output, once for a whole generation.
 
         Args:
             encoded: [E, H]. slot_mapping: [E] int32, where each token's key and value go.
+            ia3_rows: [E] as of Ia3.
         """
-        heads = self._kv(encoded).view(encoded.shape[0], -1, self._shape.head_dim)
-        k, v = torch.chunk(heads, 2, 1)
+        kv = self._kv(encoded)
+        if self._ia3 is not None:
+            self._ia3(kv, ia3_rows)
+        k, v = torch.chunk(kv.view(encoded.shape[0], -1, self._shape.head_dim), 2, 1)
         ops.kv_write(k, v, kv_cache[0], kv_cache[1], slot_mapping)
 
     def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .ia3 import Ia3
 from .linear import Linear
 
 
@@ -45,6 +46,8 @@ class EncoderMetadata:
     max_seqlen: int
     maps: AttentionMaps | None = None
     """Where somebody wants them."""
+    ia3_rows: Tensor | None = None
+    """[T] as of Ia3"""
 
 
 class EncoderAttention:
@@ -52,20 +55,31 @@ class EncoderAttention:
 
     Args:
         relative_bias: [N, 2R + 1] float32 of this rank's heads, see ops.encoder_attention.
+        ia3: of keys and values.
     """
 
     def __init__(
-        self, head_dim: int, scale: float, qkv: Linear, output: Linear, relative_bias: Tensor | None
+        self,
+        head_dim: int,
+        scale: float,
+        qkv: Linear,
+        output: Linear,
+        relative_bias: Tensor | None,
+        ia3: Ia3 | None,
     ) -> None:
         self._head_dim = head_dim
         self._scale = scale
         self._qkv = qkv
         self._output = output
         self._relative_bias = relative_bias
+        self._ia3 = ia3
 
     def __call__(self, x: Tensor, metadata: EncoderMetadata) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]."""
-        q, k, v = torch.chunk(self._qkv(x).view(x.shape[0], -1, self._head_dim), 3, 1)
+        qkv = self._qkv(x)
+        if self._ia3 is not None:
+            self._ia3(qkv, metadata.ia3_rows)
+        q, k, v = torch.chunk(qkv.view(x.shape[0], -1, self._head_dim), 3, 1)
         if metadata.maps is not None:
             metadata.maps.add(q, k, self._scale, self._relative_bias)
         attended = ops.encoder_attention(

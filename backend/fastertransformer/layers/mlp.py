@@ -4,20 +4,29 @@
 from torch import Tensor
 
 from .. import ops
+from .ia3 import Ia3
 from .linear import Linear
 
 
 class Mlp:
-    """down(act(up(x))), or with a gate down(act(gate(x)) * up(x)) where `up` yields both."""
+    """down(act(up(x))), or with a gate down(act(gate(x)) * up(x)) where `up` yields both.
 
-    def __init__(self, up: Linear, down: Linear, activation: str, gated: bool) -> None:
+    Args:
+        ia3: of what goes into `down`.
+    """
+
+    def __init__(
+        self, up: Linear, down: Linear, activation: str, gated: bool, ia3: Ia3 | None = None
+    ) -> None:
         self.up = up
         self.down = down
         self.kind = activation
         self._gated = gated
+        self._ia3 = ia3
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, H] -> this rank's part of the sum [T, H]."""
-        if self._gated:
-            return self.down(self.up.gated(x, self.kind))
-        return self.down(ops.activation(self.up(x), self.kind))
+    def __call__(self, x: Tensor, ia3_rows: Tensor | None = None) -> Tensor:
+        """[T, H] -> this rank's part of the sum [T, H]. Args: ia3_rows: as of Ia3."""
+        inner = self.up.gated(x, self.kind) if self._gated else ops.activation(self.up(x), self.kind)
+        if self._ia3 is not None:
+            self._ia3(inner, ia3_rows)
+        return self.down(inner)

@@ -7,31 +7,35 @@ to be added itself: so a norm and the sum before it are one pass. Sublayers retu
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Concatenate, Generic, ParamSpec
+from functools import partial
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor
 
+from ..layers.attention import StepMetadata
+from ..layers.encoder_attention import EncoderMetadata
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
 from ..layers.norm import NormLayer, add
 from ..parallel.comm import Communicator
 from .spec import Residual
 
+Metadata = TypeVar("Metadata", bound=StepMetadata | EncoderMetadata)
 Context = ParamSpec("Context")
-"""What the attention of a layer takes beside its input: metadata of the step, and the cache if it has one."""
+"""What the attention of a layer takes beside its input and the step's metadata: the cache if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Block(Generic[Context]):
+class Block(Generic[Metadata, Context]):
     """The parts of a layer."""
 
     topology: "Topology"
     norms: Mapping[str, NormLayer]
     """By role, those that the topology names, and `cross_norm` beside cross-attention."""
-    attention: Callable[Concatenate[Tensor, Context], Tensor]
+    attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor]
     mlp: Mlp | MoeMlp
     group: Communicator
-    cross_attention: Callable[Concatenate[Tensor, Context], Tensor] | None = None
+    cross_attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor] | None = None
     """Of a decoder to its encoder, behind the attention to itself."""
     adapters: Mapping[str, Mlp] = field(default_factory=dict)
     """By role, those that the topology names."""
@@ -42,14 +46,22 @@ class Block(Generic[Context]):
         return not isinstance(self.mlp, MoeMlp) or self.mlp.is_capturable
 
     def __call__(
-        self, x: Tensor | None, residual: Tensor, *args: Context.args, **kwargs: Context.kwargs
+        self,
+        x: Tensor | None,
+        residual: Tensor,
+        metadata: Metadata,
+        *args: Context.args,
+        **kwargs: Context.kwargs,
     ) -> Tensor:
         """[T, H] each: adds `x` to `residual` in place; returns what is left to add."""
-        attends: Attends = {"norm1": lambda y: self.attention(y, *args, **kwargs)}
+        attends: dict[str, Sublayer] = {"norm1": lambda y: self.attention(y, metadata, *args, **kwargs)}
         cross_attention = self.cross_attention
         if cross_attention is not None:
-            attends["cross_norm"] = lambda y: cross_attention(y, *args, **kwargs)
-        return self.topology.forward(self, x, residual, attends)
+            attends["cross_norm"] = lambda y: cross_attention(y, metadata, *args, **kwargs)
+        mlp: Sublayer = self.mlp
+        if metadata.ia3_rows is not None and isinstance(self.mlp, Mlp):
+            mlp = partial(self.mlp, ia3_rows=metadata.ia3_rows)
+        return self.topology.forward(self, x, residual, Sublayers(attends, mlp))
 
     def normed(self, role: str, x: Tensor | None, residual: Tensor) -> Tensor:
         """residual += x in place; the norm of the sum."""
@@ -57,63 +69,71 @@ class Block(Generic[Context]):
         return norm(residual) if x is None else norm.add(x, residual)
 
 
-Attends = dict[str, Callable[[Tensor], Tensor]]
-"""The attentions of a layer in their order, each under the role of its norm."""
+Sublayer = Callable[[Tensor], Tensor]
 
-AnyBlock = Block[...]
+
+class Sublayers(NamedTuple):
+    """The parts of a layer that know what step they are in."""
+
+    attends: Mapping[str, Sublayer]
+    """The attentions in their order, each under the role of its norm."""
+    mlp: Sublayer
+
+
+AnyBlock = Block[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
     """How a block computes, and with which norms."""
 
-    forward: Callable[[AnyBlock, Tensor | None, Tensor, Attends], Tensor]
+    forward: Callable[[AnyBlock, Tensor | None, Tensor, Sublayers], Tensor]
     norms: tuple[str, ...]
     takes_cross_attention: bool = False
     adapters: tuple[str, ...] = ()
 
 
-def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)), for each attention; r += mlp(norm2(r))"""
-    for norm, attend in attends.items():
+    for norm, attend in own.attends.items():
         x = block.group.all_reduce(attend(block.normed(norm, x, residual)))
-    return block.group.all_reduce(block.mlp(block.normed("norm2", x, residual)))
+    return block.group.all_reduce(own.mlp(block.normed("norm2", x, residual)))
 
 
-def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r = norm1(r + attention(r)), for each attention; r = norm2(r + mlp(r))"""
     stream = residual if x is None else residual.add_(x)
-    for norm, attend in attends.items():
+    for norm, attend in own.attends.items():
         stream = block.normed(norm, block.group.all_reduce(attend(stream)), stream)
-    output = block.normed("norm2", block.group.all_reduce(block.mlp(stream)), stream)
+    output = block.normed("norm2", block.group.all_reduce(own.mlp(stream)), stream)
     residual.zero_()  # the norm replaces the stream instead of adding to it
     return output
 
 
-def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
-    attended = attends["norm1"](block.normed("norm1", x, residual))
-    return block.group.all_reduce(add(attended, block.mlp(block.norms["norm2"](residual))))
+    attended = own.attends["norm1"](block.normed("norm1", x, residual))
+    return block.group.all_reduce(add(attended, own.mlp(block.norms["norm2"](residual))))
 
 
-def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
     normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(add(attends["norm1"](normed), block.mlp(normed)))
+    return block.group.all_reduce(add(own.attends["norm1"](normed), own.mlp(normed)))
 
 
-def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += post_norm1(attention(norm1(r))); r += post_norm2(mlp(norm2(r)))"""
-    attended = block.group.all_reduce(attends["norm1"](block.normed("norm1", x, residual)))
+    attended = block.group.all_reduce(own.attends["norm1"](block.normed("norm1", x, residual)))
     normed = block.normed("norm2", block.norms["post_norm1"](attended), residual)
-    return block.norms["post_norm2"](block.group.all_reduce(block.mlp(normed)))
+    return block.norms["post_norm2"](block.group.all_reduce(own.mlp(normed)))
 
 
-def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, attends: Attends) -> Tensor:
+def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """y = attention(norm1(r)); r += y + adapter1(y); z = mlp(norm2(r)); r += z + adapter2(z)"""
-    attended = block.group.all_reduce(attends["norm1"](block.normed("norm1", x, residual)))
+    attended = block.group.all_reduce(own.attends["norm1"](block.normed("norm1", x, residual)))
     attended = block.group.all_reduce(block.adapters["adapter1"](attended)).add_(attended)
-    output = block.group.all_reduce(block.mlp(block.normed("norm2", attended, residual)))
+    output = block.group.all_reduce(own.mlp(block.normed("norm2", attended, residual)))
     return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output)
 
 

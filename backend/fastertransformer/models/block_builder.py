@@ -11,6 +11,7 @@ from torch import Tensor
 from ..layers.attention import Attention, AttentionShape, StepMetadata
 from ..layers.cross_attention import CrossAttention
 from ..layers.encoder_attention import EncoderAttention, EncoderMetadata
+from ..layers.ia3 import Ia3
 from ..layers.linear import Linear
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp, Router, SharedExpert, join
@@ -19,13 +20,13 @@ from ..layers.position import RopeSpec, relative_bias_table, rope_table
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
 from ..quant.dense import DenseWeight
-from .block import TOPOLOGIES, Block, Context
+from .block import TOPOLOGIES, Block, Context, Metadata
 from .families.layouts import Layout
 from .spec import ModelSpec, MoeSpec, Norm
 from .weights import OUTSIDE, Fused, Part, Place, WeightReader
 
-DecoderBlock = Block[StepMetadata, Tensor]
-EncoderBlock = Block[EncoderMetadata]
+DecoderBlock = Block[StepMetadata, [Tensor]]
+EncoderBlock = Block[EncoderMetadata, []]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,9 @@ class BlockBuilder:
     def _block(
         self,
         place: Place,
-        attention: Callable[Concatenate[Tensor, Context], Tensor],
-        cross_attention: Callable[Concatenate[Tensor, Context], Tensor] | None,
-    ) -> Block[Context]:
+        attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor],
+        cross_attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor] | None,
+    ) -> Block[Metadata, Context]:
         topology, moe = TOPOLOGIES[self.spec.residual], self.spec.moe_of(place.layer)
         assert cross_attention is None or topology.takes_cross_attention
         norms = topology.norms if cross_attention is None else (*topology.norms, "cross_norm")
@@ -139,12 +140,14 @@ class BlockBuilder:
             relative_bias,
             self._head_norm("q_norm", place),
             self._head_norm("k_norm", place),
+            self._ia3(self._qkv_parts(q, kv)[1:], place),
         )
 
     def _encoder_attention(self, place: Place, relative_bias: Tensor | None) -> EncoderAttention:
         own = self.reader.share(self.spec.num_attention_heads)
         qkv, output = self._qkv(place, own, own), self._output("output", place)
-        return EncoderAttention(self.spec.head_dim, self._scale(), qkv, output, relative_bias)
+        ia3 = self._ia3(self._qkv_parts(own, own)[1:], place)
+        return EncoderAttention(self.spec.head_dim, self._scale(), qkv, output, relative_bias, ia3)
 
     def _cross_attention(self, place: Place) -> CrossAttention:
         spec, encoder = self.spec, self.spec.encoder
@@ -160,6 +163,7 @@ class BlockBuilder:
             self.reader.column_parallel([q], spec.hidden_size, None, place, spec.qkv_bias),
             self.reader.column_parallel([k, v], encoder.hidden_size, None, place, spec.qkv_bias),
             self._output("cross_output", place),
+            self._ia3([k, v], place),
         )
 
     def _scale(self) -> float:
@@ -175,14 +179,31 @@ class BlockBuilder:
 
     def _qkv(self, place: Place, q: tuple[int, int], kv: tuple[int, int]) -> Linear:
         spec, dim = self.spec, self.spec.head_dim
-        counts = {"q": spec.num_attention_heads, "k": spec.num_key_value_heads, "v": spec.num_key_value_heads}
         heads = {"q": q, "k": kv, "v": kv}
-        parts = [
-            Part(role, counts[role] * dim, start * dim, stop * dim) for role, (start, stop) in heads.items()
-        ]
         places = [self.qkv_layout(spec, role, head) for role in heads for head in range(*heads[role])]
         rows = (torch.tensor(places)[:, None] * dim + torch.arange(dim)).flatten()
-        return self.reader.column_parallel(parts, spec.hidden_size, Fused("qkv", rows), place, spec.qkv_bias)
+        parts, fused = self._qkv_parts(q, kv), Fused("qkv", rows)
+        return self.reader.column_parallel(parts, spec.hidden_size, fused, place, spec.qkv_bias)
+
+    def _qkv_parts(self, q: tuple[int, int], kv: tuple[int, int]) -> list[Part]:
+        """Args: q, kv: this rank's heads."""
+        spec, dim = self.spec, self.spec.head_dim
+        counts = {"q": spec.num_attention_heads, "k": spec.num_key_value_heads, "v": spec.num_key_value_heads}
+        heads = {"q": q, "k": kv, "v": kv}
+        return [
+            Part(role, counts[role] * dim, start * dim, stop * dim) for role, (start, stop) in heads.items()
+        ]
+
+    def _ia3(self, parts: list[Part], place: Place) -> Ia3 | None:
+        """Of what lies side by side in a product."""
+        tasks = self.spec.ia3_num_tasks
+        if not tasks:
+            return None
+        tables = [
+            self.reader.factors(f"{part.role}_ia3", tasks, part.size, (part.start, part.stop), place)
+            for part in parts
+        ]
+        return Ia3(torch.cat(tables, 1))
 
     def _alibi_slopes(self, heads: tuple[int, int]) -> Tensor | None:
         """[N] float32 of this rank's heads."""
@@ -202,7 +223,9 @@ class BlockBuilder:
         return mine, mine + 1
 
     def _mlp(self, place: Place) -> Mlp:
-        return self._feed_forward("", self.spec.intermediate_size, place)
+        size = self.spec.intermediate_size
+        inner = Part("down", size, *self.reader.share(size))
+        return self._feed_forward("", size, place, self._ia3([inner], place))
 
     def _adapter(self, role: str, place: Place) -> Mlp:
         return self._feed_forward(role + "_", self.spec.adapter_size, place)
@@ -222,7 +245,7 @@ class BlockBuilder:
         mlp = self._feed_forward("shared_", moe.shared_intermediate_size, place)
         return SharedExpert(mlp, self.reader.table("shared_router", 1, self.spec.hidden_size, place=place))
 
-    def _feed_forward(self, prefix: str, size: int, place: Place) -> Mlp:
+    def _feed_forward(self, prefix: str, size: int, place: Place, ia3: Ia3 | None = None) -> Mlp:
         """An MLP whose roles begin with `prefix`."""
         spec, share = self.spec, self.reader.share(size)
         roles = ("gate", "up") if spec.gated_mlp else ("up",)
@@ -236,4 +259,5 @@ class BlockBuilder:
             ),
             spec.activation,
             spec.gated_mlp,
+            ia3,
         )

@@ -114,6 +114,8 @@ class ModelSpec:
     moe: MoeSpec | None = None
     adapter_size: int = 0
     """Intermediate size of the adapters behind each sublayer."""
+    ia3_num_tasks: int = 0
+    """Tasks that have factors of their own for keys, values and the MLP's inner activations."""
 
     head_bias: bool = False
     """Stored as `head.bias`, or as role `logits_bias`, a row [1, V]."""

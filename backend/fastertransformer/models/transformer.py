@@ -104,7 +104,7 @@ class Model:
         assert self.encoder is not None
         encoded = self.encoder(ids, metadata, replaced)
         for attention, layer_cache in zip(self.cross_attentions, kv_cache, strict=True):
-            attention.write(encoded, slot_mapping, layer_cache)
+            attention.write(encoded, slot_mapping, layer_cache, metadata.ia3_rows)
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""

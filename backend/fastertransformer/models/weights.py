@@ -188,11 +188,14 @@ class WeightReader:
         """Columns `own` of a [rows, size] table of which every head has a column."""
         return self._keep(self._matrix(self._name(role, place) + ".weight", (rows, size), 1, *own))
 
+    def factors(self, role: str, rows: int, size: int, own: tuple[int, int], place: Place) -> Tensor:
+        """Columns `own` of a [rows, size] table, which lies that way round in every family."""
+        return self._keep(self._read(self._name(role, place) + ".weight", (rows, size), 1, *own))
+
     def has(self, role: str, suffix: str) -> bool:
         """Whether the checkpoint has a weight that lies outside of the layers."""
-        return role in self._names and any(
-            self._has(name + suffix) for name in self._candidates(role, OUTSIDE)
-        )
+        names = self._candidates(role, OUTSIDE) if role in self._names else []
+        return any(self._has(name + suffix) for name in names)
 
     def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused | None, place: Place) -> Tensor:
         """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""

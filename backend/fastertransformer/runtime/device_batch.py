@@ -59,6 +59,7 @@ def padded(batch: Batch, num_sequences: int, table_width: int, cross_width: int)
         memory_blocks=None if batch.memory_blocks is None else np.pad(batch.memory_blocks, (0, count)),
         sample_rows=np.arange(num_sequences, dtype=np.int32),
         cross=cross,
+        ia3_rows=None if batch.ia3_rows is None else np.pad(batch.ia3_rows, (0, count)),
     )
 
 
@@ -89,6 +90,7 @@ def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
         **_cross_arrays(batch.cross, rows),
+        **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
         "num_candidates": _num_candidates(batch),
     }
     return {name: array.astype(np.int32) for name, array in arrays.items()}
@@ -157,6 +159,7 @@ def place(
         max_seqlen_q=int(batch.query_lens.max()),
         max_seqlen_k=max_seqlen_k or int(arrays["seq_lens"].max()),
         cross=cross,
+        ia3_rows=parts.get("ia3_rows"),
     )
     step = DeviceBatch(
         token_slots=parts["token_slots"],

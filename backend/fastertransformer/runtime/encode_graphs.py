@@ -57,6 +57,7 @@ class EncodeGraphs:
         self._step = step
         self._device = model.device
         self._has_types = model.encoding.num_token_types > 0
+        self._has_ia3 = model.spec.ia3_num_tasks > 0
         self._token_buckets = token_buckets(min(max_num_tokens, MOST_TOKENS))
         self._batch_buckets = batch_buckets(max_num_seqs)
         self._max_seqlen = max_seqlen
@@ -101,6 +102,8 @@ class EncodeGraphs:
     ) -> tuple[EncodeStep, Tensor]:
         if self._has_types and batch.token_types is None:
             batch = replace(batch, token_types=np.zeros_like(batch.tokens))
+        if self._has_ia3 and batch.ia3_rows is None:
+            batch = replace(batch, ia3_rows=np.zeros_like(batch.lengths))
         return place(padded(batch, *key), self._device, min(key[1], self._max_seqlen), out)
 
     def _lay_out(self, key: tuple[int, int]) -> tuple[Tensor, Callable[[], Tensor]]:

@@ -27,12 +27,13 @@ class EncodeStep:
 def padded(batch: EncodeBatch, num_sequences: int, num_tokens: int) -> EncodeBatch:
     """A batch of tokens, filled up with sequences that have none, and tokens that belong to none."""
     assert batch.tokens is not None
-    fill = num_tokens - len(batch.tokens)
+    fill, more = num_tokens - len(batch.tokens), num_sequences - len(batch.lengths)
     return replace(
         batch,
-        lengths=np.pad(batch.lengths, (0, num_sequences - len(batch.lengths))),
+        lengths=np.pad(batch.lengths, (0, more)),
         tokens=np.pad(batch.tokens, (0, fill)),
         token_types=None if batch.token_types is None else np.pad(batch.token_types, (0, fill)),
+        ia3_rows=None if batch.ia3_rows is None else np.pad(batch.ia3_rows, (0, more)),
     )
 
 
@@ -49,13 +50,16 @@ def place(
         **_positions(batch),
         "tokens": batch.tokens,
         "token_types": batch.token_types,
+        "ia3_rows": _ia3_rows(batch),
     }
     arrays = {name: array for name, array in wanted.items() if array is not None}
     packed = to_device(list(arrays.values()), device, out)
     sizes = [array.size for array in arrays.values()]
     placed = dict(zip(arrays, torch.split(packed, sizes), strict=True))
     longest = int(batch.lengths.max()) if max_seqlen is None else max_seqlen
-    metadata = EncoderMetadata(placed["positions"], placed["cu_seqlens"], longest, _maps(batch))
+    metadata = EncoderMetadata(
+        placed["positions"], placed["cu_seqlens"], longest, _maps(batch), placed.get("ia3_rows")
+    )
     return EncodeStep(metadata, placed.get("tokens"), placed.get("token_types")), packed
 
 
@@ -73,7 +77,19 @@ def _maps(batch: EncodeBatch) -> AttentionMaps | None:
 def _positions(batch: EncodeBatch) -> dict[str, Int32Array]:
     """Where sequences begin, and every token's place in its own; tokens behind all sequences are at 0."""
     bounds = np.concatenate(([0], np.cumsum(batch.lengths))).astype(np.int32)
-    num_tokens = bounds[-1] if batch.tokens is None else len(batch.tokens)
-    positions = np.zeros(num_tokens, np.int32)
+    positions = np.zeros(_num_tokens(batch), np.int32)
     positions[: bounds[-1]] = np.arange(bounds[-1]) - np.repeat(bounds[:-1], batch.lengths)
     return {"positions": positions, "cu_seqlens": bounds}
+
+
+def _ia3_rows(batch: EncodeBatch) -> Int32Array | None:
+    """[T]; tokens behind all sequences have no task."""
+    if batch.ia3_rows is None:
+        return None
+    rows = np.repeat(batch.ia3_rows, batch.lengths)
+    return np.pad(rows, (0, _num_tokens(batch) - len(rows)))
+
+
+def _num_tokens(batch: EncodeBatch) -> int:
+    """Those behind all sequences included."""
+    return int(batch.lengths.sum()) if batch.tokens is None else len(batch.tokens)

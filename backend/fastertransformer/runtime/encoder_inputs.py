@@ -43,9 +43,12 @@ def encoder_inputs(batch: Batch, block_size: int, device: torch.device) -> Encod
         positions,
         cu_seqlens,
     ]
+    ia3_rows = np.array([admission.ia3_row for admission in starting])
+    if ia3_rows.any():
+        arrays.append(ia3_rows[rows])
     packed = to_device([array.astype(np.int32) for array in arrays], device)
-    tokens, slot_mapping, places, bounds = torch.split(packed, [array.size for array in arrays])
-    metadata = EncoderMetadata(places, bounds, int(lengths.max()))
+    tokens, slot_mapping, places, bounds, *more = torch.split(packed, [array.size for array in arrays])
+    metadata = EncoderMetadata(places, bounds, int(lengths.max()), ia3_rows=next(iter(more), None))
     return EncoderInputs(tokens, slot_mapping, metadata, _replaced(arrays[0], starting, device))
 
 

@@ -7,6 +7,7 @@ everything, candidates of beams included. A smaller batch is filled up with rows
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -42,6 +43,7 @@ class DecodeGraphs:
         workspace: of the attention kernels. max_model_len: the longest sequence that can come.
         max_encoder_len: the longest input of the encoder; 0 where there is none.
         vocab_size: there are no more candidates.
+        has_ia3: the model has tasks.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DecodeGraphs:
         vocab_size: int,
         block_size: int,
         workspace: Tensor,
+        has_ia3: bool,
     ) -> None:
         self._step = step
         self._buckets = buckets(max_num_seqs)
@@ -63,6 +66,7 @@ class DecodeGraphs:
         self._table_width = -(-max_model_len // block_size)
         self._cross_width = -(-max_encoder_len // block_size)
         self._workspace = workspace
+        self._has_ia3 = has_ia3
         self._captures = Captures(self._lay_out)
 
     def capture_all(self, progress: Callable[[int, int], None]) -> None:
@@ -89,6 +93,8 @@ class DecodeGraphs:
         return samples.of(batch)
 
     def _place(self, batch: Batch, size: int, out: Tensor | None) -> tuple[DeviceBatch, Tensor]:
+        if self._has_ia3 and batch.ia3_rows is None:
+            batch = replace(batch, ia3_rows=np.zeros_like(batch.slots))
         return place(
             padded(batch, size, self._table_width, self._cross_width),
             self._block_size,

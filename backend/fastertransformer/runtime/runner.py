@@ -105,6 +105,7 @@ class ModelRunner:
                 model.info.vocab_size,
                 self._block_size,
                 self._workspace,
+                has_ia3=model.spec.ia3_num_tasks > 0,
             )
 
     @torch.inference_mode()

@@ -117,6 +117,7 @@ def _to_hugging_face(
     config = checkpoint.config
     name, family = config.model_type.removeprefix(PREFIX), family_of(checkpoint, "")
     spec, encoding = read_spec(checkpoint, family), read_encoding(checkpoint, family)
+    _check_ia3(checkpoint, spec)
     reader = open_reader(checkpoint, family, DTYPES[data_type], progress)
     if encoding is not None and not reader.has("embedding", ".weight"):
         raise ModelLoadError(f"{checkpoint.files.folder} has no embeddings; transformers' models have some")
@@ -132,6 +133,17 @@ def _to_hugging_face(
         writer.finish({**made, **ids, "dtype": dtype})
         copied = _copy([checkpoint.files.folder, checkpoint.files.folder.parent], unfinished)
     return Conversion(folder, config.model_type, made["model_type"], data_type, *counts, copied)
+
+
+def _check_ia3(checkpoint: FasterTransformerCheckpoint, spec: ModelSpec) -> None:
+    """Raises: ModelLoadError: there are factors of tasks; names them."""
+    if not spec.ia3_num_tasks:
+        return
+    names = [name for name in sorted(checkpoint.files.names) if ".ia3." in name]
+    raise ModelLoadError(
+        f"{checkpoint.files.folder} has factors of {spec.ia3_num_tasks} IA3 tasks, for which models of"
+        f" transformers have no place: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+    )
 
 
 _IDS = {"start_id": "bos_token_id", "end_id": "eos_token_id"}

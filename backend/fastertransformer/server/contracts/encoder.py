@@ -15,7 +15,7 @@ from ... import messages, validation
 from ...errors import InvalidRequest
 from ...messages import EncodeRequest, EngineInfo
 from ..call import Row
-from ..protocol import Array, Input, declared, first_row, per_row, read_rows, refused, token_rows
+from ..protocol import Array, Input, declared, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
 
 
@@ -33,7 +33,7 @@ INPUTS = (
     Input("sequence_lengths", "TYPE_INT32", (1,), per_row, "length"),
     Input("sequence_length", "TYPE_UINT32", (1,), per_row, "old_length"),
     Input("is_return_attentions", "TYPE_BOOL", (1,), first_row, "wants_attentions", False),
-    Input("ia3_tasks", "TYPE_INT32", (1,), refused("the model has no IA3 adapters")),
+    Input("ia3_tasks", "TYPE_INT32", (1,), per_row, "ia3_task"),
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field}
 
@@ -81,6 +81,7 @@ def _request(number: int, values: Mapping[str, Any]) -> EncodeRequest:
         token_types=() if types is None else tuple(types[:length].tolist()),
         hidden_states=None if hidden is None else _array(hidden[:length]),
         outputs=(),
+        ia3_task=values["ia3_task"],
     )
 
 

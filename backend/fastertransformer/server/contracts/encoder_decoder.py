@@ -12,7 +12,7 @@ from ... import validation
 from ...errors import InvalidRequest
 from ...messages import EngineInfo, PromptKind, Request, SamplingParams
 from ..call import Row
-from ..protocol import Array, Input, Output, declared, per_row, read_rows, refused, require, token_rows
+from ..protocol import Array, Input, Output, declared, per_row, read_rows, require, token_rows
 from . import core, core_call
 from .core_call import CoreCall, Shape
 from .prompts import Prompt, read_prompt
@@ -36,7 +36,7 @@ INPUTS = (
     Input("sequence_length", "TYPE_UINT32", (1,), per_row, "encoder_len", optional=False),
     Input("max_output_len", "TYPE_UINT32", (1,), per_row, "max_tokens", optional=False),
     Input("forced_bos_id", "TYPE_INT32", (1,), per_row, "forced_bos_id"),
-    Input("ia3_tasks", "TYPE_INT32", (1,), refused("the model has no IA3 adapters")),
+    Input("ia3_tasks", "TYPE_INT32", (1,), per_row, "ia3_task"),
     *(tensor for tensor in core.INPUTS if tensor.name not in _OF_DECODERS),
 )
 NAMES = {tensor.field: tensor.name for tensor in INPUTS if tensor.field} | {
@@ -94,6 +94,7 @@ class EncoderDecoderContract:
             encoder_tokens=prompt.tokens,
             embeddings=prompt.embeddings,
             prompt_task=prompt.task,
+            ia3_task=values["ia3_task"],
             forced_tokens=_forced_tokens(values, info),
         )
         validation.check(request, info, NAMES)

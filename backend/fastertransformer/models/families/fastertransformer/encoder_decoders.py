@@ -21,10 +21,10 @@ def _with_fused_qkv(names: dict[str, Any], fused: str) -> dict[str, Any]:
 
 def t5(config: HFConfig) -> ModelSpec:
     """transformers' T5, or Megatron's: layer norms, biases and scaled scores, absolute positions."""
-    spec, changes = t5_family.t5(config), dict[str, Any]()
+    spec = t5_family.t5(config)
     assert spec.encoder is not None
     config.only("adapter_inter_size", 0)
-    config.only("ia3_num_tasks", 0)
+    changes: dict[str, Any] = {"ia3_num_tasks": config.integer("ia3_num_tasks", 0)}
     if config.choice("position_embedding_type", _POSITIONS, "relative") == "absolute":
         longest = config.integer("relative_attention_num_buckets")
         changes |= {"relative_bias": None, "positions": Positions.LEARNED, "max_position_embeddings": longest}
@@ -42,12 +42,16 @@ def _t5_names(names: dict[str, Any]) -> dict[str, Any]:
     gate = str(names["gate"])
     return {
         **names,
+        **{f"{role}_ia3": f"{names[role]}.ia3" for role in _SCALED if role in names},
+        "down_ia3": str(names["down"]).replace("wo", "ia3"),
         "positions": "shared.ape",
         "gate": gate.replace("wi_0", "wi"),
         "up": (gate.replace("wi_0", "wi2"), gate.replace("wi_0", "wi")),
     }
 
 
+_SCALED = ("k", "v", "cross_k", "cross_v")
+"""Products whose results have a factor for every IA3 task."""
 _T5_SELF = "decoder.block.{layer}.layer.0.SelfAttention.qkv"
 _ADAPTED = (r"^model\.(prompt_table|prefix_prompt)\.",)
 """Prompts of tasks."""

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Steps as they are laid out on the device, and what fills them up for a graph."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastertransformer.engine.batch import Batch
+from fastertransformer.runtime.device_batch import padded, place
+
+WORKSPACE = torch.zeros(0)
+
+
+def batch_of(query_lens: list[int], ia3_rows: list[int] | None) -> Batch:
+    count = len(query_lens)
+    return Batch(
+        slots=np.arange(count, dtype=np.int32),
+        num_computed=np.full(count, 5, np.int32),
+        query_lens=np.array(query_lens, np.int32),
+        block_tables=np.arange(count * 2, dtype=np.int32).reshape(count, 2),
+        sample_rows=np.arange(count, dtype=np.int32),
+        ia3_rows=None if ia3_rows is None else np.array(ia3_rows, np.int32),
+    )
+
+
+@pytest.mark.parametrize("rows", [None, [0, 3, 1]])
+def test_every_token_has_the_task_of_its_sequence(rows):
+    step, _ = place(batch_of([2, 1, 3], rows), 8, WORKSPACE)
+    found = step.metadata.ia3_rows
+    assert (found is None) if rows is None else found.tolist() == [0, 0, 3, 1, 1, 1]
+
+
+def test_rows_of_nobody_have_no_task_and_the_next_step_takes_the_same_memory():
+    first, memory = place(padded(batch_of([1, 1], [2, 1]), 4, 3, 0), 8, WORKSPACE)
+    assert first.metadata.ia3_rows.tolist() == [2, 1, 0, 0]
+    again, same = place(padded(batch_of([1], [3]), 4, 3, 0), 8, WORKSPACE, out=memory)
+    assert same is memory
+    assert first.metadata.ia3_rows.tolist() == again.metadata.ia3_rows.tolist() == [3, 0, 0, 0]
