@@ -90,6 +90,10 @@ class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     """Number of the checkpoint's IA3 task."""
     wants_context: bool = False
     """Whether to return the sum of the prompt's hidden states."""
+    wants_context_logits: bool = False
+    """Whether to return the logits behind every token of the prompt that is computed."""
+    wants_logits: bool = False
+    """Whether to return the logits that every token was drawn from, before biases, bans and temperature."""
 
 
 class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -146,6 +150,10 @@ class Output(Struct, frozen=True, omit_defaults=True):
     """Of a beam search: all beams from their first token on, best first, instead of `tokens`."""
     context: bytes = b""
     """Sum of the prompt's hidden states, [hidden_size] float32; beside the first token, where wanted."""
+    context_logits: bytes = b""
+    """[prompt, vocabulary] float32, beside the first token, where wanted."""
+    logits: bytes = b""
+    """[vocabulary] float32 of the last of `tokens`, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
     arrays: dict[str, Array] = {}

@@ -2,7 +2,7 @@
 """Checks of one request against a loaded model, with errors in the names of the client's contract."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .errors import InvalidRequest
 from .messages import (
@@ -19,6 +19,8 @@ _FLOAT_BYTES = 4
 
 MAX_SEED = 2**64 - 1
 MAX_BEAM_WIDTH = 64
+MAX_LOGITS_BYTES = 256 << 20
+"""Of one tensor of logits in one answer."""
 
 _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
@@ -45,6 +47,13 @@ _RANGES: dict[str, _Range] = {
     "diversity_rate": _ANY,
     "seed": (lambda value: 0 <= value <= MAX_SEED, "an integer in [0, 2^64)"),
 }
+
+
+_LOGITS: dict[str, Callable[[Request], int]] = {
+    "wants_context_logits": lambda request: len(request.prompt),
+    "wants_logits": lambda request: request.sampling.max_tokens,
+}
+"""Wishes, and how many rows of logits they bring."""
 
 
 def check(request: AnyRequest, info: EngineInfo, names: Mapping[str, str] | None = None) -> None:
@@ -81,6 +90,7 @@ def _check_generate(request: Request, info: EngineInfo, names: Mapping[str, str]
     _check_reset_id(names.get("top_p_reset_id", "top_p_reset_id"), request.sampling, info.vocab_size)
     _check_biases(names.get("logit_bias", "logit_bias"), request.sampling.logit_bias, info.vocab_size)
     _check_length(request, info, names)
+    check_logits([request], info, names)
     if request.sampling.beam_width > 1:
         _check_beams(request, info, names)
 
@@ -174,6 +184,18 @@ def _check_length(request: Request, info: EngineInfo, names: Mapping[str, str]) 
         )
 
 
+def check_logits(requests: Sequence[Request], info: EngineInfo, names: Mapping[str, str]) -> None:
+    """Raises InvalidRequest where requests answered together want too many logits, padding and all."""
+    for field, num_rows in _LOGITS.items():
+        counts = [num_rows(request) for request in requests if getattr(request, field)]
+        size = len(counts) * max(counts, default=0) * info.vocab_size * _FLOAT_BYTES
+        if size > MAX_LOGITS_BYTES:
+            raise InvalidRequest(
+                f"{names.get(field, field)} asks for {len(counts)} x {max(counts)} x {info.vocab_size}"
+                f" logits, {size} bytes; allowed are {MAX_LOGITS_BYTES} bytes"
+            )
+
+
 def _check_forced(request: Request, info: EngineInfo, names: Mapping[str, str]) -> None:
     name, count = names.get("forced_tokens", "forced_tokens"), len(request.forced_tokens)
     _check_tokens(name, request.forced_tokens, info.vocab_size)
@@ -223,6 +245,9 @@ def _check_beams(request: Request, info: EngineInfo, names: Mapping[str, str]) -
     name, width = names.get("beam_width", "beam_width"), request.sampling.beam_width
     if request.memory_len or request.session is not None:
         raise InvalidRequest(f"{name} is {width}; allowed is 1 in a session and with memory_len")
+    for field in _LOGITS:
+        if getattr(request, field):
+            raise InvalidRequest(f"{name} is {width}; allowed is 1 with {names.get(field, field)}")
     if width > info.max_num_seqs:
         raise InvalidRequest(
             f"{name} is {width}, but at most {info.max_num_seqs} sequences run at once (max_num_seqs)"

@@ -4,8 +4,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from toy_engine import INFO, ToyEngine, engine_config, expected, next_token, request
 
+from fastertransformer.engine.batch import MAX_CONTEXT_LOGITS_BYTES
 from fastertransformer.messages import FinishReason
 
 PROMPTS = st.lists(st.integers(1, 9), min_size=1, max_size=30)
@@ -19,6 +21,12 @@ def requests(draw):
     return prompt, draw(st.integers(1, 20)), draw(st.integers(0, 30))
 
 
+def wishing(entry, with_logits):
+    """Every second one wants the logits of its prompt, every third one those of its tokens."""
+    wishes = {"wants_context_logits": entry.id % 2 == 0, "wants_logits": entry.id % 3 == 0}
+    return replace(entry, **wishes) if with_logits else entry
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     work=st.lists(requests(), min_size=1, max_size=12),
@@ -27,15 +35,18 @@ def requests(draw):
     max_num_seqs=st.integers(1, 6),
     shape=st.sampled_from([(0, 1), (1, 1), (2, 2), (3, 3)]),
     reuse=st.booleans(),
+    with_logits=st.booleans(),
 )
-def test_same_tokens_whatever_the_schedule(work, num_blocks, budget, max_num_seqs, shape, reuse):
+def test_same_tokens_whatever_the_schedule(work, num_blocks, budget, max_num_seqs, shape, reuse, with_logits):
+    """Logits, where some want them, are those of their tokens, once each."""
     depth, stages = shape
     config = engine_config(
         max_num_batched_tokens=budget, max_num_seqs=max_num_seqs, stages=stages, reuse=reuse
     )
     engine = ToyEngine(config, num_blocks, depth)
     pending = [
-        (arrival, request(number, prompt, tokens)) for number, (prompt, tokens, arrival) in enumerate(work)
+        (arrival, wishing(request(number, prompt, tokens), with_logits))
+        for number, (prompt, tokens, arrival) in enumerate(work)
     ]
     for step in range(31):
         for arrival, entry in pending:
@@ -44,7 +55,10 @@ def test_same_tokens_whatever_the_schedule(work, num_blocks, budget, max_num_seq
         engine.step()
     engine.run()
     for _, entry in pending:
-        assert engine.results[0, entry.id].tokens == expected(entry)
+        result = engine.results[0, entry.id]
+        assert result.tokens == expected(entry)
+        assert result.context_logits == (list(entry.prompt) if entry.wants_context_logits else [])
+        assert result.logits == (result.tokens if entry.wants_logits else [])
     engine.scheduler.pool.check_integrity()
 
 
@@ -79,6 +93,23 @@ def test_decoding_goes_on_while_a_long_prompt_is_computed_in_chunks():
     for _ in range(5):
         batch = engine.step()
         assert batch.query_lens.tolist() == [1, 3], "one token decodes, the rest of the budget is prompt"
+
+
+def test_a_step_gives_back_so_many_logits_of_prompts_and_computes_others_beside_them():
+    vocab_size = MAX_CONTEXT_LOGITS_BYTES // (4 * 5)
+    info = replace(INFO, vocab_size=vocab_size)
+    engine = ToyEngine(engine_config(max_num_batched_tokens=12), num_blocks=32, depth=1, info=info)
+    prompts = [list(range(1, 14)), list(range(2, 10)), [7] * 20]
+    for number, prompt in enumerate(prompts):
+        engine.add(replace(request(number, prompt, 2), wants_context_logits=number < 2))
+    steps = []
+    while engine.scheduler.stats.num_waiting or not engine.results[0, 1].tokens:
+        batch = engine.step()
+        steps.append([end - begin for begin, end in batch.context_logits])
+    assert steps[:5] == [[5], [5], [3, 2], [5], [1]]
+    engine.run()
+    assert [engine.results[0, number].context_logits for number in range(3)] == [*prompts[:2], []]
+    engine.scheduler.pool.check_integrity()
 
 
 def test_equal_prefix_is_computed_once():

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A runner without a model: the next token is a function of all tokens before it."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from msgspec.structs import replace
@@ -88,12 +89,13 @@ class ToyRunner:
         if batch.feed is not None:
             self.pool[batch.feed.slots, batch.feed.positions] = batch.feed.tokens
         self._encode(batch)
-        tokens, candidates = [], []
+        tokens, candidates, computed = [], [], []
         for row in range(len(batch.slots)):
             start, count = int(batch.num_computed[row]), int(batch.query_lens[row])
             for position in range(start, start + count):
                 block = batch.block_tables[row][position // self.block_size]
                 self.cache[block, position % self.block_size] = self.pool[batch.slots[row], position]
+            computed += self.pool[batch.slots[row], start : start + count].tolist()
             if row in batch.sample_rows:
                 seen = self._seen(batch, row, start + count)
                 if batch.beams is not None and len(tokens) in batch.beams.rows:
@@ -104,7 +106,12 @@ class ToyRunner:
                 else:
                     tokens.append(self._sample(batch, row, seen))
         samples = np.array(tokens, np.int32), np.zeros(len(tokens), np.float32)
-        return StepResult(*samples, *map(np.stack, zip(*candidates, strict=True)))
+        result = StepResult(*samples, *map(np.stack, zip(*candidates, strict=True)))
+        return dataclasses.replace(
+            result,
+            context_logits=tuple(_as_logits(computed[begin:end]) for begin, end in batch.context_logits),
+            logits=_as_logits(result.tokens[batch.logit_rows]),
+        )
 
     def _encode(self, batch: Batch) -> None:
         for admission in batch.admissions:
@@ -134,6 +141,11 @@ class ToyRunner:
         return token
 
 
+def _as_logits(tokens: Sequence[int]) -> np.ndarray:
+    """[n, 1] the tokens themselves."""
+    return np.array(tokens, np.float32).reshape(-1, 1)
+
+
 def engine_config(**changes: int) -> EngineConfig:
     """A small engine: 4 sequences, 8 tokens a step, blocks of 4."""
     stages = changes.pop("stages", 1)
@@ -156,6 +168,8 @@ class Result:
     beams: tuple[Beam, ...] = ()
     finish_reason: FinishReason | None = None
     error: str = ""
+    context_logits: list[float] = field(default_factory=list)
+    logits: list[float] = field(default_factory=list)
 
 
 class ToyEngine:
@@ -194,7 +208,10 @@ class ToyEngine:
     def _note(self, client: int, output: Output) -> None:
         result = self.results[client, output.id]
         assert result.finish_reason is None, "an output after the last one"
+        assert not output.context_logits or not result.tokens, "logits of the prompt behind the first token"
         result.tokens += output.tokens
+        result.context_logits += np.frombuffer(output.context_logits, np.float32).tolist()
+        result.logits += np.frombuffer(output.logits, np.float32).tolist()
         result.beams = output.beams
         result.finish_reason = output.finish_reason
         result.error = output.error

@@ -46,13 +46,15 @@ def check_pipeline(world: MpiWorld) -> None:
         else:
             contexts = torch.full((batch, 3), 0.1 + batch, dtype=torch.float64)
             tokens = torch.tensor([batch, 7], dtype=torch.int32)
-            pipeline.return_samples(tokens, torch.tensor([0.5, batch]), contexts)
+            logits = torch.full((2 * batch, 4), 0.5 + batch)
+            pipeline.return_samples(tokens, torch.tensor([0.5, batch]), contexts, logits)
     if mesh.rank == 0 and mesh.pp_size > 1:
         for batch in range(batches):
-            tokens, logprobs, contexts = pipeline.receive_samples(2, (batch, 3))
+            tokens, logprobs, contexts, logits = pipeline.receive_samples(2, (batch, 3), (2 * batch, 4))
             assert contexts.tolist() == [[0.1 + batch] * 3] * batch
             assert tokens.tolist() == [batch, 7]
             assert logprobs.tolist() == [0.5, batch]
+            assert logits.tolist() == [[0.5 + batch] * 4] * 2 * batch
 
 
 def check_control(world: MpiWorld) -> None:

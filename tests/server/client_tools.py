@@ -69,6 +69,18 @@ def encoder_decoder_inputs(inputs: Sequence[Sequence[int]], new: int | Sequence[
     return {names.get(name, name): array for name, array in arrays.items()}
 
 
+def tensorrt_llm_inputs(prompts: list[list[int]], new: Any, **more: Any) -> Arrays:
+    """Of TensorRT-LLM's contract: signed ids and lengths; booleans and numbers by their Python type."""
+    kinds = {bool: np.bool_, int: np.int32, float: np.float32}
+    core = core_inputs(prompts, new)
+    arrays = {name: array.astype(np.int32) for name, array in core.items()}
+    extra = {
+        name: value if isinstance(value, np.ndarray) else per_row(value, len(prompts), kinds[type(value)])
+        for name, value in more.items()
+    }
+    return arrays | extra
+
+
 def per_row(value: Any, batch: int, dtype: Any) -> Any:
     """[batch, 1] of scalars; arrays stay what they are."""
     if isinstance(value, np.ndarray):

@@ -16,18 +16,7 @@ from fastertransformer.server.contracts import tensorrt_llm
 PROMPTS = [[11, 12, 13], [21, 22, 23, 24, 25, 26, 27], [31]]
 NEW = [6, 4, 9]
 LONG = MAX_POSITIONS - 100
-
-
-def inputs(prompts: list[list[int]], new: Any, **more: Any) -> ct.Arrays:
-    """Signed ids and lengths; booleans and numbers by their Python type."""
-    kinds = {bool: np.bool_, int: np.int32, float: np.float32}
-    core = ct.core_inputs(prompts, new)
-    arrays = {name: array.astype(np.int32) for name, array in core.items()}
-    extra = {
-        name: value if isinstance(value, np.ndarray) else ct.per_row(value, len(prompts), kinds[type(value)])
-        for name, value in more.items()
-    }
-    return arrays | extra
+inputs = ct.tensorrt_llm_inputs
 
 
 def final_state(server: TritonServer, arrays: ct.Arrays) -> ct.Arrays:
@@ -149,7 +138,14 @@ def test_stop_ends_the_request_of_the_same_id_with_what_it_has(server: TritonSer
         ({"request_output_len": np.int32([[0]])}, "request_output_len is 0; allowed"),
         ({"min_tokens": np.int32([[-1]])}, "min_tokens is -1; allowed"),
         ({"lora_task_id": np.uint64([[1]])}, "LoRA adapters are not served"),
-        ({"return_context_logits": np.array([[True]])}, "return_context_logits is True; allowed is False"),
+        (
+            {"return_perf_metrics": np.array([[True]])},
+            "return_perf_metrics is True; allowed is False: these figures are in the server's metrics",
+        ),
+        (
+            {"return_generation_logits": np.array([[True]]), "beam_width": np.int32([[2]])},
+            "beam_width is 2; allowed is 1 with return_generation_logits",
+        ),
         (
             {"prompt_embedding_table": np.zeros((1, 2, 32), np.float16)},
             "prompt_embedding_table has rows of 32 values; allowed is 64",

@@ -93,6 +93,8 @@ class Answer:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.context = b""
+        self.context_logits = b""
+        self.logits = b""
         self.last: Output | None = None
 
     def take(self, output: Output) -> None:
@@ -100,6 +102,8 @@ class Answer:
         self.tokens += output.tokens
         self.logprobs += output.logprobs
         self.context += output.context
+        self.context_logits += output.context_logits
+        self.logits += output.logits
         self.last = output if output.finish_reason else None
 
 

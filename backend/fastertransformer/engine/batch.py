@@ -12,6 +12,14 @@ from ..messages import AnyRequest, SamplingParams
 Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
 
+MAX_CONTEXT_LOGITS_BYTES = 64 << 20
+"""Of the tokens of prompts whose logits one step gives back, in float32."""
+
+
+def max_context_logits(vocab_size: int) -> int:
+    """How many tokens these are, at least one."""
+    return max(1, MAX_CONTEXT_LOGITS_BYTES // (4 * vocab_size))
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -119,6 +127,10 @@ class Batch:
     """[begin, end) of the step's tokens whose hidden states are wanted as a sum."""
     ia3_rows: Int32Array | None = None
     """[B] 1 + IA3 task of each sequence, 0 for none; None: no sequence has one."""
+    context_logits: tuple[tuple[int, int], ...] = ()
+    """[begin, end) of the step's tokens whose logits are wanted."""
+    logit_rows: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """[G] indices into S, ascending: the rows whose logits are wanted as the sampler gets them."""
 
     @property
     def num_tokens(self) -> int:
@@ -139,6 +151,10 @@ class StepResult:
     """[R, K]"""
     contexts: npt.NDArray[np.float64] | None = None
     """[C, H] sums for `Batch.contexts`; None where there are none."""
+    context_logits: tuple[FloatArray, ...] = ()
+    """[end - begin, V] for each of `Batch.context_logits`."""
+    logits: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """[G, V] for `Batch.logit_rows`."""
 
 
 def ia3_rows(requests: Iterable[AnyRequest]) -> Int32Array | None:

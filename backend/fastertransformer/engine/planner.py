@@ -31,15 +31,43 @@ class Entry(NamedTuple):
     samples: bool = False
     num_context: int = 0
     """Leading tokens whose hidden states are added to the sum that the client wants."""
+    num_context_logits: int = 0
+    """Leading tokens whose logits the client wants."""
+
+
+class Budget(NamedTuple):
+    """What a step may still compute."""
+
+    tokens: int
+    context_logits: int
+    """Tokens of prompts whose logits are wanted."""
+
+    def most(self, sequence: Sequence) -> int:
+        """How many of its tokens `sequence` may compute."""
+        count = min(sequence.num_to_compute, self.tokens)
+        return min(count, self.context_logits) if sequence.wants_context_logits else count
+
+    def without(self, *entries: Entry) -> "Budget":
+        """What is left beside `entries`."""
+        return Budget(
+            self.tokens - sum(entry.num_tokens for entry in entries),
+            self.context_logits - sum(entry.num_context_logits for entry in entries),
+        )
 
 
 def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
     """An entry samples when it computes the last token that the sequence has."""
     samples = num_tokens == sequence.num_to_compute
-    if not sequence.wants_context:
+    if not sequence.computes_prompt:
         return Entry(sequence, num_tokens, samples)
-    num_context = max(0, min(num_tokens, sequence.prompt_len - sequence.num_computed))
-    return Entry(sequence, num_tokens, samples, num_context)
+    of_prompt = max(0, min(num_tokens, sequence.prompt_len - sequence.num_computed))
+    return Entry(
+        sequence,
+        num_tokens,
+        samples,
+        num_context=of_prompt if sequence.wants_context else 0,
+        num_context_logits=of_prompt if sequence.wants_context_logits else 0,
+    )
 
 
 def build_batch(entries: List[Entry], feed: bool) -> Batch:
@@ -51,6 +79,7 @@ def build_batch(entries: List[Entry], feed: bool) -> Batch:
     """
     sequences = [entry.sequence for entry in entries]
     fed = [s for s in sequences if s.is_placed and (feed or s.group is not None)]
+    sampling = [entry.sequence for entry in entries if entry.samples]
     return Batch(
         slots=_array([s.slot for s in sequences]),
         num_computed=_array([s.num_computed for s in sequences]),
@@ -62,9 +91,11 @@ def build_batch(entries: List[Entry], feed: bool) -> Batch:
         feed=_feed(fed) if fed else None,
         embeddings=_embeddings(entries),
         prefixes=tuple(load for s in sequences if not s.is_placed and (load := _prefix_load(s)) is not None),
-        contexts=_contexts(entries),
+        contexts=_spans(entries, [entry.num_context for entry in entries]),
+        context_logits=_spans(entries, [entry.num_context_logits for entry in entries]),
+        logit_rows=_array([row for row, s in enumerate(sampling) if s.request.wants_logits]),
         cross=_cross(sequences) if sequences[0].encoder_len else None,
-        beams=_beam_step(entries),
+        beams=_beam_step(entries, sampling),
         ia3_rows=ia3_rows(s.request for s in sequences),
     )
 
@@ -135,13 +166,12 @@ def _prefix_load(sequence: Sequence) -> PrefixLoad | None:
     return PrefixLoad(sequence.request.prompt_task, sequence.num_shared, _array(sequence.blocks))
 
 
-def _contexts(entries: List[Entry]) -> tuple[tuple[int, int], ...]:
+def _spans(entries: List[Entry], counts: List[int]) -> tuple[tuple[int, int], ...]:
+    """[begin, end) in the step's tokens of the first `counts` of each entry, where there are any."""
+    if not any(counts):
+        return ()
     begins = itertools.accumulate((entry.num_tokens for entry in entries), initial=0)
-    return tuple(
-        (begin, begin + entry.num_context)
-        for begin, entry in zip(begins, entries, strict=False)
-        if entry.num_context
-    )
+    return tuple((begin, begin + count) for begin, count in zip(begins, counts, strict=False) if count)
 
 
 def _feed(sequences: List[Sequence]) -> Feed:
@@ -152,11 +182,10 @@ def _feed(sequences: List[Sequence]) -> Feed:
     )
 
 
-def _beam_step(entries: List[Entry]) -> BeamStep | None:
+def _beam_step(entries: List[Entry], sampling: List[Sequence]) -> BeamStep | None:
     beams = [entry.sequence for entry in entries if entry.sequence.group is not None]
     if not beams:
         return None
-    sampling = [entry.sequence for entry in entries if entry.samples]
     slots = [(s.copies_slot, s.slot) for s in beams if s.copies_slot >= 0]
     blocks = [s.copies_block for s in beams if s.copies_block is not None]
     return BeamStep(

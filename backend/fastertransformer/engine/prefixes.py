@@ -15,8 +15,8 @@ class Prefixes:
 
     def find(self, sequence: Sequence) -> tuple[list[int], int]:
         """Blocks that hold its first tokens, and how many; one is left to compute, and the whole prompt where
-        its hidden states are wanted. They are not taken."""
-        if sequence.wants_context:
+        its hidden states or logits are wanted. They are not taken."""
+        if sequence.computes_prompt:
             return [], 0
         known = len(sequence.tokens) - 1
         shared = self._pool.match(self._digests(sequence, known // self._pool.block_size))

@@ -14,10 +14,10 @@ from collections.abc import Sequence as List
 
 from ..config import EngineConfig
 from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
-from .batch import Batch, FloatArray, StepResult
+from .batch import Batch, FloatArray, StepResult, max_context_logits
 from .beams import BeamGroup, Candidates, advance, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool
-from .planner import Entry, build_batch, entry_for
+from .planner import Budget, Entry, build_batch, entry_for
 from .prefixes import Prefixes
 from .prompts import PromptTables
 from .sequence import Sequence, SequenceKey, State
@@ -86,6 +86,7 @@ class Scheduler:
             end_ids = self._info.end_ids if end_ids is None else end_ids
             sequence = Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens])
             sequence.wants_context = request.wants_context
+            sequence.wants_context_logits = request.wants_context_logits
             self._prompts.give_meaning(sequence)
             if request.memory_len:
                 sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
@@ -140,13 +141,12 @@ class Scheduler:
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
-        budget = self._config.max_num_batched_tokens
+        budget = Budget(self._config.max_num_batched_tokens, max_context_logits(self._info.vocab_size))
         self._was_encoding = self._encoder_takes_the_step()
         planned = [] if self._was_encoding else self._continue_running(budget, room)
         for entry in planned:
             self._prefixes.publish(entry.sequence, entry.num_tokens)
-        budget -= sum(entry.num_tokens for entry in planned)
-        admitted = self._admit(budget, room - len(planned), is_empty=not planned)
+        admitted = self._admit(budget.without(*planned), room - len(planned), is_empty=not planned)
         if not planned and not admitted:
             self._fail_head_if_stuck()
             return None
@@ -159,17 +159,21 @@ class Scheduler:
         samples = zip(result.tokens.tolist(), result.logprobs.tolist(), strict=True)
         candidates = zip(result.candidate_tokens, result.candidate_logprobs, strict=True)
         contexts = iter(() if result.contexts is None else result.contexts)
+        context_logits, logits = iter(result.context_logits), iter(result.logits)
         complete: list[BeamGroup] = []
         for entry in self._in_flight.popleft():
             sequence = entry.sequence
             sequence.num_in_flight -= 1
             if entry.num_context:
                 sequence.context = sequence.context + next(contexts)
+            if entry.num_context_logits:
+                sequence.context_logits.append(next(context_logits).tobytes())
             if entry.samples:
                 sample = next(samples)
+                raw = next(logits).tobytes() if sequence.request.wants_logits else b""
                 group = sequence.group
                 if group is None:
-                    self._append(sequence, *sample)
+                    self._append(sequence, *sample, raw)
                 elif self._collect(group, sequence, next(candidates)):
                     complete.append(group)
             self._settle(sequence)
@@ -187,16 +191,16 @@ class Scheduler:
         live = min(len(self._running) + len(self._waiting), self._config.max_num_seqs)
         return -(-live // self._num_stages)
 
-    def _continue_running(self, budget: int, room: int) -> list[Entry]:
+    def _continue_running(self, budget: Budget, room: int) -> list[Entry]:
         planned: list[Entry] = []
         ready = [s for s in self._running if s.wants_tokens and self._may_follow(s)]
         for sequence in sorted(ready, key=lambda s: s.num_to_compute > 1):
-            if budget == 0 or len(planned) == room:
+            if budget.tokens == 0 or len(planned) == room:
                 break
-            count = min(sequence.num_to_compute, budget)
-            if sequence.state is State.RUNNING and self._reserve(sequence, count):
+            count = budget.most(sequence)
+            if count and sequence.state is State.RUNNING and self._reserve(sequence, count):
                 planned.append(entry_for(sequence, count))
-                budget -= count
+                budget = budget.without(planned[-1])
         return [entry for entry in planned if entry.sequence.state is State.RUNNING]
 
     def _may_follow(self, sequence: Sequence) -> bool:
@@ -238,24 +242,25 @@ class Scheduler:
         has_room = needed <= self.pool.num_free and len(head.members) <= len(self._free_slots)
         return 0 < head.encoder_len >= left and has_room
 
-    def _admit(self, budget: int, room: int, is_empty: bool) -> list[Entry]:
+    def _admit(self, budget: Budget, room: int, is_empty: bool) -> list[Entry]:
         """`is_empty`: nothing else is in the step, so that the first one may exceed the budget."""
         admitted: list[Entry] = []
-        while self._waiting and self._free_slots and budget > 0 and room > len(admitted):
+        while self._waiting and self._free_slots and budget.tokens > 0 and room > len(admitted):
             sequence = self._waiting[0]
-            is_too_long = sequence.encoder_len >= budget and (admitted or not is_empty)
-            if is_too_long or not self._take_blocks(sequence):
+            is_too_long = sequence.encoder_len >= budget.tokens and (admitted or not is_empty)
+            must_wait = is_too_long or (sequence.wants_context_logits and budget.context_logits == 0)
+            if must_wait or not self._take_blocks(sequence):
                 break
             self._waiting.popleft()
             for member in sequence.members:
                 member.slot = heapq.heappop(self._free_slots)
                 member.state = State.RUNNING
                 self._running.append(member)
-            budget -= sequence.encoder_len
-            count = min(sequence.num_to_compute, max(budget, 1))
+            budget = budget._replace(tokens=budget.tokens - sequence.encoder_len)
+            count = max(budget.most(sequence), 1)
             admitted.append(entry_for(sequence, count))
             self._prefixes.publish(sequence, count)
-            budget -= count
+            budget = budget.without(admitted[-1])
         return admitted
 
     def _blocks_needed(self, sequence: Sequence) -> tuple[int, int]:
@@ -303,11 +308,11 @@ class Scheduler:
             sequence.was_placed()
             self._prefixes.forget_oldest(sequence)
 
-    def _append(self, sequence: Sequence, token: int, logprob: float) -> None:
+    def _append(self, sequence: Sequence, token: int, logprob: float, logits: bytes) -> None:
         sequence.num_pending -= 1
         if sequence.state is State.FINISHED:
             return  # it ended while this step was in flight
-        output = sequence.append(token, logprob)
+        output = sequence.append(token, logprob, logits)
         self._tell(sequence.client, sequence.with_context(output))
         if output.finish_reason is None:
             self._prefixes.publish(sequence)

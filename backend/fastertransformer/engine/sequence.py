@@ -74,6 +74,10 @@ class Sequence:
     """The sum of the prompt's hidden states is asked for and not yet told."""
     context: npt.NDArray[np.float64] | float = 0.0
     """[H] that sum, as far as steps have added to it."""
+    wants_context_logits: bool = False
+    """The logits of the prompt's tokens are asked for and not yet told."""
+    context_logits: list[bytes] = field(default_factory=list)
+    """They, as far as steps have brought them."""
     memory_blocks: int = 0
     """How many blocks a token sees, its own included; 0 sees all."""
     keeps: bool = False
@@ -115,6 +119,11 @@ class Sequence:
         return len(self.request.forced_tokens)
 
     @property
+    def computes_prompt(self) -> bool:
+        """Whether all of its prompt must be computed, whatever lies in the cache."""
+        return self.wants_context or self.wants_context_logits
+
+    @property
     def num_tokens(self) -> int:
         """Length once all batches in flight are done."""
         return len(self.tokens) + self.num_pending
@@ -134,11 +143,12 @@ class Sequence:
         generated = length - len(self.request.prompt)
         return length > self.num_computed and generated < self.request.sampling.max_tokens
 
-    def append(self, token: int, logprob: float) -> Output:
+    def append(self, token: int, logprob: float, logits: bytes = b"") -> Output:
         """Takes a token that was sampled; what it adds to the output, the first one behind what is forced."""
         is_first = len(self.tokens) == self.prompt_len + self.num_forced
         self.tokens.append(token)
-        return self._output((*self.request.forced_tokens, token) if is_first else (token,), logprob)
+        tokens = (*self.request.forced_tokens, token) if is_first else (token,)
+        return self._output(tokens, logprob, logits)
 
     def forced_output(self) -> Output | None:
         """All of the output, where what is forced upon it ends it."""
@@ -151,17 +161,19 @@ class Sequence:
             return Output(self.request.id, beams=beams, finish_reason=reason)
         return self._output(tokens, 0.0)
 
-    def _output(self, tokens: tuple[int, ...], logprob: float) -> Output:
+    def _output(self, tokens: tuple[int, ...], logprob: float, logits: bytes = b"") -> Output:
         """Of `tokens` the last one was sampled."""
         logprobs = (*(0.0 for _ in tokens[1:]), logprob) if self.sampling.logprobs else ()
-        return Output(self.request.id, tokens, logprobs, self.reason_to_stop())
+        return Output(self.request.id, tokens, logprobs, self.reason_to_stop(), logits=logits)
 
     def with_context(self, output: Output) -> Output:
-        """`output`, the first one with the sum of the prompt's hidden states where that is wanted."""
-        if not self.wants_context:
+        """`output`, the first one with what is wanted of the prompt: its hidden states' sum, its logits."""
+        if not self.computes_prompt:
             return output
-        self.wants_context = False
-        return replace(output, context=np.asarray(self.context, np.float32).tobytes())
+        context = np.asarray(self.context, np.float32).tobytes() if self.wants_context else b""
+        logits, self.context_logits = b"".join(self.context_logits), []
+        self.wants_context = self.wants_context_logits = False
+        return replace(output, context=context, context_logits=logits)
 
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
@@ -187,7 +199,7 @@ class Sequence:
         """Forgets slot and blocks, which somebody has taken back."""
         self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
         self.is_placed, self.copies_slot, self.copies_block = False, -1, None
-        self.cross_blocks, self.is_encoded, self.context = [], False, 0.0
+        self.cross_blocks, self.is_encoded, self.context, self.context_logits = [], False, 0.0, []
 
     def _is_stop_word(self, tokens: list[int]) -> bool:
         return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)

@@ -31,7 +31,8 @@ _HIDDEN_TAG = 1
 _TOKENS_TAG = 2
 _LOGPROBS_TAG = 3
 _CONTEXTS_TAG = 4
-_RESULT_TAGS = (_TOKENS_TAG, _LOGPROBS_TAG, _CONTEXTS_TAG)
+_LOGITS_TAG = 5
+_RESULT_TAGS = (_TOKENS_TAG, _LOGPROBS_TAG, _CONTEXTS_TAG, _LOGITS_TAG)
 
 _SPIN_SECONDS = 0.05
 _LONGEST_NAP_SECONDS = 1e-3
@@ -106,7 +107,7 @@ class _SamplesOnTheirWay:
     """Copies to the host; they have arrived when the event has come."""
 
     tensors: list[Tensor]
-    """Tokens, log-probabilities, sums of hidden states."""
+    """Tokens, log-probabilities, sums of hidden states, logits."""
     event: torch.cuda.Event | None
 
     def arrived(self) -> bool:
@@ -135,11 +136,11 @@ class MpiPipeline:
         self._stages.recv(hidden, self._mesh.pp_rank - 1)
         return hidden
 
-    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor) -> None:
+    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor, logits: Tensor) -> None:
         """Waits neither for the device nor for rank 0, which may be busy with the next batch."""
         if self._mesh.pp_size == 1 or self._world.rank != self._last_rank:
             return
-        copies = [x.to("cpu", non_blocking=True) for x in (tokens, logprobs, contexts)]
+        copies = [x.to("cpu", non_blocking=True) for x in (tokens, logprobs, contexts, logits)]
         event = torch.cuda.Event() if tokens.is_cuda else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
@@ -156,11 +157,14 @@ class MpiPipeline:
                 if data.numel():
                     self._sends.append((self._world.Isend(data.numpy(), 0, tag), data.numpy()))
 
-    def receive_samples(self, num_samples: int, contexts: tuple[int, int]) -> Samples:
+    def receive_samples(
+        self, num_samples: int, contexts: tuple[int, int], logits: tuple[int, int]
+    ) -> Samples:
         samples: Samples = (
             np.empty(num_samples, np.int32),
             np.empty(num_samples, np.float32),
             np.empty(contexts, np.float64),
+            np.empty(logits, np.float32),
         )
         wanted: tuple[np.ndarray[Any, Any], ...] = samples
         for data, tag in zip(wanted, _RESULT_TAGS, strict=True):

@@ -8,8 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Samples = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float64]]
-"""Tokens [S], their log-probabilities [S], and sums of hidden states [C, H]."""
+Floats = npt.NDArray[np.float32]
+Samples = tuple[npt.NDArray[np.int32], Floats, npt.NDArray[np.float64], Floats]
+"""Tokens [S], their log-probabilities [S], sums of hidden states [C, H], and logits [L, V]."""
 
 
 class Pipeline(Protocol):
@@ -21,15 +22,17 @@ class Pipeline(Protocol):
 
     def receive_hidden(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor: ...
 
-    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor) -> None:
+    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor, logits: Tensor) -> None:
         """From the last stage to rank 0. All tensor-parallel ranks drew the same; one of them sends.
 
-        Args: tokens, logprobs: [S] int32 and float32. contexts: [C, H] float64.
+        Args: tokens, logprobs: [S] int32 and float32. contexts: [C, H] float64. logits: [L, V] float32.
         """
         ...
 
-    def receive_samples(self, num_samples: int, contexts: tuple[int, int]) -> Samples:
-        """Args: contexts: C and H."""
+    def receive_samples(
+        self, num_samples: int, contexts: tuple[int, int], logits: tuple[int, int]
+    ) -> Samples:
+        """Args: contexts: C and H. logits: L and V."""
         ...
 
 
@@ -42,8 +45,10 @@ class OneStage:
     def receive_hidden(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
         raise AssertionError("a single stage has no previous one")
 
-    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor) -> None:
+    def return_samples(self, tokens: Tensor, logprobs: Tensor, contexts: Tensor, logits: Tensor) -> None:
         """They are where they are needed."""
 
-    def receive_samples(self, num_samples: int, contexts: tuple[int, int]) -> Samples:
+    def receive_samples(
+        self, num_samples: int, contexts: tuple[int, int], logits: tuple[int, int]
+    ) -> Samples:
         raise AssertionError("a single stage samples itself")

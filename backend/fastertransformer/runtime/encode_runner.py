@@ -85,7 +85,10 @@ class EncodeRunner:
         if self._mesh.is_last_stage:
             numbers = self._numbers(batch, hidden, maps)
             if self._mesh.pp_size > 1:
-                self._world.pipeline.return_samples(self._nothing, numbers[:0], numbers.double()[None])
+                nothing = numbers[:0]
+                self._world.pipeline.return_samples(
+                    self._nothing, nothing, numbers.double()[None], nothing[None]
+                )
             return Encoding(self._model, batch, self._take_here(numbers))
         self._world.pipeline.send_hidden(hidden)
         if maps is not None:
@@ -161,7 +164,7 @@ class EncodeRunner:
             for output, rows in rows_by_output(self._model, batch)
             for row in rows
         ]
-        numbers = self._world.pipeline.receive_samples(0, (1, sum(map(math.prod, shapes))))[2]
+        numbers = self._world.pipeline.receive_samples(0, (1, sum(map(math.prod, shapes))), (0, 0))[2]
         single: FloatArray = numbers[0].astype(np.float32)
         return single
 

@@ -2,7 +2,8 @@
 """Decode steps as CUDA graphs: one launch by the host for all kernels of a step, sampling included.
 
 A graph is captured for a number of sequences (its bucket) and for what their sampling needs: nothing or
-everything, candidates of beams included. A smaller batch is filled up with rows that belong to nobody.
+everything, candidates of beams included; where logits are wanted, for everything and them, once that has
+come. A smaller batch is filled up with rows that belong to nobody.
 """
 
 from bisect import bisect_left
@@ -70,7 +71,7 @@ class DecodeGraphs:
         self._captures = Captures(self._lay_out)
 
     def capture_all(self, progress: Callable[[int, int], None]) -> None:
-        """As `Captures` does: for every number of sequences and all that sampling can need."""
+        """As `Captures` does: for every number of sequences and all that sampling needs but logits."""
         keys = [(size, needs) for size in reversed(self._buckets) for needs in _KINDS]
         self._captures.capture_all(keys, progress)
 
@@ -80,7 +81,7 @@ class DecodeGraphs:
 
     def fits(self, batch: Batch) -> bool:
         """Whether every sequence computes one token of the vocabulary and samples, and that is all."""
-        is_plain = batch.embeddings is None and not batch.contexts
+        is_plain = batch.embeddings is None and not (batch.contexts or batch.context_logits)
         if batch.beams is not None and batch.beams.num_candidates > self._max_candidates:
             return False
         return is_plain and len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
@@ -88,7 +89,7 @@ class DecodeGraphs:
     def replay(self, batch: Batch, needs: Needs) -> Samples:
         """The step of a batch that fits; results of its own rows, valid until the next replay."""
         size = self._buckets[bisect_left(self._buckets, len(batch.slots))]
-        key = size, needs if needs == _PLAIN else Needs.everything()
+        key = size, needs if needs == _PLAIN else replace(Needs.everything(), logits=needs.logits)
         samples = self._captures.launch(key, lambda inputs: self._place(batch, size, inputs))
         return samples.of(batch)
 

@@ -8,6 +8,7 @@ import torch
 
 from .. import ops
 from ..config import EngineConfig
+from ..engine.batch import MAX_CONTEXT_LOGITS_BYTES
 from ..errors import ModelLoadError
 from ..models import EncoderModel, Model
 
@@ -121,7 +122,7 @@ def plan_memory(config: EngineConfig, model: Model, num_blocks: int, longest: in
 
 
 def workspace_bytes(config: EngineConfig, model: Model) -> int:
-    """Activations of the largest step, logits of all sequences, graphs; 0 on a CPU."""
+    """Activations of the largest step, logits of all sequences and of prompts, graphs; 0 on a CPU."""
     if model.device.type != "cuda":
         return 0
     spec = model.spec
@@ -133,7 +134,8 @@ def workspace_bytes(config: EngineConfig, model: Model) -> int:
     activations = num_tokens * widest * model.dtype.itemsize + 4 * _num_cross_chunks(config, model) * (
         ops.attention_workspace_size(1, model.num_heads, spec.head_dim)
     )
-    return activations + config.max_num_seqs * spec.vocab_size * 8 + _GPU_RESERVE
+    logits = config.max_num_seqs * spec.vocab_size * 4 + MAX_CONTEXT_LOGITS_BYTES
+    return activations + 2 * logits + _GPU_RESERVE
 
 
 def workspace_size(config: EngineConfig, model: Model, num_blocks: int) -> int:

@@ -20,10 +20,13 @@ from .encoder_inputs import encoder_inputs
 from .graphs import DecodeGraphs
 from .memory import workspace_size
 from .prefixes import Prefixes
+from .raw_logits import RawLogits
 from .sampler import Sampler
-from .samples import Samples, num_samples, unpack
+from .samples import Samples, num_logits, num_samples, unpack
 from .sampling_table import Needs, SamplingTable
 from .transfer import HostCopy, to_device
+
+_NO_LOGITS = np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class SampledHere:
     """None where no request asked."""
     contexts: HostCopy | None
     """None where no request of the step asked."""
+    logits: HostCopy | None
+    """The same."""
     world: World
     batch: Batch
 
@@ -43,7 +48,8 @@ class SampledHere:
         zeros = np.zeros(len(tokens), np.float32)
         logprobs = zeros if self.logprobs is None else self.logprobs.wait().numpy()
         contexts = None if self.contexts is None else self.contexts.wait().numpy()
-        result = unpack(self.batch, tokens, logprobs, contexts)
+        logits = _NO_LOGITS if self.logits is None else self.logits.wait().numpy()
+        result = unpack(self.batch, tokens, logprobs, contexts, logits)
         self.world.check()
         return result
 
@@ -55,10 +61,12 @@ class SampledElsewhere:
     pipeline: Pipeline
     batch: Batch
     hidden_size: int
+    vocab_size: int
 
     def result(self) -> StepResult:
-        contexts = (len(self.batch.contexts), self.hidden_size)
-        return unpack(self.batch, *self.pipeline.receive_samples(num_samples(self.batch), contexts))
+        contexts = len(self.batch.contexts), self.hidden_size
+        logits = num_logits(self.batch), self.vocab_size
+        return unpack(self.batch, *self.pipeline.receive_samples(num_samples(self.batch), contexts, logits))
 
 
 class ModelRunner:
@@ -91,6 +99,7 @@ class ModelRunner:
         self._table = SamplingTable(config.max_num_seqs, model.device)
         self._sampler = Sampler(self._table, self._token_pool)
         self._beams = BeamSampler(config.beam_search_rule)
+        self._raw_logits = RawLogits(model, config.max_num_seqs)
         self._prefixes = Prefixes(prefixes, self._block_size)
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
         self._graphs: DecodeGraphs | None = None
@@ -125,29 +134,35 @@ class ModelRunner:
         self._encode(batch)
         needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._sampled(batch, self._graphs.replay(batch, needs), needs)
+            samples = self._graphs.replay(batch, needs)
+            return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
         step, _ = place(batch, self._block_size, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._kv_cache)
             self._pipeline.send_hidden(hidden.add_(x))
-            return SampledElsewhere(self._pipeline, batch, self._model.spec.hidden_size)
+            spec, info = self._model.spec, self._model.info
+            return SampledElsewhere(self._pipeline, batch, spec.hidden_size, info.vocab_size)
         x, hidden = self._forward(step)
         contexts = _sums(x, hidden, step.contexts)
+        of_prompts = self._raw_logits.of_prompts(x, hidden, batch.context_logits)
         samples = self._sample(x, hidden, step, needs)
-        if len(batch.sample_rows) or len(contexts):
-            self._pipeline.return_samples(*samples.packed(), contexts)
-        return self._sampled(batch, samples, needs, contexts if len(contexts) else None)
+        logits = self._raw_logits.wanted(batch, samples, of_prompts)
+        if len(batch.sample_rows) or len(contexts) or len(logits):
+            self._pipeline.return_samples(*samples.packed(), contexts, logits)
+        return self._sampled(batch, samples, needs, logits, contexts if len(contexts) else None)
 
     def _sampled(
-        self, batch: Batch, samples: Samples, needs: Needs, contexts: Tensor | None = None
+        self, batch: Batch, samples: Samples, needs: Needs, logits: Tensor, contexts: Tensor | None = None
     ) -> SampledHere:
         tokens, logprobs = samples.packed()
         is_wanted = needs.logprobs or needs.candidates
+        is_asked = self._mesh.rank == 0 and len(logits) > 0  # the others' tokens cost little, logits do
         return SampledHere(
             HostCopy(tokens),
             HostCopy(logprobs) if is_wanted else None,
             None if contexts is None else HostCopy(contexts),
+            HostCopy(logits) if is_asked else None,
             self._world,
             batch,
         )
@@ -177,7 +192,8 @@ class ModelRunner:
     def _needs(self, batch: Batch) -> Needs:
         rows = batch.sample_rows
         lengths = (batch.num_computed + batch.query_lens)[rows]
-        return self._table.needs(batch.slots[rows], lengths, batch.beams is not None)
+        wants_logits = len(batch.logit_rows) > 0
+        return self._table.needs(batch.slots[rows], lengths, batch.beams is not None, wants_logits)
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions
@@ -204,11 +220,12 @@ class ModelRunner:
             last = step.last_tokens.long()
             x, hidden = x[last], hidden[last]
         logits = self._model.logits(x, hidden)
+        raw = self._raw_logits.keep(logits) if needs.logits else None
         if needs.candidates:
             self._beams.before(logits, step)
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
-        return Samples(*sampled, self._beams.after(logits, step) if needs.candidates else None)
+        return Samples(*sampled, self._beams.after(logits, step) if needs.candidates else None, raw)
 
 
 def _sums(x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:

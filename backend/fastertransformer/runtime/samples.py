@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a step brings back from its last stage: on the device, packed, and as the scheduler takes it."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +23,16 @@ class Samples:
     candidates: tuple[Tensor, Tensor] | None = None
     """Tokens [S, K] int32 and log-probabilities [S, K] float32, which count for the rows of beams; None where
     there are none."""
+    logits: Tensor | None = None
+    """[S, V] float32 as the sampler got them, for those that want them; None where nobody does."""
 
     def of(self, batch: Batch) -> "Samples":
         """The part that a batch asked for, of those of a larger step."""
         rows = len(batch.sample_rows)
         if batch.beams is None or self.candidates is None:
-            return Samples(self.tokens[:rows], self.logprobs[:rows])
+            return Samples(self.tokens[:rows], self.logprobs[:rows], logits=self.logits)
         tokens, logprobs = (values[:rows, : batch.beams.num_candidates] for values in self.candidates)
-        return Samples(self.tokens[:rows], self.logprobs[:rows], (tokens, logprobs))
+        return Samples(self.tokens[:rows], self.logprobs[:rows], (tokens, logprobs), self.logits)
 
     def packed(self) -> tuple[Tensor, Tensor]:
         """Tokens and log-probabilities with the candidates behind them, [S + S * K] each."""
@@ -45,13 +48,30 @@ def num_samples(batch: Batch) -> int:
     return len(batch.sample_rows) * (1 + candidates)
 
 
+def num_logits(batch: Batch) -> int:
+    """Rows of logits that a step gives back."""
+    return sum(end - begin for begin, end in batch.context_logits) + len(batch.logit_rows)
+
+
 def unpack(
-    batch: Batch, tokens: Int32Array, logprobs: FloatArray, contexts: npt.NDArray[np.float64] | None
+    batch: Batch,
+    tokens: Int32Array,
+    logprobs: FloatArray,
+    contexts: npt.NDArray[np.float64] | None,
+    logits: FloatArray,
 ) -> StepResult:
-    """What `Samples.packed` has packed."""
+    """What `Samples.packed` has packed, and logits: those of prompts first."""
+    ends = itertools.accumulate(end - begin for begin, end in batch.context_logits)
+    *of_prompts, of_rows = np.split(logits, list(ends))
+    count = len(batch.sample_rows)
+    result = StepResult(
+        tokens[:count], logprobs[:count], contexts=contexts, context_logits=tuple(of_prompts), logits=of_rows
+    )
     if batch.beams is None:
-        return StepResult(tokens, logprobs, contexts=contexts)
-    count, rows = len(batch.sample_rows), batch.beams.rows
-    shape = count, batch.beams.num_candidates
-    candidates = tokens[count:].reshape(shape)[rows], logprobs[count:].reshape(shape)[rows]
-    return StepResult(tokens[:count], logprobs[:count], *candidates, contexts=contexts)
+        return result
+    shape, rows = (count, batch.beams.num_candidates), batch.beams.rows
+    return replace(
+        result,
+        candidate_tokens=tokens[count:].reshape(shape)[rows],
+        candidate_logprobs=logprobs[count:].reshape(shape)[rows],
+    )

@@ -38,10 +38,12 @@ class Needs:
     logprobs: bool
     candidates: bool = False
     """Of beams."""
+    logits: bool = False
+    """As the sampler gets them."""
 
     @classmethod
     def everything(cls) -> "Needs":
-        """For whoever cannot know: any row may ask for anything."""
+        """For whoever cannot know: any row may ask for anything but logits, for which few ask."""
         return cls(processing=True, drawing=True, logprobs=True, candidates=True)
 
 
@@ -182,11 +184,14 @@ class SamplingTable:
         lists = sampling.bad_words or sampling.logit_bias or sampling.no_repeat_ngram_size
         self._is_processed[slot] = not neutral or penalties != (1, 0, 0) or bool(lists)
 
-    def needs(self, slots: Int32Array, lengths: Int32Array, candidates: bool = False) -> Needs:
+    def needs(
+        self, slots: Int32Array, lengths: Int32Array, candidates: bool = False, logits: bool = False
+    ) -> Needs:
         """What the rows of a step ask for.
 
         Args:
             slots: [S], none of them -1. lengths: [S] tokens of each row. candidates: some are beams.
+            logits: some want theirs.
         """
         host = self._host
         unready = (lengths < host["first_end"][slots]) & (host["num_end_ids"][slots] > 0)
@@ -195,4 +200,5 @@ class SamplingTable:
             drawing=bool((host["top_k"][slots] != 1).any()),
             logprobs=bool(host["wants_logprob"][slots].any()),
             candidates=candidates,
+            logits=logits,
         )

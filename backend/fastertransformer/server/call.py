@@ -42,6 +42,10 @@ class Row:
     finish_reason: FinishReason | None = None
     context: bytes = b""
     """Sum of the prompt's hidden states, float32, once it has come."""
+    context_logits: bytes = b""
+    """[prompt, vocabulary] float32, once they have come."""
+    logits: list[bytes] = field(default_factory=list)
+    """[vocabulary] float32 of each of `tokens`, where they are wanted."""
     since: float = field(default_factory=time.monotonic)
     """Time of the last tokens, at first of the arrival."""
 
@@ -54,6 +58,9 @@ class Row:
         self.beams = output.beams
         self.finish_reason = output.finish_reason
         self.context = self.context or output.context
+        self.context_logits = self.context_logits or output.context_logits
+        if output.logits:
+            self.logits.append(output.logits)
 
 
 class Call(Protocol):

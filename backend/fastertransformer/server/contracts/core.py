@@ -130,6 +130,7 @@ class CoreContract:
             visible += [prompt.visible if ids_of_row else ()] * samples
         pad_ids = [row.get("pad_id") for row in values for _ in range(samples)]
         fill_ids = [_fill_id(*pair, info) for pair in zip(pad_ids, rows, strict=True)]
+        validation.check_logits([row.request for row in rows], info, self._names)
         return CoreCall(rows, visible, ids.shape[1], fill_ids, self._shape(values[0], info), samples)
 
     def _request(self, values: Mapping[str, Any], prompt: Prompt, sample: int, info: EngineInfo) -> Request:
@@ -143,6 +144,8 @@ class CoreContract:
             embeddings=prompt.embeddings,
             prompt_task=prompt.task,
             wants_context=values.get("wants_context", False) and sample == 0,
+            wants_context_logits=values.get("wants_context_logits", False) and sample == 0,
+            wants_logits=values.get("wants_logits", False),
         )
         validation.check(request, info, self._names)
         return request
@@ -155,6 +158,7 @@ class CoreContract:
             streams=self._decoupled and values.get("streaming", True),
             counts_prompt=self._counts_prompt(info),
             includes_prompt=not (self._exclude_input if excludes is None else excludes),
+            vocab_size=info.vocab_size,
             wants=frozenset(key for key, value in values.items() if key.startswith("return_") and value),
         )
 

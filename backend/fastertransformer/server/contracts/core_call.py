@@ -26,6 +26,7 @@ class Shape:
     """Whether `sequence_length` counts the prompt, padding included."""
     includes_prompt: bool = True
     """Whether `output_ids` of TensorRT-LLM's contract begin with the prompt."""
+    vocab_size: int = 0
     wants: frozenset[str] = frozenset()
     """Names of the outputs that are given only where the request asks for them, and does."""
 
@@ -113,6 +114,9 @@ class CoreCall:
         outputs = compute_outputs(self.shape.table, self.shape.types, self)
         if self.rows[0].request.sampling.beam_width == 1:
             self.sent = self.generated.copy()
+        if "context_logits" in outputs:
+            for row in self.rows:
+                row.context_logits = b""
         return outputs
 
     def is_finished(self) -> Array:

@@ -17,6 +17,7 @@ from . import unserved
 from .core import INPUTS as FASTERTRANSFORMER_INPUTS
 from .core import TokenTensors
 from .core_call import CoreCall, if_asked, never, samples
+from .logits import context_logits, generation_logits
 from .prompts import matrix_rows
 
 _SAME = (
@@ -65,6 +66,8 @@ INPUTS = (
     Input("exclude_input_in_output", "TYPE_BOOL", (1,), first_row, "exclude_input"),
     Input("return_num_input_tokens", "TYPE_BOOL", (1,), first_row, "return_num_input_tokens", False),
     Input("return_num_output_tokens", "TYPE_BOOL", (1,), first_row, "return_num_output_tokens", False),
+    Input("return_context_logits", "TYPE_BOOL", (1,), first_row, "wants_context_logits", False),
+    Input("return_generation_logits", "TYPE_BOOL", (1,), first_row, "wants_logits", False),
     Input("embedding_bias", "TYPE_FP32", (-1,), _dense_bias, "logit_bias", ()),
     Input("prompt_embedding_table", "TYPE_FP16", (-1, -1), matrix_rows, "prompt_table"),
     Input("prompt_vocab_size", "TYPE_INT32", (1,), per_row, "prompt_vocab_size"),
@@ -115,29 +118,29 @@ def _batch_index(call: CoreCall) -> Array:
     return np.arange(call.batch)[:, None]
 
 
-def _not_sent(names: str, data_type: str, *dims: int) -> tuple[Output[Any], ...]:
+def not_sent(names: str, data_type: str, *dims: int) -> tuple[Output[Any], ...]:
+    """Outputs that may be declared; the inputs that ask for them are refused."""
     return tuple(Output(name, data_type, dims, never) for name in names.split())
 
 
 NOT_SENT = (
-    *_not_sent("context_logits", "TYPE_FP32", -1, -1),
-    *_not_sent("generation_logits", "TYPE_FP32", -1, -1, -1),
-    *_not_sent("context_phase_params", "TYPE_UINT8", -1),
-    *_not_sent(
+    *not_sent("context_phase_params", "TYPE_UINT8", -1),
+    *not_sent(
         "kv_cache_alloc_new_blocks kv_cache_reused_blocks kv_cache_alloc_total_blocks", "TYPE_INT32", 1
     ),
-    *_not_sent("arrival_time_ns first_scheduled_time_ns", "TYPE_INT64", 1),
-    *_not_sent("first_token_time_ns last_token_time_ns", "TYPE_INT64", 1),
-    *_not_sent("acceptance_rate", "TYPE_FP32", 1),
-    *_not_sent("total_accepted_draft_tokens total_draft_tokens", "TYPE_INT32", 1),
+    *not_sent("arrival_time_ns first_scheduled_time_ns", "TYPE_INT64", 1),
+    *not_sent("first_token_time_ns last_token_time_ns", "TYPE_INT64", 1),
+    *not_sent("acceptance_rate", "TYPE_FP32", 1),
+    *not_sent("total_accepted_draft_tokens total_draft_tokens", "TYPE_INT32", 1),
 )
-"""May be declared; the inputs that ask for them are refused."""
 
 OUTPUTS: tuple[Output[CoreCall], ...] = (
     Output("output_ids", "TYPE_INT32", (-1, -1), samples(_output_ids)),
     Output("sequence_length", "TYPE_INT32", (-1,), samples(_counts)),
     Output("cum_log_probs", "TYPE_FP32", (-1,), if_asked(lambda call: call.cum_logprobs)),
     Output("output_log_probs", "TYPE_FP32", (-1, -1), if_asked(_output_log_probs)),
+    Output("context_logits", "TYPE_FP32", (-1, -1), context_logits),
+    Output("generation_logits", "TYPE_FP32", (-1, -1, -1), generation_logits),
     Output("batch_index", "TYPE_INT32", (1,), _batch_index),
     Output("sequence_index", "TYPE_INT32", (1,), lambda call: 0 * _batch_index(call)),
     Output(

@@ -12,7 +12,7 @@ from ..call import Row
 from ..detokenizer import Detokenizer
 from ..protocol import Array, Output, compute_outputs
 from ..stop_words import StopWords
-from .tensorrt_llm import NOT_SENT
+from .tensorrt_llm import NOT_SENT, not_sent
 
 
 @dataclass(slots=True)
@@ -160,5 +160,7 @@ OUTPUTS: tuple[Output[TextCall], ...] = (
     Output("finish_reason", "TYPE_STRING", (-1,), _strings(_finish_reason)),
     Output("batch_index", "TYPE_INT32", (1,), lambda call: np.arange(call.batch)[:, None]),
     Output("sequence_index", "TYPE_INT32", (1,), _per_row(lambda _: 0)),
+    *not_sent("context_logits", "TYPE_FP32", -1, -1),
+    *not_sent("generation_logits", "TYPE_FP32", -1, -1, -1),
     *NOT_SENT,
 )

@@ -34,8 +34,9 @@ _DRAFTS, _ENCODERS = "draft tokens are not served", "encoders are not served"
 _IMAGES = "images and videos are not served"
 _PROMPTS = "a text has no ids of its rows; the model of token ids takes prompt tables"
 
+_LOGITS = "the model of token ids returns logits"
+
 _BOTH = (
-    *false_only("the model does not return logits", "return_context_logits return_generation_logits"),
     *false_only("these figures are in the server's metrics", "return_perf_metrics"),
     *not_served(_LORA, "lora_task_id", "TYPE_UINT64", 1),
     *not_served(_LORA, "lora_weights", "TYPE_FP16", -1, -1),
@@ -43,6 +44,7 @@ _BOTH = (
     *not_served(_GUIDES, "guided_decoding_guide_type guided_decoding_guide", "TYPE_STRING", 1),
 )
 TEXT = (
+    *false_only(_LOGITS, "return_context_logits return_generation_logits"),
     *_BOTH,
     *not_served(_ENCODERS, "decoder_text_input", "TYPE_STRING", 1),
     *not_served(_IMAGES, "image_input", "TYPE_FP16", -1, 3, -1, -1),
