@@ -3,7 +3,7 @@
 
 import pytest
 
-from fastertransformer.config import resolve_data_type
+from fastertransformer.config import EngineConfig, on_device, resolve_data_type
 from fastertransformer.errors import ModelLoadError
 
 
@@ -13,6 +13,18 @@ from fastertransformer.errors import ModelLoadError
 )
 def test_data_type(data_type, device, resolved):
     assert resolve_data_type(data_type, device) == resolved
+
+
+def test_what_was_given_stays_on_every_device():
+    given = EngineConfig(
+        model_checkpoint_path="x", data_type="fp16", max_num_seqs=3, max_num_batched_tokens=5
+    )
+    assert on_device(given, "cpu") == on_device(given, "cuda") == given
+    left = EngineConfig(model_checkpoint_path="x", data_type="auto")
+    cpu, gpu = on_device(left, "cpu"), on_device(left, "cuda")
+    assert (cpu.data_type, gpu.data_type) == ("fp32", "bf16")
+    assert 0 < cpu.max_num_seqs < gpu.max_num_seqs
+    assert 0 < cpu.max_num_batched_tokens < gpu.max_num_batched_tokens
 
 
 def test_unknown_data_type():

@@ -54,17 +54,17 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     load_format: str = "auto"
     """dummy: config.json alone is read, and the weights are random."""
     data_type: str = "fp32"
-    """auto: see `resolve_data_type`."""
+    """auto: see `on_device`."""
     int8_mode: int = 0
     """1: the matrices of the layers as int8 with a scale per output row, activations in `data_type`."""
     device: str = "auto"
     """auto: CUDA when this machine has a GPU and the build has kernels for it, else the CPU."""
     parallel: ParallelConfig = ParallelConfig()
     cache: CacheConfig = CacheConfig()
-    max_num_seqs: int = 64
-    """Sequences that run at the same time."""
-    max_num_batched_tokens: int = 512
-    """Tokens that one step may compute; longer prompts are computed in chunks."""
+    max_num_seqs: int = 0
+    """Sequences that run at the same time; 0: see `on_device`."""
+    max_num_batched_tokens: int = 0
+    """Tokens that one step may compute; longer prompts are computed in chunks. 0: see `on_device`."""
     max_queue_size: int = 4096
     """Requests that may wait; one more is refused."""
     max_model_len: int = 0
@@ -160,8 +160,8 @@ def check(config: EngineConfig) -> None:
     _one_of("device", config.device, DEVICES)
     _at_least("tensor_para_size", config.parallel.tensor_para_size, 1)
     _at_least("pipeline_para_size", config.parallel.pipeline_para_size, 1)
-    _at_least("max_num_seqs", config.max_num_seqs, 1)
-    _at_least("max_num_batched_tokens", config.max_num_batched_tokens, 1)
+    _at_least("max_num_seqs", config.max_num_seqs, 0)
+    _at_least("max_num_batched_tokens", config.max_num_batched_tokens, 0)
     _at_least("max_queue_size", config.max_queue_size, 1)
     _at_least("max_model_len", config.max_model_len, 0)
     _at_least("depth", config.depth, -1)
@@ -189,6 +189,24 @@ def resolve_data_type(data_type: str, device: str) -> str:
     """
     _one_of("data_type", data_type, DATA_TYPES)
     return {"cpu": "fp32", "cuda": "bf16"}[device] if data_type == "auto" else data_type
+
+
+def on_device(config: EngineConfig, device: str) -> EngineConfig:
+    """`config` with what depends on the device decided.
+
+    A GPU needs thousands of tokens for its matrix rate; a CPU reaches its own with few, and a step of many
+    would let all others wait.
+
+    Args:
+        device: where the model computes, cpu or cuda.
+    """
+    max_num_seqs, max_num_batched_tokens = {"cpu": (64, 512), "cuda": (256, 4096)}[device]
+    return msgspec.structs.replace(
+        config,
+        data_type=resolve_data_type(config.data_type, device),
+        max_num_seqs=config.max_num_seqs or max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens or max_num_batched_tokens,
+    )
 
 
 def encode(config: EngineConfig) -> str:

@@ -78,6 +78,7 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     Raises:
         ModelLoadError: before anything is served.
     """
+    config = configuration.on_device(config, world.device.type)
     rank = load_rank(config, world)
     if world.mesh.rank == 0:
         _log.info("%s", rank.info.plan)

@@ -35,8 +35,8 @@ def experts(device: str, dtype: torch.dtype, is_int8: bool = False) -> list[Mlp]
     ]
 
 
-def router(device: str) -> Router:
-    return Router(DenseWeight(random(NUM_EXPERTS, HIDDEN, seed=7).to(device)), TOP_K, True)
+def router(device: str, dtype: torch.dtype) -> Router:
+    return Router(random(NUM_EXPERTS, HIDDEN, seed=7).to(device, dtype), TOP_K, True)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 9, 64, 500])
@@ -48,7 +48,7 @@ def test_grouped_is_as_one_after_the_other(device, dtype, num_tokens):
     downs = torch.stack([mlp.down.weight.tensor for mlp in mlps])
     x = random(num_tokens, HIDDEN, seed=3).to(device, dtype)
     shared = random(num_tokens, HIDDEN, seed=4).to(device, dtype)
-    shares, chosen = router(device)(x)
+    shares, chosen = router(device, dtype)(x)
     one_by_one = ExpertLoop(mlps)(x, shares, chosen, shared)
     result = GroupedExperts(ups, downs, "silu")(x, shares, chosen, shared)
     torch.testing.assert_close(result, one_by_one, atol=5e-2, rtol=3e-2)
@@ -58,7 +58,7 @@ def test_grouped_is_as_one_after_the_other(device, dtype, num_tokens):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_tokens", [3, 500])
 def test_a_graph_holds_them(num_tokens, dtype):
-    layer = MoeMlp(router("cuda"), join(experts("cuda", dtype)), None)
+    layer = MoeMlp(router("cuda", dtype), join(experts("cuda", dtype)), None)
     assert layer.is_capturable
     given = torch.zeros(num_tokens, HIDDEN, device="cuda", dtype=dtype)
     stream = torch.cuda.Stream()
@@ -75,11 +75,11 @@ def test_a_graph_holds_them(num_tokens, dtype):
 
 
 def test_other_formats_and_devices_take_one_after_the_other():
-    assert not MoeMlp(router("cpu"), join(experts("cpu", torch.bfloat16)), None).is_capturable
+    assert not MoeMlp(router("cpu", torch.bfloat16), join(experts("cpu", torch.bfloat16)), None).is_capturable
 
 
 @pytest.mark.gpu
 def test_int8_experts_read_back():
-    layer = MoeMlp(router("cuda"), join(experts("cuda", torch.bfloat16, is_int8=True)), None)
+    layer = MoeMlp(router("cuda", torch.bfloat16), join(experts("cuda", torch.bfloat16, is_int8=True)), None)
     assert not layer.is_capturable
     assert layer(torch.ones(3, HIDDEN, device="cuda", dtype=torch.bfloat16)).isfinite().all()

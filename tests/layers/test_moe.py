@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from fastertransformer.layers.moe import ExpertLoop, MoeMlp, Router, SharedExpert
-from fastertransformer.quant.dense import DenseWeight
 
 NUM_EXPERTS, HIDDEN, TOKENS = 7, 16, 33
 
@@ -27,7 +26,7 @@ def weight():
 
 def moe(weight: torch.Tensor, top_k: int, normalised: bool, shared: SharedExpert | None = None) -> MoeMlp:
     return MoeMlp(
-        Router(DenseWeight(weight), top_k, normalised),
+        Router(weight, top_k, normalised),
         ExpertLoop([expert(number) for number in range(NUM_EXPERTS)]),
         shared,
     )

@@ -14,6 +14,7 @@ from ..config import EngineConfig, ParallelConfig
 from ..models import EncoderModel, Model, load
 from ..parallel.comm import SingleRank
 from ..parallel.mesh import Mesh
+from ..runtime.device import choose_device
 from .console import errors, output
 
 _MIB = 1 << 20
@@ -32,6 +33,7 @@ def check(
     parallel = ParallelConfig(tensor_para_size=tensor_para_size, pipeline_para_size=pipeline_para_size)
     engine_config = EngineConfig(model_checkpoint_path=str(path), data_type=data_type, parallel=parallel)
     configuration.check(engine_config)
+    engine_config = configuration.on_device(engine_config, choose_device(engine_config.device).type)
     ranks = [_load(engine_config, rank) for rank in range(parallel.world_size)]
     output.print(_facts(ranks[0], engine_config))
     output.print(_ranks(ranks))
@@ -57,7 +59,7 @@ def _facts(model: Model | EncoderModel, engine_config: EngineConfig) -> Table:
     table = Table(title=f"{engine_config.model_checkpoint_path} can be served", show_header=False)
     rows = {
         "family": info.model_type,
-        "data type": str(model.dtype).removeprefix("torch."),
+        "data type": engine_config.data_type,
         "layers": spec.num_hidden_layers,
         "hidden size": spec.hidden_size,
         "heads": f"{spec.num_attention_heads}, {spec.num_key_value_heads} for keys, {spec.head_dim} wide",

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
-from ..quant.base import Weight
 from ..quant.dense import DenseWeight
 from .mlp import Mlp
 
@@ -22,21 +21,29 @@ class Router:
     (Shazeer et al., arXiv 1701.06538; Jiang et al., arXiv 2401.04088)
 
     Args:
-        weight: [E, H], float32. normalised: the shares of those that are chosen add up to 1.
+        weight: [E, H]. normalised: the shares of those that are chosen add up to 1.
     """
 
-    def __init__(self, weight: Weight, top_k: int, normalised: bool) -> None:
+    def __init__(self, weight: Tensor, top_k: int, normalised: bool) -> None:
         self._weight = weight
+        self._wide_weight = weight.float()
+        self._skinny_rows = ops.skinny_rows(weight)
         self._top_k = top_k
         self._normalised = normalised
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[T, H] -> shares [T, k] float32 and experts [T, k] int32."""
-        logits = self._weight.logits(x.float())
+        logits = self._logits(x)
         shares = logits.new_empty((len(x), self._top_k))
         experts = torch.empty_like(shares, dtype=torch.int32)
         ops.route(logits, self._normalised, shares, experts)
         return shares, experts
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """[T, H] -> [T, E], in which few rows do not depend on each other."""
+        if len(x) <= self._skinny_rows:
+            return ops.skinny_logits(x, self._weight)
+        return linear(x.float(), self._wide_weight)
 
 
 class SharedExpert:

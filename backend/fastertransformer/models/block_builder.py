@@ -19,7 +19,6 @@ from ..layers.norm import LayerNorm, NormLayer, RmsNorm
 from ..layers.position import RopeSpec, relative_bias_table, rope_table
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
-from ..quant.dense import DenseWeight
 from .block import TOPOLOGIES, Block, Context, Metadata
 from .families.layouts import Layout
 from .spec import ModelSpec, MoeSpec, Norm
@@ -232,7 +231,7 @@ class BlockBuilder:
 
     def _moe(self, place: Place, moe: MoeSpec) -> MoeMlp:
         weight = self.reader.table("router", moe.num_experts, self.spec.hidden_size, place=place)
-        router = Router(DenseWeight(weight.float()), moe.num_experts_per_tok, moe.normalised)
+        router = Router(weight, moe.num_experts_per_tok, moe.normalised)
         experts = [
             self._feed_forward("expert_", moe.intermediate_size, Place(place.layer, expert))
             for expert in range(moe.num_experts)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import EngineConfig, resolve_data_type
+from ..config import EngineConfig
 from ..errors import ModelLoadError
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
@@ -39,7 +39,7 @@ def load(
     """
     checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format, device)
     family = family_of(checkpoint, config.model_type)
-    dtype = DTYPES[resolve_data_type(config.data_type, device.type)]
+    dtype = DTYPES[config.data_type]
     spec = read_spec(checkpoint, family)
     spec = spec.in_half() if dtype is torch.float16 else spec
     check_mesh(spec, mesh)

@@ -2,6 +2,7 @@
 """What workloads cost at least, against figures computed by hand."""
 
 import pytest
+from msgspec.structs import replace
 
 from fastertransformer.cli.bench.floors import Floors, prefill_flops
 from fastertransformer.cli.bench.kind import read_model
@@ -95,6 +96,12 @@ def test_decoding_is_compared_with_reading(floors):
     step_bytes = 13.2e9 + 524_288 * 8 * 192
     assert floors.step_bytes(workload) == pytest.approx(step_bytes)
     assert floors.share(workload, measured(0, 5.0)) == ("bandwidth", pytest.approx(step_bytes / 4e12 / 5e-3))
+
+
+def test_tokens_that_come_together_are_compared_by_their_mean_time(floors):
+    workload = Workload(8, 128, 128, 32000)
+    joined = replace(measured(0), tokens_per_second=8 / 5e-3)
+    assert floors.share(workload, joined) == floors.share(workload, measured(0, 5.0))
 
 
 def test_a_long_prompt_is_compared_with_multiplying(floors):

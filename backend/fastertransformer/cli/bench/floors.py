@@ -45,9 +45,14 @@ class Floors(Struct, frozen=True, kw_only=True):
             name = max(bounds, key=lambda bound: bounds[bound])
             return name, bounds[name] / run.total_ms * 1e3
         if workload.batch <= self.max_num_seqs:
-            return "bandwidth", self._read(self.step_bytes(workload)) / run.token_ms_p50 * 1e3
+            return "bandwidth", self._bandwidth_share(workload, run)
         total = self._prefill_seconds(workload) + self._decode_seconds(workload)
         return "both", total / run.total_ms * 1e3
+
+    def _bandwidth_share(self, workload: Workload, run: Measurement) -> float:
+        """At the median time between tokens, or at the mean where most come several in a response."""
+        step_ms = run.token_ms_p50 or workload.batch / run.tokens_per_second * 1e3
+        return self._read(self.step_bytes(workload)) / step_ms * 1e3
 
     def _prefill_seconds(self, workload: Workload) -> float:
         return prefill_flops(self.spec, workload) / (self.machine.matrix_rate * self.num_devices)

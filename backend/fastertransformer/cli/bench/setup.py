@@ -75,11 +75,13 @@ def _parameters(folder: Path, given: dict[str, str], batches: list[int], device:
         "model_checkpoint_path": str(folder.resolve()),
         "enable_kv_cache_reuse": "false",  # a repeated workload must compute its prompts again
         **given,
-        "data_type": configuration.resolve_data_type(given["data_type"], device),
     }
     if parameters.get("num_threads", "0") == "0":
         parameters["num_threads"] = str(len(os.sched_getaffinity(0)))
-    together = max(batches, default=0)
-    if "max_num_seqs" not in given and configuration.from_triton(parameters).max_num_seqs < together:
-        parameters["max_num_seqs"] = str(together)
-    return parameters
+    config = configuration.on_device(configuration.from_triton(parameters), device)
+    together = config.max_num_seqs if "max_num_seqs" in given else max(config.max_num_seqs, *batches)
+    return parameters | {
+        "data_type": config.data_type,
+        "max_num_seqs": str(together),
+        "max_num_batched_tokens": str(config.max_num_batched_tokens),
+    }
