@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGE = "fastertransformer"
-_BORDER = ("messages", "config", "errors", "validation")
+_BORDER = ("messages", "frames", "config", "errors", "validation")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "model": ("server", "errors"),
@@ -47,6 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "parallel.peers": ("_C",),
     "validation": ("messages", "errors"),
     "config": ("errors",),
+    "frames": ("messages",),
     "messages": (),
     "errors": (),
 }

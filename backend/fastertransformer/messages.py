@@ -8,9 +8,7 @@ Closing the socket is the only goodbye; end of file means that the other side is
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Generic, TypeVar
 
-import msgspec
 from msgspec import Struct
 
 
@@ -265,38 +263,3 @@ class Outputs(Struct, frozen=True, tag=True):
 
 ClientMessage = Submit | Abort | EndSessions
 EngineMessage = Ready | Outputs
-
-Message = TypeVar("Message")
-
-HEADER_BYTES = 4
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode_frame(message: ClientMessage | EngineMessage) -> bytes:
-    """Length-prefixed msgpack frame of one message."""
-    payload = _encoder.encode(message)
-    return len(payload).to_bytes(HEADER_BYTES, "little") + payload
-
-
-class FrameReader(Generic[Message]):
-    """Cuts a byte stream into messages of one direction: `FrameReader(ClientMessage)`."""
-
-    def __init__(self, message_type: object) -> None:
-        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(message_type)
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> list[Message]:
-        """Messages completed by `data`; the rest waits for more bytes.
-
-        Raises:
-            msgspec.MsgspecError: a frame is not a message of this direction.
-        """
-        self._buffer += data
-        messages: list[Message] = []
-        while len(self._buffer) >= HEADER_BYTES:
-            end = HEADER_BYTES + int.from_bytes(self._buffer[:HEADER_BYTES], "little")
-            if len(self._buffer) < end:
-                break
-            messages.append(self._decoder.decode(self._buffer[HEADER_BYTES:end]))
-            del self._buffer[:end]
-        return messages

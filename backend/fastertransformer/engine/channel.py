@@ -12,15 +12,14 @@ from pathlib import Path
 import msgspec
 
 from ..errors import EngineDead
+from ..frames import FrameReader, encode_frame
 from ..messages import (
     ClientMessage,
     EngineInfo,
     EngineStats,
-    FrameReader,
     Output,
     Outputs,
     Ready,
-    encode_frame,
 )
 
 RECEIVE_BYTES = 1 << 20

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import EngineDead
+from ..frames import FrameReader, encode_frame
 from ..messages import (
     Abort,
     AnyRequest,
@@ -16,11 +17,9 @@ from ..messages import (
     EndSessions,
     EngineInfo,
     EngineMessage,
-    FrameReader,
     Outputs,
     Ready,
     Submit,
-    encode_frame,
 )
 
 SEND_TIMEOUT_S = 30

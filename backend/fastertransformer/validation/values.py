@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Single values: numbers in their ranges, token ids in their vocabulary."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from ..errors import InvalidRequest
+from ..messages import AnyRequest, EngineInfo, SamplingParams
+
+MAX_SEED = 2**64 - 1
+MAX_BEAM_WIDTH = 64
+
+_Range = tuple[Callable[[float], bool], str]
+_AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
+_ABOVE_ZERO: _Range = (lambda value: value > 0, "a finite number > 0")
+_UNIT_INTERVAL: _Range = (lambda value: 0 <= value <= 1, "a number in [0, 1]")
+_SHARE: _Range = (lambda value: 0 < value <= 1, "a number in (0, 1]")
+_ANY: _Range = (lambda _: True, "a finite number")
+
+_RANGES: dict[str, _Range] = {
+    "temperature": _AT_LEAST_ZERO,
+    "top_k": _AT_LEAST_ZERO,
+    "top_p": _UNIT_INTERVAL,
+    "top_p_decay": _SHARE,
+    "top_p_min": _SHARE,
+    "min_p": _UNIT_INTERVAL,
+    "repetition_penalty": _ABOVE_ZERO,
+    "presence_penalty": _ANY,
+    "frequency_penalty": _ANY,
+    "min_length": _AT_LEAST_ZERO,
+    "no_repeat_ngram_size": _AT_LEAST_ZERO,
+    "max_tokens": (lambda value: value >= 1, "an integer >= 1"),
+    "beam_width": (lambda value: 1 <= value <= MAX_BEAM_WIDTH, f"an integer in [1, {MAX_BEAM_WIDTH}]"),
+    "length_penalty": _ANY,
+    "diversity_rate": _ANY,
+    "seed": (lambda value: 0 <= value <= MAX_SEED, "an integer in [0, 2^64)"),
+}
+
+
+def check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
+    for field, (allowed, text) in _RANGES.items():
+        value = getattr(sampling, field)
+        if not (math.isfinite(value) and allowed(value)):
+            raise InvalidRequest(f"{names.get(field, field)} is {value}; allowed is {text}")
+
+
+def check_tokens(name: str, tokens: tuple[int, ...], vocab_size: int, rows: int = 0) -> None:
+    """Args: rows: ids down to -rows are allowed, too."""
+    for position, token in enumerate(tokens):
+        if not -rows <= token < vocab_size:
+            raise InvalidRequest(
+                f"{name}: token id {token} at position {position} is not in the vocabulary [0, {vocab_size})"
+            )
+
+
+def check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:
+    if not word:
+        raise InvalidRequest(f"{name}: a word without tokens; every word needs at least one token id")
+    check_tokens(name, word, vocab_size)
+
+
+def check_reset_id(name: str, sampling: SamplingParams, vocab_size: int) -> None:
+    if not -1 <= sampling.top_p_reset_id < vocab_size:
+        raise InvalidRequest(
+            f"{name} is {sampling.top_p_reset_id}; allowed is a token id in [0, {vocab_size})"
+        )
+
+
+def check_biases(name: str, biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:
+    tokens = tuple(token for token, _ in biases)
+    check_tokens(name, tokens, vocab_size)
+    for token, bias in biases:
+        if not math.isfinite(bias):
+            raise InvalidRequest(
+                f"{name}: the bias of token id {token} is {bias}; allowed is a finite number"
+            )
+        if tokens.count(token) > 1:
+            raise InvalidRequest(
+                f"{name}: token id {token} comes {tokens.count(token)} times; allowed is once"
+            )
+
+
+def check_ia3(request: AnyRequest, info: EngineInfo, names: Mapping[str, str]) -> None:
+    name, task, count = names.get("ia3_task", "ia3_task"), request.ia3_task, info.num_ia3_tasks
+    if task is None:
+        return
+    if not count:
+        raise InvalidRequest(f"{name} is {task}, but the model has no IA3 adapters")
+    if not 0 <= task < count:
+        raise InvalidRequest(f"{name} is {task}; the model has the IA3 tasks [0, {count})")
