@@ -79,7 +79,7 @@ def _parameters(folder: Path, given: dict[str, str], batches: list[int], device:
     if parameters.get("num_threads", "0") == "0":
         parameters["num_threads"] = str(len(os.sched_getaffinity(0)))
     config = configuration.on_device(configuration.from_triton(parameters), device)
-    together = config.max_num_seqs if "max_num_seqs" in given else max(config.max_num_seqs, *batches)
+    together = config.max_num_seqs if "max_num_seqs" in given else max([config.max_num_seqs, *batches])
     return parameters | {
         "data_type": config.data_type,
         "max_num_seqs": str(together),
