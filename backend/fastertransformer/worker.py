@@ -193,10 +193,8 @@ def _prompt_learning(model: Model, prompts: Prompts) -> PromptLearning:
 
 def _serve(config: EngineConfig, world: World, rank: Rank, socket_path: str) -> None:
     channel = Channel(socket_path, rank.info)
-    try:
-        make_engine(config, world, rank, channel).serve()
-    finally:
-        channel.close()
+    make_engine(config, world, rank, channel).serve()
+    channel.close()  # after an error the end of the process does, when the log has the reason
 
 
 def _leave(config: EngineConfig, code: int) -> None:

@@ -44,7 +44,7 @@ class Batch:
             tables[row, : len(owned)] = owned
             queries.append(self._fill(row, cache, owned.long()))
         lengths = np.array(self.query_lens, np.int32), np.array(self.seq_lens, np.int32)
-        work = ops.attention_work(*lengths)
+        work = ops.attention_work(*lengths, self.num_kv_heads)
         size = ops.attention_workspace_size(int(work[0, -1]), self.num_heads, self.head_dim)
         return [
             torch.cat(queries)[:, : self.num_heads],

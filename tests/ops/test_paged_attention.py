@@ -79,6 +79,14 @@ def test_windows(kernels, dtype, window):
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("window", [0, 1100])
+def test_long_chunks(kernels, window):
+    lengths = [1024, 1025, 2049, 7, 3000]
+    long = Batch(query_lens=[1] * len(lengths), seq_lens=lengths, num_heads=16, num_kv_heads=16)
+    check(kernels, replace(long, window=window))
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("soft_cap", "has_alibi", "window"), [(2.0, False, 0), (0.0, True, 0), (0.5, True, 50)]
@@ -161,8 +169,8 @@ def test_rows_that_fill_up_a_batch(kernels):
     query_lens, seq_lens = ([*lengths, 0, 0] for lengths in (MIXED.query_lens, MIXED.seq_lens))
     arguments[4] = torch.tensor(seq_lens, dtype=torch.int32)
     arguments[5] = torch.tensor([0, *np.cumsum(query_lens)], dtype=torch.int32)
-    work = ops.attention_work(np.array(query_lens, np.int32), np.array(seq_lens, np.int32))
-    arguments[6] = torch.from_numpy(work)
+    lengths = np.array(query_lens, np.int32), np.array(seq_lens, np.int32)
+    arguments[6] = torch.from_numpy(ops.attention_work(*lengths, MIXED.num_kv_heads))
     result, _ = run(kernels, "paged_attention", *arguments)
     assert_close(result[:num_tokens], expected)
 
@@ -256,4 +264,11 @@ def _launch(result: Tensor, arguments: list[object]) -> None:
 def test_the_work_is_counted_by_sequence():
     query_lens = np.array([1, TILE_QUERIES + 1, 1, 0], np.int32)
     seq_lens = np.array([CHUNK_KEYS + 1, 2 * TILE_QUERIES, CHUNK_KEYS, 0], np.int32)
-    assert ops.attention_work(query_lens, seq_lens).tolist() == [[0, 2, 2, 3, 3], [0, 0, 2, 2, 2]]
+    assert ops.attention_work(query_lens, seq_lens, 2).tolist() == [[0, 2, 2, 3, 3], [0, 0, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(("num_kv_heads", "chunk_keys"), [(1, 256), (8, 512), (32, 1024), (40, 1024)])
+def test_many_heads_have_long_chunks(num_kv_heads, chunk_keys):
+    for length, count in ((chunk_keys, 1), (chunk_keys + 1, 2), (9 * chunk_keys, 9)):
+        work = ops.attention_work(np.ones(1, np.int32), np.array([length], np.int32), num_kv_heads)
+        assert work[0].tolist() == [0, count]

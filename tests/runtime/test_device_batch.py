@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from fastertransformer.engine.batch import Batch
-from fastertransformer.runtime.device_batch import padded, place
+from fastertransformer.runtime.device_batch import CacheLayout, padded, place
 
 WORKSPACE = torch.zeros(0)
+LAYOUT = CacheLayout(block_size=8, num_kv_heads=2)
 
 
 def batch_of(query_lens: list[int], ia3_rows: list[int] | None) -> Batch:
@@ -25,14 +26,14 @@ def batch_of(query_lens: list[int], ia3_rows: list[int] | None) -> Batch:
 
 @pytest.mark.parametrize("rows", [None, [0, 3, 1]])
 def test_every_token_has_the_task_of_its_sequence(rows):
-    step, _ = place(batch_of([2, 1, 3], rows), 8, WORKSPACE)
+    step, _ = place(batch_of([2, 1, 3], rows), LAYOUT, WORKSPACE)
     found = step.metadata.ia3_rows
     assert (found is None) if rows is None else found.tolist() == [0, 0, 3, 1, 1, 1]
 
 
 def test_rows_of_nobody_have_no_task_and_the_next_step_takes_the_same_memory():
-    first, memory = place(padded(batch_of([1, 1], [2, 1]), 4, 3, 0), 8, WORKSPACE)
+    first, memory = place(padded(batch_of([1, 1], [2, 1]), 4, 3, 0), LAYOUT, WORKSPACE)
     assert first.metadata.ia3_rows.tolist() == [2, 1, 0, 0]
-    again, same = place(padded(batch_of([1], [3]), 4, 3, 0), 8, WORKSPACE, out=memory)
+    again, same = place(padded(batch_of([1], [3]), 4, 3, 0), LAYOUT, WORKSPACE, out=memory)
     assert same is memory
     assert first.metadata.ia3_rows.tolist() == again.metadata.ia3_rows.tolist() == [3, 0, 0, 0]

@@ -82,6 +82,7 @@ class TritonServer:
             f"--grpc-port={self.grpc_port}",
             f"--metrics-port={self.metrics_port}",
             "--exit-timeout-secs=20",
+            "--model-load-thread-count=1",  # as the command: see cli/tritonserver.py
             *arguments,
         ]
         environment = _environment() | {"TMPDIR": str(self.temporary)}

@@ -134,6 +134,8 @@ class TritonServer:
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
             "--exit-timeout-secs=20",
+            # Stubs that are forked side by side end the server at times, with a lock_exception.
+            "--model-load-thread-count=1",
             *self.arguments,
         ]
         # A session of its own: a Ctrl-C is for us to pass on, once.

@@ -9,21 +9,25 @@ from torch import Tensor
 from .registry import op
 
 CHUNK_KEYS = 256
-"""Keys of one piece of work of a single query on a GPU. Fixed, so that a sequence's result does not depend
-on its neighbours."""
+"""Of one piece of work of a single query on a GPU, at least where a sequence has several of them."""
+_MOST_CHUNK_KEYS = 1024
+_CHUNK_KEYS_PER_HEAD = 64
 TILE_QUERIES = 128
 """Queries of one piece of work of a prompt on a GPU."""
 
 
 def attention_work(
-    query_lens: npt.NDArray[np.int32], seq_lens: npt.NDArray[np.int32]
+    query_lens: npt.NDArray[np.int32], seq_lens: npt.NDArray[np.int32], num_kv_heads: int
 ) -> npt.NDArray[np.int32]:
     """[2, B + 1] how a GPU shares the work out, made once per step and used by every layer.
 
-    The first row counts the chunks of CHUNK_KEYS keys of the sequences with a single query, the second the
-    tiles of TILE_QUERIES queries of all others, both cumulative over the sequences.
+    The first row counts the chunks of keys of the sequences with a single query, the second the tiles of
+    TILE_QUERIES queries of all others, both cumulative over the sequences. Chunks cost: the more heads there
+    are to fill a GPU with, the fewer of them. They depend on the sequence and the model alone, so that a
+    result does not depend on the neighbours.
     """
-    chunks = np.where(query_lens == 1, -(-seq_lens // CHUNK_KEYS), 0)
+    chunk_keys = min(max(_CHUNK_KEYS_PER_HEAD * num_kv_heads, CHUNK_KEYS), _MOST_CHUNK_KEYS)
+    chunks = np.where(query_lens == 1, -(-seq_lens // chunk_keys), 0)
     tiles = np.where(query_lens == 1, 0, -(-query_lens // TILE_QUERIES))
     work = np.zeros((2, len(query_lens) + 1), np.int32)
     np.cumsum((chunks, tiles), axis=1, out=work[:, 1:])

@@ -40,6 +40,14 @@ class DeviceBatch:
     """[begin, end) in T of what is to be summed up."""
 
 
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """What plans need to know of the cache of this rank."""
+
+    block_size: int
+    num_kv_heads: int
+
+
 def padded(batch: Batch, num_sequences: int, table_width: int, cross_width: int) -> Batch:
     """A batch of single tokens, filled up with rows that belong to nobody.
 
@@ -69,11 +77,12 @@ def _widened(tables: Int32Array, rows: int, columns: int) -> Int32Array:
     return wide
 
 
-def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
+def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
     cu_seqlens_q = np.concatenate(([0], np.cumsum(batch.query_lens)))
     positions = np.arange(batch.num_tokens) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
+    block_size, num_kv_heads = layout.block_size, layout.num_kv_heads
     blocks = batch.block_tables[rows, positions // block_size]
     is_real = batch.slots != NO_SLOT
     lengths = batch.num_computed + batch.query_lens
@@ -84,12 +93,12 @@ def step_arrays(batch: Batch, block_size: int) -> dict[str, Int32Array]:
         "block_tables": attended.block_tables,
         "cu_seqlens_q": np.concatenate(([0], np.cumsum(attended.query_lens))),
         "seq_lens": attended.seq_lens,
-        "work": ops.attention_work(attended.query_lens, attended.seq_lens),
+        "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
         "token_slots": np.maximum(batch.slots, 0)[rows],
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
-        **_cross_arrays(batch.cross, rows),
+        **_cross_arrays(batch.cross, rows, num_kv_heads),
         **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
         "num_candidates": _num_candidates(batch),
     }
@@ -103,7 +112,7 @@ def _num_candidates(batch: Batch) -> Int32Array:
     return counts
 
 
-def _cross_arrays(cross: Cross | None, rows: Int32Array) -> dict[str, Int32Array]:
+def _cross_arrays(cross: Cross | None, rows: Int32Array, num_kv_heads: int) -> dict[str, Int32Array]:
     """Every token is a sequence of one query, whose last key is the encoder's last."""
     if cross is None:
         return {}
@@ -112,13 +121,13 @@ def _cross_arrays(cross: Cross | None, rows: Int32Array) -> dict[str, Int32Array
         "cross_block_tables": cross.block_tables[rows],
         "cross_seq_lens": seq_lens,
         "cross_cu_seqlens_q": np.arange(len(rows) + 1),
-        "cross_work": ops.attention_work(np.ones_like(seq_lens), seq_lens),
+        "cross_work": ops.attention_work(np.ones_like(seq_lens), seq_lens, num_kv_heads),
     }
 
 
 def place(
     batch: Batch,
-    block_size: int,
+    layout: CacheLayout,
     workspace: Tensor,
     max_seqlen_k: int | None = None,
     max_encoder_len: int | None = None,
@@ -132,7 +141,7 @@ def place(
             longest encoder input and the most candidates; None takes the batch's own.
         out: int32 memory for the arrays; None allocates it.
     """
-    arrays = step_arrays(batch, block_size)
+    arrays = step_arrays(batch, layout)
     packed = to_device(list(arrays.values()), workspace.device, out)
     sizes = [array.size for array in arrays.values()]
     parts = {

@@ -100,8 +100,8 @@ class EncodeGraphs:
     def _place(
         self, batch: EncodeBatch, key: tuple[int, int], out: Tensor | None
     ) -> tuple[EncodeStep, Tensor]:
-        if self._has_types and batch.token_types is None:
-            batch = replace(batch, token_types=np.zeros_like(batch.tokens))
+        if self._has_types != (batch.token_types is not None):  # a model without any ignores those that come
+            batch = replace(batch, token_types=np.zeros_like(batch.tokens) if self._has_types else None)
         if self._has_ia3 and batch.ia3_rows is None:
             batch = replace(batch, ia3_rows=np.zeros_like(batch.lengths))
         return place(padded(batch, *key), self._device, min(key[1], self._max_seqlen), out)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..engine.batch import Batch, Cross
 from .captures import Captures
-from .device_batch import NO_SLOT, DeviceBatch, padded, place
+from .device_batch import NO_SLOT, CacheLayout, DeviceBatch, padded, place
 from .samples import Samples
 from .sampling_table import Needs
 
@@ -54,7 +54,7 @@ class DecodeGraphs:
         max_model_len: int,
         max_encoder_len: int,
         vocab_size: int,
-        block_size: int,
+        layout: CacheLayout,
         workspace: Tensor,
         has_ia3: bool,
     ) -> None:
@@ -63,9 +63,9 @@ class DecodeGraphs:
         self._max_model_len = max_model_len
         self._max_encoder_len = max_encoder_len
         self._max_candidates = min(_MOST_CANDIDATES, vocab_size)
-        self._block_size = block_size
-        self._table_width = -(-max_model_len // block_size)
-        self._cross_width = -(-max_encoder_len // block_size)
+        self._layout = layout
+        self._table_width = -(-max_model_len // layout.block_size)
+        self._cross_width = -(-max_encoder_len // layout.block_size)
         self._workspace = workspace
         self._has_ia3 = has_ia3
         self._captures = Captures(self._lay_out)
@@ -98,7 +98,7 @@ class DecodeGraphs:
             batch = replace(batch, ia3_rows=np.zeros_like(batch.slots))
         return place(
             padded(batch, size, self._table_width, self._cross_width),
-            self._block_size,
+            self._layout,
             self._workspace,
             self._max_model_len,
             self._max_encoder_len,

@@ -15,7 +15,7 @@ from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
 from .beams import BeamSampler, copy_beams
-from .device_batch import DeviceBatch, place, token_updates
+from .device_batch import CacheLayout, DeviceBatch, place, token_updates
 from .encoder_inputs import encoder_inputs
 from .graphs import DecodeGraphs
 from .memory import workspace_size
@@ -90,8 +90,9 @@ class ModelRunner:
         self._mesh = world.mesh
         self._model = model
         self._pipeline = world.pipeline
-        self._block_size = config.cache.block_size
-        shape = model.kv_cache_shape(num_blocks, self._block_size)
+        block_size = config.cache.block_size
+        self._layout = CacheLayout(block_size, model.num_kv_heads)
+        shape = model.kv_cache_shape(num_blocks, block_size)
         self._kv_cache = torch.empty(shape, dtype=model.dtype, device=model.device)
         pool_shape = (config.max_num_seqs, max_model_len + 1)
         self._token_pool = torch.zeros(pool_shape, dtype=torch.int32, device=model.device)
@@ -100,7 +101,7 @@ class ModelRunner:
         self._sampler = Sampler(self._table, self._token_pool)
         self._beams = BeamSampler(config.beam_search_rule)
         self._raw_logits = RawLogits(model, config.max_num_seqs)
-        self._prefixes = Prefixes(prefixes, self._block_size)
+        self._prefixes = Prefixes(prefixes, block_size)
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
         self._graphs: DecodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
@@ -112,7 +113,7 @@ class ModelRunner:
                 max_model_len,
                 max_encoder_len,
                 model.info.vocab_size,
-                self._block_size,
+                self._layout,
                 self._workspace,
                 has_ia3=model.spec.ia3_num_tasks > 0,
             )
@@ -136,7 +137,7 @@ class ModelRunner:
         if self._graphs is not None and self._graphs.fits(batch):
             samples = self._graphs.replay(batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
-        step, _ = place(batch, self._block_size, self._workspace)
+        step, _ = place(batch, self._layout, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._kv_cache)
@@ -183,7 +184,7 @@ class ModelRunner:
 
     def _encode(self, batch: Batch) -> None:
         """Runs the encoder for the sequences that start, and leaves in the cache what their decoders see."""
-        inputs = encoder_inputs(batch, self._block_size, self._model.device)
+        inputs = encoder_inputs(batch, self._layout.block_size, self._model.device)
         if inputs is not None:
             self._model.encode(
                 inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache, inputs.replaced

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Attention of sequences with a single query, 16-bit types. An item is a chunk of kChunkKeys keys
+// Attention of sequences with a single query, 16-bit types. An item is a chunk of the keys
 // and up to 8 query heads of one key-value head; blocks walk the items with a stride, so that the
 // grid does not depend on the lengths. Each warp streams groups of 16 keys through a ring of its
 // own in shared memory, on across items, and the first ones while the kernel before still runs:
@@ -185,7 +185,7 @@ void launch_decode_of(const Attention<T>& attention, int max_seqlen_k, int64_t s
   check_cuda(op,
              cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, num_warps * 32, bytes));
   const int64_t tiles = attention.num_kv_heads * ((group + kItemHeads - 1) / kItemHeads);
-  const int64_t chunks = (max_seqlen_k + kChunkKeys - 1) / kChunkKeys;
+  const int64_t chunks = (max_seqlen_k + kChunkKeys - 1) / kChunkKeys;  // at most
   const int64_t items = std::max<int64_t>(1, attention.num_sequences * chunks * tiles);
   const int64_t resident = static_cast<int64_t>(std::max(1, blocks)) * num_multiprocessors();
   launch(op, kernel, static_cast<unsigned>(std::min(items, resident)), num_warps * 32, bytes,

@@ -40,6 +40,12 @@ struct DecodePlan {
     num_items = cumulative[a.num_sequences] * num_tiles;
   }
 
+  // Of a sequence with so many planned: about the same for all, and whole groups. The last ones of
+  // very many may be empty.
+  __device__ static int keys_of_chunks(int length, int count) {
+    return (length + count * kGroupKeys - 1) / (count * kGroupKeys) * kGroupKeys;
+  }
+
   __device__ DecodeItem operator[](int index) const {
     DecodeItem item;
     item.chunk = index / num_tiles;
@@ -60,12 +66,13 @@ struct DecodePlan {
     item.length = attention.seq_lens[low];
     item.token = attention.cu_seqlens_q[low];
     item.sequence_chunk = cumulative[low];
+    const int chunk_keys = keys_of_chunks(item.length, cumulative[low + 1] - cumulative[low]);
     const int oldest = attention.oldest_visible(item.length - 1);
-    const int start = (item.chunk - cumulative[low]) * kChunkKeys;
+    const int start = (item.chunk - cumulative[low]) * chunk_keys;
     item.begin = max(start, oldest);
-    item.end = min(start + kChunkKeys, item.length);
-    item.first_chunk = cumulative[low] + oldest / kChunkKeys;
-    item.num_chunks = (item.length + kChunkKeys - 1) / kChunkKeys - oldest / kChunkKeys;
+    item.end = min(start + chunk_keys, item.length);
+    item.first_chunk = cumulative[low] + oldest / chunk_keys;
+    item.num_chunks = (item.length + chunk_keys - 1) / chunk_keys - oldest / chunk_keys;
     return item;
   }
 };

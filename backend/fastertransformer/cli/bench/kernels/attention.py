@@ -105,7 +105,7 @@ def _arguments(heads: Heads, batch: int, queries: int, keys: int, inputs: Inputs
         inputs.permutation(batch * per_sequence).view(batch, per_sequence),
         torch.from_numpy(seq_lens).to(inputs.device),
         torch.arange(0, (batch + 1) * queries, queries, dtype=torch.int32, device=inputs.device),
-        torch.from_numpy(attention_work(query_lens, seq_lens)).to(inputs.device),
+        torch.from_numpy(attention_work(query_lens, seq_lens, kv_heads)).to(inputs.device),
         workspace,
         queries,
         keys,
