@@ -26,7 +26,7 @@ demo: $(VENV)/.demo  ## serve a small chat model and ask it two questions
 	$(BIN)/fastertransformer demo
 
 test: $(VENV)/.test  ## run every test that this machine can run
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(TESTS)
 
 serve: $(VENV)/.demo  ## serve MODEL=folder or file.gguf
 	@test -n "$(MODEL)" || { echo "usage: make serve MODEL=<Hugging Face folder or GGUF file>"; exit 2; }
