@@ -20,6 +20,9 @@ from ..errors import FasterTransformerError
 from .installation import backend_folder
 
 STOP_TIMEOUT_S = 40.0
+START_ABORT = "boost::interprocess::lock_exception"
+"""What servers die of at times while stubs of models start (triton-inference-server/server, issue 8882)."""
+_MOST_STARTS = 3
 _POLL_S = 0.1
 _LOAD_ERROR = re.compile(r"ModelLoadError: (.*?)\\n\\nAt:")
 """Of an exception in one line of the log."""
@@ -118,15 +121,20 @@ class TritonServer:
     variables: dict[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes]" = field(init=False)
     _folder: "tempfile.TemporaryDirectory[str]" = field(init=False)
+    _num_starts: int = 0
 
     def __enter__(self) -> "TritonServer":
-        installation = find_installation()
         self._folder = tempfile.TemporaryDirectory(prefix="tritonserver-")
-        folder = Path(self._folder.name)
+        write_backends(find_installation(), self._backends)
+        self._start()
+        return self
+
+    def _start(self) -> None:
+        installation = find_installation()
         command = [
             *self.prefix,
             str(installation.program),
-            f"--backend-directory={write_backends(installation, folder / 'backends')}",
+            f"--backend-directory={self._backends}",
             f"--model-repository={self.repository}",
             f"--http-address={self.host}",
             f"--grpc-address={self.host}",
@@ -134,8 +142,6 @@ class TritonServer:
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
             "--exit-timeout-secs=20",
-            # Stubs that are forked side by side end the server at times, with a lock_exception.
-            "--model-load-thread-count=1",
             *self.arguments,
         ]
         # A session of its own: a Ctrl-C is for us to pass on, once.
@@ -147,11 +153,15 @@ class TritonServer:
                 env=environment(installation) | self.variables,
                 start_new_session=True,
             )
-        return self
+        self._num_starts += 1
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
         self._folder.cleanup()
+
+    @property
+    def _backends(self) -> Path:
+        return Path(self._folder.name, "backends")
 
     @property
     def log_path(self) -> Path:
@@ -166,6 +176,9 @@ class TritonServer:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
+                if START_ABORT in self.log and self._num_starts < _MOST_STARTS:
+                    self._start()
+                    continue
                 raise ServerError(
                     f"tritonserver ended with code {self.process.returncode}:\n{self.explanation()}"
                 )

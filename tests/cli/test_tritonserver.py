@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A tritonserver that aborts while it starts: once in a while, or for good."""
+
+from pathlib import Path
+
+import pytest
+from triton_process import bundled_server, free_ports
+
+from fastertransformer.cli.tritonserver import START_ABORT, Ports, ServerError, TritonServer
+
+FAILS_SO_OFTEN = """#!/bin/sh
+echo start >> "$0.starts"
+if [ $(wc -l < "$0.starts") -le {count} ]; then
+  echo "terminate called after throwing an instance of '{text}'" >&2
+  kill -ABRT $$
+fi
+exec {real} "$@"
+"""
+
+
+def start(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, text: str) -> int:
+    """How often a server without models was started that fails `count` times."""
+    program = folder / "bin" / "tritonserver"
+    program.parent.mkdir()
+    real = bundled_server()
+    program.write_text(FAILS_SO_OFTEN.format(count=count, text=text, real=real / "bin" / "tritonserver"))
+    program.chmod(0o755)
+    (folder / "backends").symlink_to(real / "backends")
+    (folder / "models").mkdir()
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    with TritonServer(folder / "models", Ports(*free_ports(3))) as server:
+        server.wait_until_ready(60)
+    return len(Path(f"{program}.starts").read_text().splitlines())
+
+
+def test_it_is_started_again(tmp_path, monkeypatch):
+    assert start(tmp_path, monkeypatch, 2, START_ABORT) == 3
+
+
+@pytest.mark.parametrize(("count", "text"), [(3, START_ABORT), (1, "std::bad_alloc")])
+def test_what_does_not_pass_is_told(tmp_path, monkeypatch, count, text):
+    with pytest.raises(ServerError, match=f"code -6:\n.*{text}"):
+        start(tmp_path, monkeypatch, count, text)
+    assert len((tmp_path / "bin" / "tritonserver.starts").read_text().splitlines()) == count
