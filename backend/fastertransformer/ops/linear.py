@@ -10,7 +10,7 @@ from .registry import cpu_set, has_kernel, op
 
 _MANY = 1024
 _CPU_ROWS = {
-    "avx512": {torch.float32: 16, torch.float16: 32, torch.bfloat16: 4},
+    "avx512": {torch.float32: 64, torch.float16: 32, torch.bfloat16: 4},
     "avx2": {torch.float32: _MANY, torch.float16: _MANY, torch.bfloat16: _MANY},
 }
 """By the CPU's instruction set. Measured: with AVX-512 torch has matrix instructions for bfloat16, and none
