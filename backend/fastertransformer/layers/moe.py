@@ -21,7 +21,7 @@ class Router:
     (Shazeer et al., arXiv 1701.06538; Jiang et al., arXiv 2401.04088)
 
     Args:
-        weight: [E, H]. normalised: the shares of those that are chosen add up to 1.
+        weight: [E, H], of the type of x. normalised: the shares of those that are chosen add up to 1.
     """
 
     def __init__(self, weight: Tensor, top_k: int, normalised: bool) -> None:
