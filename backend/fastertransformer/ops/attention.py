@@ -9,7 +9,7 @@ from torch import Tensor
 from .registry import op
 
 CHUNK_KEYS = 256
-"""Of one piece of work of a single query on a GPU, at least where a sequence has several of them."""
+"""A sequence has at most one piece of work of a single query on a GPU for every so many keys."""
 _MOST_CHUNK_KEYS = 1024
 _CHUNK_KEYS_PER_HEAD = 64
 TILE_QUERIES = 128

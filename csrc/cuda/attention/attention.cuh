@@ -13,7 +13,7 @@
 
 namespace ft::cuda {
 
-constexpr int kChunkKeys = 256;    // CHUNK_KEYS of ops/attention.py: the fewest
+constexpr int kChunkKeys = 256;    // CHUNK_KEYS of ops/attention.py
 constexpr int kTileQueries = 128;  // TILE_QUERIES of ops/attention.py
 constexpr float kLog2e = 1.4426950408889634f;
 
