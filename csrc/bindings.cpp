@@ -132,9 +132,12 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, rope_kv_write);
   FT_BIND(cuda, kv_write);
   FT_BIND(cuda, skinny_linear);
+  FT_BIND(cuda, skinny_activated_linear);
   FT_BIND(cuda, skinny_gated_linear);
+  FT_BIND(cuda, skinny_linear_sum);
   FT_BIND(cuda, skinny_logits);
   FT_BIND(cuda, skinny_linear_int8);
+  FT_BIND(cuda, skinny_activated_linear_int8);
   FT_BIND(cuda, skinny_gated_linear_int8);
   FT_BIND(cuda, skinny_logits_int8);
   FT_BIND(cuda, process_logits);
@@ -171,7 +174,9 @@ void bind_cuda(py::module_ module) {
 // What the ops of these names run on architectures before Hopper.
 void bind_cuda_sm80(py::module_ module) {
   FT_BIND(cuda::sm80, skinny_linear);
+  FT_BIND(cuda::sm80, skinny_activated_linear);
   FT_BIND(cuda::sm80, skinny_gated_linear);
+  FT_BIND(cuda::sm80, skinny_linear_sum);
   FT_BIND(cuda::sm80, skinny_logits);
 }
 #endif

@@ -38,12 +38,21 @@ void kv_write(const Tensor& k, const Tensor& v, const Tensor& k_cache, const Ten
               const Tensor& slot_mapping, int64_t stream);
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
+void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                             const std::optional<Tensor>& bias, const std::string& kind,
+                             int64_t stream);
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream);
+void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
+                       const Tensor& second_x, const Tensor& second_weight,
+                       const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
+void skinny_activated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                                  const Tensor& scale, const std::optional<Tensor>& bias,
+                                  const std::string& kind, int64_t stream);
 void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                               const Tensor& scale, const std::optional<Tensor>& bias,
                               const std::string& kind, int64_t stream);
@@ -99,9 +108,15 @@ void all_gather_columns(const Tensor& out, const Tensor& x, const PeerArena& are
 namespace sm80 {
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
+void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                             const std::optional<Tensor>& bias, const std::string& kind,
+                             int64_t stream);
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream);
+void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
+                       const Tensor& second_x, const Tensor& second_weight,
+                       const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
 }  // namespace sm80
 

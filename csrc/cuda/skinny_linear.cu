@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear, its gated form and skinny_logits: the checks, and the choice of the
+// skinny_linear, its other forms and skinny_logits: the checks, and the choice of the
 // implementation.
 #include "cuda/skinny_linear.h"
 
@@ -22,19 +22,73 @@ void check_operand(const char* op, const char* argument, const Tensor& tensor,
              "has rows whose length is no multiple of 16 bytes");
 }
 
-// By the weight alone: a row of x has the same result in any number of rows.
-SkinnyLinear* best_for(const Tensor& weight) {
-  return fits_sm90(weight) ? skinny_linear_sm90 : skinny_linear_sm80;
+using Choose = SkinnyLinear*(const SkinnyProduct& product);
+
+// By the weights alone: a row of x has the same result in any number of rows.
+SkinnyLinear* best(const SkinnyProduct& product) {
+  const bool fits = fits_sm90(product.weight) &&
+                    (product.second_weight == nullptr || fits_sm90(*product.second_weight));
+  return fits ? skinny_linear_sm90 : skinny_linear_sm80;
 }
 
-void run(const char* op, SkinnyLinear* implementation, DType out_dtype, const Tensor& out,
-         const Tensor& x, const Tensor& weight, const Tensor* bias, std::optional<Activation> gate,
-         int64_t stream) {
-  check_dtype(op, "out", out, out_dtype);
-  check_dtype(op, "weight", weight, x.dtype);
-  check_skinny(op, out, x, weight, bias, gate.has_value());
-  if (x.shape[0] == 0 || weight.shape[0] == 0) return;
-  implementation(op, out, x, weight, bias, gate, stream);
+SkinnyLinear* older(const SkinnyProduct&) { return skinny_linear_sm80; }
+
+void run(Choose* choose, const SkinnyProduct& product, DType out_dtype) {
+  check_dtype(product.op, "out", product.out, out_dtype);
+  check_dtype(product.op, "weight", product.weight, product.x.dtype);
+  check_skinny(product);
+  if (product.x.shape[0] == 0 || product.weight.shape[0] == 0) return;
+  choose(product)(product);
+}
+
+void run_linear(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
+                const std::optional<Tensor>& bias, int64_t stream) {
+  SkinnyProduct product("skinny_linear", out, x, weight, stream);
+  product.bias = pointer_to(bias);
+  run(choose, product, x.dtype);
+}
+
+void run_activated(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
+                   const std::optional<Tensor>& bias, const std::string& kind, int64_t stream) {
+  SkinnyProduct product("skinny_activated_linear", out, x, weight, stream);
+  product.bias = pointer_to(bias);
+  product.activation = activation_of(product.op, kind);
+  run(choose, product, x.dtype);
+}
+
+void run_gated(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
+               const std::optional<Tensor>& bias, const std::string& kind, int64_t stream) {
+  SkinnyProduct product("skinny_gated_linear", out, x, weight, stream);
+  product.bias = pointer_to(bias);
+  product.activation = activation_of(product.op, kind);
+  product.is_gated = true;
+  run(choose, product, x.dtype);
+}
+
+void run_sum(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
+             const Tensor& second_x, const Tensor& second_weight, const std::optional<Tensor>& bias,
+             int64_t stream) {
+  SkinnyProduct product("skinny_linear_sum", out, x, weight, stream);
+  product.bias = pointer_to(bias);
+  product.second_x = &second_x;
+  product.second_weight = &second_weight;
+  run(choose, product, x.dtype);
+}
+
+void run_logits(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
+                int64_t stream) {
+  run(choose, SkinnyProduct("skinny_logits", out, x, weight, stream), DType::kFloat32);
+}
+
+// x and weight, or the second ones of a sum.
+void check_operands(const SkinnyProduct& product, const char* x_name, const Tensor& x,
+                    const char* weight_name, const Tensor& weight) {
+  check_that(product.op, x_name, x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
+             "is neither bfloat16 nor float16");
+  check_that(product.op, x_name, x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
+  check_shape(product.op, weight_name, weight, {-1, x.shape[1]});
+  check_operand(product.op, x_name, x, 8);
+  check_operand(product.op, weight_name, weight, weight.dtype == DType::kInt8 ? 16 : 8);
 }
 
 }  // namespace
@@ -44,62 +98,85 @@ bool fits_sm90(const Tensor& weight) {
   return has_programmatic_launch() && row_bytes % kRowBytesSm90 == 0;
 }
 
-void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                  const Tensor* bias, bool is_gated) {
+void check_skinny(const SkinnyProduct& product) {
+  const char* const op = product.op;
+  const Tensor &out = product.out, &x = product.x, &weight = product.weight;
   check_shape(op, "x", x, {-1, -1});
-  check_that(op, "x", x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
-             "is neither bfloat16 nor float16");
-  check_that(op, "x", x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
-  check_shape(op, "weight", weight, {-1, x.shape[1]});
-  check_operand(op, "x", x, 8);
-  check_operand(op, "weight", weight, weight.dtype == DType::kInt8 ? 16 : 8);
-  check_that(op, "weight", !is_gated || weight.shape[0] % 2 == 0, "has an odd number of rows");
-  check_shape(op, "out", out, {x.shape[0], weight.shape[0] / (is_gated ? 2 : 1)});
+  check_operands(product, "x", x, "weight", weight);
+  check_that(op, "weight", !product.is_gated || weight.shape[0] % 2 == 0,
+             "has an odd number of rows");
+  check_shape(op, "out", out, {x.shape[0], weight.shape[0] / (product.is_gated ? 2 : 1)});
   check_on_gpu(op, "out", out);
   check_contiguous(op, "out", out);
-  if (bias == nullptr) return;
-  check_shape(op, "bias", *bias, {weight.shape[0]});
-  check_dtype(op, "bias", *bias, x.dtype);
-  check_on_gpu(op, "bias", *bias);
-  check_contiguous(op, "bias", *bias);
+  if (product.second_x != nullptr) {
+    check_shape(op, "second_x", *product.second_x, {x.shape[0], -1});
+    check_dtype(op, "second_x", *product.second_x, x.dtype);
+    check_dtype(op, "second_weight", *product.second_weight, weight.dtype);
+    check_operands(product, "second_x", *product.second_x, "second_weight", *product.second_weight);
+    check_shape(op, "second_weight", *product.second_weight,
+                {weight.shape[0], product.second_x->shape[1]});
+  }
+  if (product.bias == nullptr) return;
+  check_shape(op, "bias", *product.bias, {weight.shape[0]});
+  check_dtype(op, "bias", *product.bias, x.dtype);
+  check_on_gpu(op, "bias", *product.bias);
+  check_contiguous(op, "bias", *product.bias);
 }
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run("skinny_linear", best_for(weight), x.dtype, out, x, weight, bias ? &*bias : nullptr, {},
-      stream);
+  run_linear(best, out, x, weight, bias, stream);
+}
+
+void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                             const std::optional<Tensor>& bias, const std::string& kind,
+                             int64_t stream) {
+  run_activated(best, out, x, weight, bias, kind, stream);
 }
 
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream) {
-  constexpr const char* kOp = "skinny_gated_linear";
-  run(kOp, best_for(weight), x.dtype, out, x, weight, bias ? &*bias : nullptr,
-      activation_of(kOp, kind), stream);
+  run_gated(best, out, x, weight, bias, kind, stream);
+}
+
+void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
+                       const Tensor& second_x, const Tensor& second_weight,
+                       const std::optional<Tensor>& bias, int64_t stream) {
+  run_sum(best, out, x, weight, second_x, second_weight, bias, stream);
 }
 
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run("skinny_logits", best_for(weight), DType::kFloat32, out, x, weight, nullptr, {}, stream);
+  run_logits(best, out, x, weight, stream);
 }
 
 namespace sm80 {
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run("skinny_linear", skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr, {},
-      stream);
+  run_linear(older, out, x, weight, bias, stream);
+}
+
+void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                             const std::optional<Tensor>& bias, const std::string& kind,
+                             int64_t stream) {
+  run_activated(older, out, x, weight, bias, kind, stream);
 }
 
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream) {
-  constexpr const char* kOp = "skinny_gated_linear";
-  run(kOp, skinny_linear_sm80, x.dtype, out, x, weight, bias ? &*bias : nullptr,
-      activation_of(kOp, kind), stream);
+  run_gated(older, out, x, weight, bias, kind, stream);
+}
+
+void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
+                       const Tensor& second_x, const Tensor& second_weight,
+                       const std::optional<Tensor>& bias, int64_t stream) {
+  run_sum(older, out, x, weight, second_x, second_weight, bias, stream);
 }
 
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run("skinny_logits", skinny_linear_sm80, DType::kFloat32, out, x, weight, nullptr, {}, stream);
+  run_logits(older, out, x, weight, stream);
 }
 
 }  // namespace sm80

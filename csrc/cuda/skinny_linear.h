@@ -13,22 +13,38 @@ namespace ft::cuda {
 
 constexpr int kMaxSkinnyTokens = 64;
 
-// All but the types of out and weight. bias: null for none. is_gated: out has half the columns.
-void check_skinny(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                  const Tensor* bias, bool is_gated);
+// A product, and what happens to its sums. Null for none: scale, bias, and the second operands.
+struct SkinnyProduct {
+  const char* op;
+  const Tensor& out;  // the type of x, or float32 without an activation
+  const Tensor &x, &weight;
+  const Tensor* scale = nullptr;  // of int8 weights
+  const Tensor* bias = nullptr;
+  std::optional<Activation> activation = {};
+  // Whether the activation is that of the first half of the sums, which multiply the second one.
+  bool is_gated = false;
+  const Tensor* second_x = nullptr;  // with second_weight: another product, added
+  const Tensor* second_weight = nullptr;
+  int64_t stream;
 
-// The arguments have been checked. out: the type of x, or float32 without a gate. bias: null for
-// none. gate: what the first half of the sums goes through before it multiplies the second one.
-using SkinnyLinear = void(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                          const Tensor* bias, std::optional<Activation> gate, int64_t stream);
+  SkinnyProduct(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
+                int64_t stream)
+      : op(op), out(out), x(x), weight(weight), stream(stream) {}
+};
+
+inline const Tensor* pointer_to(const std::optional<Tensor>& tensor) {
+  return tensor ? &*tensor : nullptr;
+}
+
+// All but the types of out and weight.
+void check_skinny(const SkinnyProduct& product);
+
+// The arguments have been checked, and none is empty.
+using SkinnyLinear = void(const SkinnyProduct& product);
 
 SkinnyLinear skinny_linear_sm90;
 SkinnyLinear skinny_linear_sm80;
-
-// The same with int8 weights.
-void skinny_linear_int8_sm90(const char* op, const Tensor& out, const Tensor& x,
-                             const Tensor& weight, const Tensor& scale, const Tensor* bias,
-                             std::optional<Activation> gate, int64_t stream);
+SkinnyLinear skinny_linear_int8_sm90;
 
 // Whether Hopper's kernels run here and take `weight`: rows of multiples of 128 bytes.
 bool fits_sm90(const Tensor& weight);

@@ -8,22 +8,21 @@
 namespace ft::cuda {
 namespace {
 
-void run(const char* op, DType out_dtype, const Tensor& out, const Tensor& x, const Tensor& weight,
-         const Tensor& scale, const Tensor* bias, std::optional<Activation> gate, int64_t stream) {
-  check_dtype(op, "out", out, out_dtype);
-  check_dtype(op, "weight", weight, DType::kInt8);
-  check_skinny(op, out, x, weight, bias, gate.has_value());
-  check_shape(op, "scale", scale, {weight.shape[0]});
+void run(const SkinnyProduct& product, DType out_dtype) {
+  const char* const op = product.op;
+  const Tensor& scale = *product.scale;
+  check_dtype(op, "out", product.out, out_dtype);
+  check_dtype(op, "weight", product.weight, DType::kInt8);
+  check_skinny(product);
+  check_shape(op, "scale", scale, {product.weight.shape[0]});
   check_dtype(op, "scale", scale, DType::kFloat32);
   check_on_gpu(op, "scale", scale);
   check_contiguous(op, "scale", scale);
-  if (x.shape[0] == 0 || weight.shape[0] == 0) return;
-  if (fits_sm90(weight)) {
-    return skinny_linear_int8_sm90(op, out, x, weight, scale, bias, gate, stream);
-  }
-  dispatch_half(x, [&](auto type) {
+  if (product.x.shape[0] == 0 || product.weight.shape[0] == 0) return;
+  if (fits_sm90(product.weight)) return skinny_linear_int8_sm90(product);
+  dispatch_half(product.x, [&](auto type) {
     using T = decltype(type);
-    skinny::run<T, int8_t>(op, out, x, weight, &scale, bias, gate, stream);
+    skinny::run<T, int8_t>(product);
   });
 }
 
@@ -31,20 +30,38 @@ void run(const char* op, DType out_dtype, const Tensor& out, const Tensor& x, co
 
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream) {
-  run("skinny_linear_int8", x.dtype, out, x, weight, scale, bias ? &*bias : nullptr, {}, stream);
+  SkinnyProduct product("skinny_linear_int8", out, x, weight, stream);
+  product.scale = &scale;
+  product.bias = pointer_to(bias);
+  run(product, x.dtype);
+}
+
+void skinny_activated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
+                                  const Tensor& scale, const std::optional<Tensor>& bias,
+                                  const std::string& kind, int64_t stream) {
+  SkinnyProduct product("skinny_activated_linear_int8", out, x, weight, stream);
+  product.scale = &scale;
+  product.bias = pointer_to(bias);
+  product.activation = activation_of(product.op, kind);
+  run(product, x.dtype);
 }
 
 void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                               const Tensor& scale, const std::optional<Tensor>& bias,
                               const std::string& kind, int64_t stream) {
-  constexpr const char* kOp = "skinny_gated_linear_int8";
-  run(kOp, x.dtype, out, x, weight, scale, bias ? &*bias : nullptr, activation_of(kOp, kind),
-      stream);
+  SkinnyProduct product("skinny_gated_linear_int8", out, x, weight, stream);
+  product.scale = &scale;
+  product.bias = pointer_to(bias);
+  product.activation = activation_of(product.op, kind);
+  product.is_gated = true;
+  run(product, x.dtype);
 }
 
 void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, int64_t stream) {
-  run("skinny_logits_int8", DType::kFloat32, out, x, weight, scale, nullptr, {}, stream);
+  SkinnyProduct product("skinny_logits_int8", out, x, weight, stream);
+  product.scale = &scale;
+  run(product, DType::kFloat32);
 }
 
 }  // namespace ft::cuda

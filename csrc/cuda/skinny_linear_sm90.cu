@@ -4,11 +4,10 @@
 
 namespace ft::cuda {
 
-void skinny_linear_sm90(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                        const Tensor* bias, std::optional<Activation> gate, int64_t stream) {
-  dispatch_half(x, [&](auto type) {
+void skinny_linear_sm90(const SkinnyProduct& product) {
+  dispatch_half(product.x, [&](auto type) {
     using T = decltype(type);
-    sm90::run<T, T>(op, out, x, weight, nullptr, bias, gate, stream);
+    sm90::run<T, T>(product);
   });
 }
 

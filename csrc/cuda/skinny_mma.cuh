@@ -19,6 +19,7 @@
 #include <optional>
 
 #include "cuda/launch.h"
+#include "cuda/skinny_linear.h"
 #include "cuda/skinny_stream.cuh"
 #include "device/pdl.cuh"
 #include "device/tensor_core.cuh"
@@ -130,8 +131,8 @@ __device__ __forceinline__ void finish(const Sums<W, kTokenTiles>& sums, float4*
         }
       };
       if constexpr (kGated) {
-        store(token, row, activate(problem.gate, sum.x) * sum.z);
-        store(token + 1, row, activate(problem.gate, sum.y) * sum.w);
+        store(token, row, activate(problem.activation, sum.x) * sum.z);
+        store(token + 1, row, activate(problem.activation, sum.y) * sum.w);
       } else {
         store(token, row, sum.x);
         store(token + 1, row, sum.y);
@@ -214,26 +215,37 @@ void launch_problem(const char* op, const Problem<T, W, kGated>& problem, int64_
   launch_tiles<T, W, 8>(op, problem, stream);
 }
 
-// The arguments have been checked (skinny_linear.h), and none is empty. Null for none: scale, bias.
+template <typename T, typename W, bool kGated>
+void run_product(const SkinnyProduct& product, const Tensor& x, const Tensor& weight,
+                 const Tensor* bias, bool is_added) {
+  Problem<T, W, kGated> problem{};
+  problem.out = product.out.data;
+  problem.out_is_float = product.out.dtype == DType::kFloat32;
+  problem.x = x.as<T>();
+  problem.x_stride = static_cast<int>(x.strides[0]);
+  problem.weight = weight.as<W>();
+  problem.weight_stride = static_cast<int>(weight.strides[0]);
+  problem.scale = product.scale == nullptr ? nullptr : product.scale->as<float>();
+  problem.bias = bias == nullptr ? nullptr : bias->as<T>();
+  problem.tokens = static_cast<int>(x.shape[0]);
+  problem.rows = static_cast<int>(product.out.shape[1]);
+  problem.columns = static_cast<int>(weight.shape[1]);
+  problem.activation = product.activation.value_or(Activation{});
+  problem.is_activated = product.activation.has_value() && !kGated;
+  problem.is_added = is_added;
+  launch_problem(product.op, problem, product.stream);
+}
+
+// The arguments have been checked (skinny_linear.h), and none is empty. A second product is added
+// by a second launch.
 template <typename T, typename W>
-void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-         const Tensor* scale, const Tensor* bias, std::optional<Activation> gate, int64_t stream) {
-  const auto with = [&](auto problem) {
-    problem.out = out.data;
-    problem.out_is_float = out.dtype == DType::kFloat32;
-    problem.x = x.as<T>();
-    problem.x_stride = static_cast<int>(x.strides[0]);
-    problem.weight = weight.as<W>();
-    problem.weight_stride = static_cast<int>(weight.strides[0]);
-    problem.scale = scale == nullptr ? nullptr : scale->as<float>();
-    problem.bias = bias == nullptr ? nullptr : bias->as<T>();
-    problem.tokens = static_cast<int>(x.shape[0]);
-    problem.rows = static_cast<int>(out.shape[1]);
-    problem.columns = static_cast<int>(weight.shape[1]);
-    problem.gate = gate.value_or(Activation{});
-    launch_problem(op, problem, stream);
-  };
-  gate ? with(Problem<T, W, true>{}) : with(Problem<T, W, false>{});
+void run(const SkinnyProduct& product) {
+  if (product.is_gated) {
+    return run_product<T, W, true>(product, product.x, product.weight, product.bias, false);
+  }
+  run_product<T, W, false>(product, product.x, product.weight, product.bias, false);
+  if (product.second_x == nullptr) return;
+  run_product<T, W, false>(product, *product.second_x, *product.second_weight, nullptr, true);
 }
 
 }  // namespace ft::cuda::skinny

@@ -2,128 +2,183 @@
 // The ring of skinny_linear_sm90.cuh in shared memory, and the two threads of a block that fill it.
 #pragma once
 
+#include <algorithm>
+
+#include "cuda/launch.h"
 #include "cuda/tensor_map.h"
 #include "device/hopper.cuh"
 #include "device/pdl.cuh"
 
 namespace ft::cuda::sm90 {
 
-constexpr int kGroupRows = 8;  // what rows are dealt out by
-constexpr int kTileGroups = 4;
-constexpr int kTileRows = kTileGroups * kGroupRows;  // at most
-constexpr int kBoxRowBytes = 128;                    // what one swizzle spans
+constexpr int kGroupRows = 8;      // what rows are dealt out by
+constexpr int kBoxRowBytes = 128;  // what one swizzle spans
 constexpr int kXBoxColumns = kBoxRowBytes / 2;
-constexpr int kBoxes = 2;  // of the weight in a unit
+constexpr int kStepBoxes = 2;  // of the weight that all warps multiply at a time
 constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
-constexpr int kConsumers = 256;  // a warp for every eighth of a unit's columns
-constexpr int kThreads = kConsumers + 64;
+constexpr int kSlices = 8;  // of the columns of a step, each for a pair of warps
+constexpr int kWarps = 2 * kSlices, kConsumers = kWarps * 32, kThreads = kConsumers + 64;
 constexpr int kAlignment = 1024;  // of a swizzled box
 constexpr int kSumTokens = 16;    // whose sums are added at a time
 constexpr int kRingBytes = 184 * 1024;
+constexpr int kMaxStages = 48;
+constexpr int kNarrowGroups = 2;      // of a block, at most: few rows
+constexpr int kNarrowTileGroups = 4;  // what two warps multiply at least
 
-// The rows of a block, in multiples of kGroupRows. They are counted in the order of the tiles,
-// whose rows come from all parts of the weight (box_map) in equal numbers.
-struct Share {
-  int groups_of_each, blocks_with_one_more;
+// How a kernel for weights of type W_ and up to kTokens_ tokens works. kGroups_: of kGroupRows
+// rows, in a tile, at most. kSteps_: in a unit, which a stage of the ring holds.
+template <typename W_, int kTokens_, int kGroups_, int kSteps_>
+struct Shape {
+  using W = W_;
+  static constexpr int kTokens = kTokens_, kGroups = kGroups_, kSteps = kSteps_;
+  static constexpr int kTileRows = kGroups * kGroupRows;
+  static constexpr int kBoxes = kSteps * kStepBoxes;  // of the weight in a unit
+  static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
+  static constexpr int kUnitColumns = kBoxes * kBoxColumns;
+  static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
+  static constexpr int kXBoxBytes = kTokens * kBoxRowBytes;
+  static constexpr int kXBytes = kXBoxes * kXBoxBytes;
 
-  __device__ int begin(int block) const {
-    return (block * groups_of_each + min(block, blocks_with_one_more)) * kGroupRows;
-  }
+  // Two warps share a slice of the columns: few tokens are all multiplied by both, each with every
+  // second 16 rows of a tile; of many, each takes every second 8 with all rows.
+  static constexpr int kSliceColumns = kStepBoxes * kBoxColumns / kSlices;
+  static constexpr bool kSharesTokens = kTokens > kSumTokens;
+  static constexpr int kWarpTiles = kSharesTokens ? kTileRows / 16 : (kTileRows / 16 + 1) / 2;
+  static constexpr int kWarpGroups = kTokens / 8 / (kSharesTokens ? 2 : 1);
+
+  // The sums of kRoundTokens tokens by all slices, in rows that meet in no bank when a warp stores.
+  static constexpr int kRoundTokens = kTokens < kSumTokens ? kTokens : kSumTokens;
+  static constexpr int kSumStride = kTileRows + 4;
+  static constexpr int kSumBytes = kSlices * kRoundTokens * kSumStride * 4;
+  static constexpr int kSharedBytes =
+      kAlignment + kRingBytes + kSumBytes + 2 * kMaxStages * static_cast<int>(sizeof(uint64_t));
 };
 
-// The rows of a block in as few tiles as can be, all of about one size: memory that all blocks
-// want serves each by what it has asked for, and small copies ask for little.
+// How the rows are dealt out: every block gets as many tiles, all of about one size, since memory
+// that all blocks want serves each by what it has asked for, and small copies ask for little. Rows
+// are counted in the order of the tiles, whose rows come from all parts of the weight (box_map) in
+// equal numbers.
+struct Share {
+  int blocks, groups_of_each, blocks_with_one_more, tiles = 1;
+
+  explicit Share(int64_t rows) {
+    const int groups = static_cast<int>((rows + kGroupRows - 1) / kGroupRows);
+    blocks = std::min(groups, num_multiprocessors());
+    groups_of_each = groups / blocks;
+    blocks_with_one_more = groups % blocks;
+  }
+
+  __host__ __device__ int most_groups() const {
+    return groups_of_each + (blocks_with_one_more > 0 ? 1 : 0);
+  }
+  // Of a tile; some have one more.
+  __host__ __device__ int tile_groups() const { return groups_of_each / tiles; }
+  __host__ __device__ int max_tile_groups() const { return (most_groups() + tiles - 1) / tiles; }
+};
+
+// The rows of a block.
 struct Tiles {
   int begin, groups, count;
 
   __device__ Tiles(const Share& share, int block)
-      : begin(share.begin(block)),
-        groups((share.begin(block + 1) - begin) / kGroupRows),
-        count((groups + kTileGroups - 1) / kTileGroups) {}
+      : begin((block * share.groups_of_each + min(block, share.blocks_with_one_more)) * kGroupRows),
+        groups(share.groups_of_each + (block < share.blocks_with_one_more ? 1 : 0)),
+        count(share.tiles) {}
   __device__ int first_row(int tile) const { return begin + tile * groups / count * kGroupRows; }
   __device__ int num_rows(int tile) const { return first_row(tile + 1) - first_row(tile); }
 };
 
-// The weight in boxes of every number of groups.
-struct WeightMaps {
-  CUtensorMap of_groups[kTileGroups];
+// What is multiplied with what. Boxes of the weight have either number of groups that tiles have.
+struct Source {
+  CUtensorMap weight[2];
+  CUtensorMap x;
+  int units;
 };
 
-// For weights of type W and up to kTokens tokens.
-template <typename W, int kTokens>
-struct Ring {
-  static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
-  static constexpr int kUnitColumns = kBoxes * kBoxColumns;
-  static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
-  static constexpr int kWeightBytes = kTileRows * kBoxes * kBoxRowBytes;
-  static constexpr int kXBytes = kTokens * kXBoxes * kBoxRowBytes;
-  static constexpr int kStageBytes = kWeightBytes + kXBytes;
-  static constexpr int kStages = kRingBytes / kStageBytes;
-  // The sums of kRoundTokens tokens by all warps, in rows that meet in no bank when a warp stores.
-  static constexpr int kRoundTokens = kTokens < kSumTokens ? kTokens : kSumTokens;
-  static constexpr int kSumStride = kTileRows + 4;
-  static constexpr int kSumBytes = kConsumers / 32 * kRoundTokens * kSumStride * 4;
-  static constexpr int kSharedBytes = kAlignment + kStages * (kStageBytes + 16) + kSumBytes;
+// One product, or two that are added: the units of the second follow those of the first.
+struct Sources {
+  Source of[2];
+  int fewer_groups;
 
+  __host__ __device__ int units() const { return of[0].units + of[1].units; }
+};
+
+// The ring of a kernel of shape S. Stages are as large as the largest tile needs, so that there are
+// many of small ones.
+template <typename S>
+struct Ring {
   char* memory;
-  float* sums;  // [warp, token, row of kSumStride]
+  float* sums;  // [slice, token, row of kSumStride]
   uint64_t* full;
   uint64_t* empty;
+  int weight_bytes, stages;  // of a stage
 
-  __device__ explicit Ring(char* shared) {
+  __device__ Ring(char* shared, const Share& share) {
     memory = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
-    sums = reinterpret_cast<float*>(memory + kStages * kStageBytes);
-    full = reinterpret_cast<uint64_t*>(memory + kStages * kStageBytes + kSumBytes);
-    empty = full + kStages;
+    sums = reinterpret_cast<float*>(memory + kRingBytes);
+    full = reinterpret_cast<uint64_t*>(memory + kRingBytes + S::kSumBytes);
+    empty = full + kMaxStages;
+    weight_bytes = share.max_tile_groups() * S::kBoxes * kGroupBytes;
+    stages = min(kMaxStages, kRingBytes / (weight_bytes + S::kXBytes));
   }
-  __device__ char* weight(int stage) const { return memory + stage * kStageBytes; }
-  __device__ char* x(int stage) const { return weight(stage) + kWeightBytes; }
+  __device__ char* weight(int stage) const { return memory + stage * (weight_bytes + S::kXBytes); }
+  __device__ char* x(int stage) const { return weight(stage) + weight_bytes; }
 };
 
 #ifdef FT_HOPPER
 
 // A stage of the ring and the phase of its barriers.
-template <int kStages>
 struct Position {
   int stage = 0, phase = 0;
 
-  __device__ void advance() {
-    if (++stage == kStages) stage = 0, phase ^= 1;
+  __device__ void advance(int stages) {
+    if (++stage == stages) stage = 0, phase ^= 1;
   }
 };
 
 // One thread for the weights, another for x: neither waits for the other. Nothing is brought ahead
 // into the second cache: it delivers hardly faster than memory, so only shared memory saves time.
-template <int kParts, typename R>
-__device__ void load_weights(const R& ring, const WeightMaps& maps, const Tiles& tiles, int units) {
-  Position<R::kStages> at;
+template <int kParts, typename S>
+__device__ void load_weights(const Ring<S>& ring, const Sources& sources, const Tiles& tiles,
+                             int tokens) {
+  Position at;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int row = tiles.first_row(tile), rows = tiles.num_rows(tile);
-    const CUtensorMap& map = maps.of_groups[rows / kGroupRows - 1];
-    for (int unit = 0; unit < units; ++unit, at.advance()) {
-      uint64_t* const full = &ring.full[at.stage];
-      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::barrier_expect(full, rows * kBoxes * kBoxRowBytes + R::kXBytes);
-      if constexpr (kParts > 1) {
-        device::copy_part_boxes(ring.weight(at.stage), map, row / kParts, unit * kBoxes, full,
-                                device::kEvictFirst);
-      } else {
-        device::copy_boxes(ring.weight(at.stage), map, row, unit * kBoxes, full,
-                           device::kEvictFirst);
+    const int bytes = (rows * S::kBoxes + tokens * S::kXBoxes) * kBoxRowBytes;
+    for (const Source& source : sources.of) {
+      const CUtensorMap& map = source.weight[rows / kGroupRows - sources.fewer_groups];
+      for (int unit = 0; unit < source.units; ++unit, at.advance(ring.stages)) {
+        uint64_t* const full = &ring.full[at.stage];
+        device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+        device::barrier_expect(full, bytes);
+        if constexpr (kParts > 1) {
+          device::copy_part_boxes(ring.weight(at.stage), map, row / kParts, unit * S::kBoxes, full,
+                                  device::kEvictFirst);
+        } else {
+          device::copy_boxes(ring.weight(at.stage), map, row, unit * S::kBoxes, full,
+                             device::kEvictFirst);
+        }
       }
     }
   }
 }
 
-template <typename R>
-__device__ void load_x(const R& ring, const CUtensorMap& x, int tiles, int units) {
+// Box by box, each of as many rows as there are tokens: rows outside of x would cost more than
+// others. What lies behind them in shared memory multiplies into sums that nobody needs.
+template <typename S>
+__device__ void load_x(const Ring<S>& ring, const Sources& sources, int tiles) {
   device::wait_for_predecessor();
-  Position<R::kStages> at;
+  Position at;
   for (int tile = 0; tile < tiles; ++tile) {
-    for (int unit = 0; unit < units; ++unit, at.advance()) {
-      device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-      device::copy_boxes(ring.x(at.stage), x, 0, unit * R::kXBoxes, &ring.full[at.stage],
-                         device::kEvictLast);
+    for (const Source& source : sources.of) {
+      for (int unit = 0; unit < source.units; ++unit, at.advance(ring.stages)) {
+        device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
+#pragma unroll
+        for (int box = 0; box < S::kXBoxes; ++box) {
+          device::copy_boxes(ring.x(at.stage) + box * S::kXBoxBytes, source.x, 0,
+                             unit * S::kXBoxes + box, &ring.full[at.stage], device::kEvictLast);
+        }
+      }
     }
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a warp of skinny_linear_sm90.cuh computes of a stage: its eighth of the columns, 32 bytes of
-// every row of the weight, against the same columns of x.
+// What a warp of skinny_linear_sm90.cuh computes of a stage: of every step its slice of the
+// columns, of the weight and of x.
 #pragma once
 
 #include "cuda/skinny_ring_sm90.cuh"
@@ -16,32 +16,49 @@ __device__ __forceinline__ int swizzled(int row, int piece) {
          ((piece ^ row % kGroupRows) << 4);
 }
 
-// Operands of the products of 16 columns that a unit takes a warp, by the type of the weight.
-template <typename T, typename W>
-struct Operands {
-  static constexpr int kProducts = 1;
+// What a warp takes of every step.
+template <typename S>
+struct Part {
+  int slice = threadIdx.x / 64, side = threadIdx.x / 32 % 2;
 
+  // The 16 rows of a tile, and the 8 tokens, that are the warp's i-th.
+  __device__ int tile(int i) const { return S::kSharesTokens ? i : 2 * i + side; }
+  __device__ int group(int i) const { return S::kSharesTokens ? 2 * i + side : i; }
+  // How many of a tile's rows are the warp's, at least 16: the sums of others than there are do no
+  // harm.
+  __device__ int num_tiles(int rows) const {
+    const int tiles = (rows + 15) / 16;
+    return S::kSharesTokens ? tiles : max(1, (tiles + 1 - side) / 2);
+  }
+  // Boxes of the weight and of x, of those of a step.
+  __device__ int box() const { return slice * kStepBoxes / kSlices; }
+  __device__ int x_box() const { return slice * S::kSliceColumns / kXBoxColumns; }
+};
+
+// Operands of a product of 16 columns by the type of the weight; rows and tokens as in Part.
+template <typename T, typename S, typename W>
+struct Operands {
   // 16 rows of the weight's box at `box`.
-  __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, int /*product*/) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    device::load_matrices(a, box + swizzled(first + lane % 16, warp % 4 * 2 + lane / 16));
+  __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
+                                     int /*product*/) {
+    const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + lane / 16;
+    device::load_matrices(a, box + swizzled(first + lane % 16, piece));
   }
 
-  // Tokens [0, 8 * kGroups) of x in boxes of as many rows.
-  template <int kGroups>
-  __device__ static void load_x(uint32_t (&b)[kGroups][2], const char* x, int /*product*/) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const uint32_t box = device::shared_address(x) + warp / 4 * kGroups * kGroupBytes;
-    const int piece = warp % 4 * 2 + lane / 8 % 2;
-    if constexpr (kGroups == 1) {
-      device::load_matrices(b[0], box + swizzled(lane % 8, piece));
+  // All tokens of the warp, from x's box at `box`.
+  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* box,
+                                const Part<S>& part, int /*product*/) {
+    const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + lane / 8 % 2;
+    const uint32_t from = device::shared_address(box) + swizzled(lane % 8, piece);
+    if constexpr (S::kWarpGroups == 1) {
+      device::load_matrices(b[0], from);
     } else {
 #pragma unroll
-      for (int pair = 0; pair < kGroups / 2; ++pair) {
+      for (int i = 0; i < S::kWarpGroups; i += 2) {
         uint32_t four[4];
-        device::load_matrices(four, box + swizzled((pair * 2 + lane / 16) * 8 + lane % 8, piece));
-        b[2 * pair][0] = four[0], b[2 * pair][1] = four[1];
-        b[2 * pair + 1][0] = four[2], b[2 * pair + 1][1] = four[3];
+        device::load_matrices(four, from + part.group(i + lane / 16) * kGroupBytes);
+        b[i][0] = four[0], b[i][1] = four[1];
+        b[i + 1][0] = four[2], b[i + 1][1] = four[3];
       }
     }
   }
@@ -49,15 +66,14 @@ struct Operands {
 
 // A lane holds four neighbouring weights of a row, so the columns of a product are taken in another
 // order, four for every lane of a row; x follows.
-template <typename T>
-struct Operands<T, int8_t> {
-  static constexpr int kProducts = 2;
-
-  __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, int product) {
+template <typename T, typename S>
+struct Operands<T, S, int8_t> {
+  __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
+                                     int product) {
     constexpr uint32_t kFirstTwoApart = 0x3120;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + product;
     uint32_t pieces[2];
-    device::load_matrices(pieces, box + swizzled(first + lane % 16, warp % 4 * 2 + product));
+    device::load_matrices(pieces, box + swizzled(first + lane % 16, piece));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint32_t four = __byte_perm(pieces[half], 0, kFirstTwoApart);
@@ -66,42 +82,45 @@ struct Operands<T, int8_t> {
     }
   }
 
-  template <int kGroups>
-  __device__ static void load_x(uint32_t (&b)[kGroups][2], const char* x, int product) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const char* const box = x + warp / 2 * kGroups * kGroupBytes;
-    const int piece = warp % 2 * 4 + product * 2 + lane % 4 / 2;
+  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* box,
+                                const Part<S>& part, int product) {
+    const int lane = threadIdx.x % 32, piece = part.slice % 2 * 4 + product * 2 + lane % 4 / 2;
+    const char* const from = box + swizzled(lane / 4, piece) + lane % 2 * 8;
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      const uint2 four = *reinterpret_cast<const uint2*>(
-          box + swizzled(group * 8 + lane / 4, piece) + lane % 2 * 8);
-      b[group][0] = four.x, b[group][1] = four.y;
+    for (int i = 0; i < S::kWarpGroups; ++i) {
+      const uint2 four = *reinterpret_cast<const uint2*>(from + part.group(i) * kGroupBytes);
+      b[i][0] = four.x, b[i][1] = four.y;
     }
   }
 };
 
 // A warp's sums over its columns of a tile: [16 rows, 8 tokens, register].
-template <int kTokens>
-using Accumulators = float[kTileRows / 16][kTokens / 8][4];
+template <typename S, int kTiles>
+using Accumulators = float[kTiles][S::kWarpGroups][4];
 
 // Adds a stage whose tile has `rows` rows; of what lies behind them the sums are of no use.
-template <typename T, typename W, int kTokens, typename R>
-__device__ void multiply_stage(Accumulators<kTokens>& acc, const R& ring, int stage, int rows) {
-  using O = Operands<T, W>;
-  constexpr int kGroups = kTokens / 8, kHalves = kTileRows / 16;
-  const int warp = threadIdx.x / 32;
-  const uint32_t box = device::shared_address(ring.weight(stage)) + warp / 4 * rows * kBoxRowBytes;
+template <typename T, typename S, int kTiles>
+__device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring,
+                               const Part<S>& part, int stage, int rows) {
+  using O = Operands<T, S, typename S::W>;
+  const uint32_t weight = device::shared_address(ring.weight(stage));
 #pragma unroll
-  for (int product = 0; product < O::kProducts; ++product) {
-    uint32_t b[kGroups][2];
-    O::template load_x<kGroups>(b, ring.x(stage), product);
+  for (int step = 0; step < S::kSteps; ++step) {
+    const uint32_t box = weight + (step * kStepBoxes + part.box()) * rows * kBoxRowBytes;
+    const char* const x_box =
+        ring.x(stage) + (step * S::kXBoxes / S::kSteps + part.x_box()) * S::kXBoxBytes;
 #pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      uint32_t a[4];
-      O::load_weight(a, box, half * 16, product);
+    for (int product = 0; product < S::kSliceColumns / 16; ++product) {
+      uint32_t b[S::kWarpGroups][2];
+      O::load_x(b, x_box, part, product);
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        device::multiply(acc[half][group], a, b[group][0], b[group][1], T{});
+      for (int i = 0; i < kTiles; ++i) {
+        uint32_t a[4];
+        O::load_weight(a, box, part.tile(i) * 16, part, product);
+#pragma unroll
+        for (int group = 0; group < S::kWarpGroups; ++group) {
+          device::multiply(acc[i][group], a, b[group][0], b[group][1], T{});
+        }
       }
     }
   }

@@ -89,8 +89,8 @@ class Attention:
         ia3: Ia3 | None,
     ) -> None:
         self._shape = shape
+        self.output = output
         self._qkv = qkv
-        self._output = output
         self._rope_table = rope_table
         self._alibi_slopes = alibi_slopes
         self._relative_bias = relative_bias
@@ -102,6 +102,10 @@ class Attention:
 
     def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]; kv_cache [2, num_blocks, K, block_size, D]."""
+        return self.output(self.inner(x, metadata, kv_cache))
+
+    def inner(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """[T, H] -> what goes into `output` [T, N * D]"""
         shape = self._shape
         qkv = self._qkv(x)
         if self._ia3 is not None:
@@ -144,7 +148,7 @@ class Attention:
             self._alibi_slopes,
             self._relative_bias,
         )
-        return self._output(attended.view(x.shape[0], -1))
+        return attended.view(x.shape[0], -1)
 
 
 def _per_head(norm: NormLayer, heads: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 
 from torch import Tensor
 
-from .. import ops
 from .ia3 import Ia3
 from .linear import Linear
 
@@ -26,7 +25,11 @@ class Mlp:
 
     def __call__(self, x: Tensor, ia3_rows: Tensor | None = None) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]. Args: ia3_rows: as of Ia3."""
-        inner = self.up.gated(x, self.kind) if self._gated else ops.activation(self.up(x), self.kind)
+        return self.down(self.inner(x, ia3_rows))
+
+    def inner(self, x: Tensor, ia3_rows: Tensor | None = None) -> Tensor:
+        """[T, H] -> what goes into `down` [T, I]"""
+        inner = self.up.gated(x, self.kind) if self._gated else self.up.activated(x, self.kind)
         if self._ia3 is not None:
             self._ia3(inner, ia3_rows)
-        return self.down(inner)
+        return inner

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..layers.attention import StepMetadata
 from ..layers.encoder_attention import EncoderMetadata
+from ..layers.linear import LinearSum
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
 from ..layers.norm import NormLayer, add
@@ -23,6 +24,16 @@ from .spec import Residual
 Metadata = TypeVar("Metadata", bound=StepMetadata | EncoderMetadata)
 Context = ParamSpec("Context")
 """What the attention of a layer takes beside its input and the step's metadata: the cache if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Attention and MLP side by side, whose last products are one sum."""
+
+    attention: Callable[..., Tensor]
+    """As that of a block, but up to its last product."""
+    mlp: Callable[[Tensor, Tensor | None], Tensor]
+    output: LinearSum
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,8 @@ class Block(Generic[Metadata, Context]):
     """Of a decoder to its encoder, behind the attention to itself."""
     adapters: Mapping[str, Mlp] = field(default_factory=dict)
     """By role, those that the topology names."""
+    pair: Pair | None = None
+    """Where the topology adds both up."""
 
     @property
     def is_capturable(self) -> bool:
@@ -61,7 +74,14 @@ class Block(Generic[Metadata, Context]):
         mlp: Sublayer = self.mlp
         if metadata.ia3_rows is not None and isinstance(self.mlp, Mlp):
             mlp = partial(self.mlp, ia3_rows=metadata.ia3_rows)
-        return self.topology.forward(self, x, residual, Sublayers(attends, mlp))
+
+        def both(y: Tensor, z: Tensor) -> Tensor:
+            if self.pair is None:
+                return add(attends["norm1"](y), mlp(z))
+            attended = self.pair.attention(y, metadata, *args, **kwargs)
+            return self.pair.output(attended, self.pair.mlp(z, metadata.ia3_rows))
+
+        return self.topology.forward(self, x, residual, Sublayers(attends, mlp, both))
 
     def normed(self, role: str, x: Tensor | None, residual: Tensor) -> Tensor:
         """residual += x in place; the norm of the sum."""
@@ -70,6 +90,7 @@ class Block(Generic[Metadata, Context]):
 
 
 Sublayer = Callable[[Tensor], Tensor]
+SublayerPair = Callable[[Tensor, Tensor], Tensor]
 
 
 class Sublayers(NamedTuple):
@@ -78,6 +99,8 @@ class Sublayers(NamedTuple):
     attends: Mapping[str, Sublayer]
     """The attentions in their order, each under the role of its norm."""
     mlp: Sublayer
+    both: SublayerPair
+    """attention(first) + mlp(second)"""
 
 
 AnyBlock = Block[Any, ...]
@@ -90,6 +113,8 @@ class Topology:
     forward: Callable[[AnyBlock, Tensor | None, Tensor, Sublayers], Tensor]
     norms: tuple[str, ...]
     takes_cross_attention: bool = False
+    is_parallel: bool = False
+    """Attention and MLP are added up."""
     adapters: tuple[str, ...] = ()
 
 
@@ -112,14 +137,14 @@ def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -
 
 def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
-    attended = own.attends["norm1"](block.normed("norm1", x, residual))
-    return block.group.all_reduce(add(attended, own.mlp(block.norms["norm2"](residual))))
+    normed = block.normed("norm1", x, residual)
+    return block.group.all_reduce(own.both(normed, block.norms["norm2"](residual)))
 
 
 def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
     normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(add(own.attends["norm1"](normed), own.mlp(normed)))
+    return block.group.all_reduce(own.both(normed, normed))
 
 
 def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
@@ -140,8 +165,8 @@ def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers
 TOPOLOGIES = {
     Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True),
     Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True),
-    Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2")),
-    Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",)),
+    Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2"), is_parallel=True),
+    Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",), is_parallel=True),
     Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
     Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
 }

@@ -12,14 +12,14 @@ from ..layers.attention import Attention, AttentionShape, StepMetadata
 from ..layers.cross_attention import CrossAttention
 from ..layers.encoder_attention import EncoderAttention, EncoderMetadata
 from ..layers.ia3 import Ia3
-from ..layers.linear import Linear
+from ..layers.linear import Linear, LinearSum
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp, Router, SharedExpert, join
 from ..layers.norm import LayerNorm, NormLayer, RmsNorm
 from ..layers.position import RopeSpec, relative_bias_table, rope_table
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
-from .block import TOPOLOGIES, Block, Context, Metadata
+from .block import TOPOLOGIES, Block, Context, Metadata, Pair
 from .families.layouts import Layout
 from .spec import ModelSpec, MoeSpec, Norm
 from .weights import OUTSIDE, Fused, Part, Place, WeightReader
@@ -94,14 +94,19 @@ class BlockBuilder:
         topology, moe = TOPOLOGIES[self.spec.residual], self.spec.moe_of(place.layer)
         assert cross_attention is None or topology.takes_cross_attention
         norms = topology.norms if cross_attention is None else (*topology.norms, "cross_norm")
+        mlp = self._mlp(place) if moe is None else self._moe(place, moe)
+        pair = None
+        if topology.is_parallel and isinstance(attention, Attention) and isinstance(mlp, Mlp):
+            pair = Pair(attention.inner, mlp.inner, LinearSum(attention.output, mlp.down))
         return Block(
             topology=topology,
             norms={role: self.layer_norm(role, place) for role in norms},
             attention=attention,
-            mlp=self._mlp(place) if moe is None else self._moe(place, moe),
+            mlp=mlp,
             group=self.group,
             cross_attention=cross_attention,
             adapters={role: self._adapter(role, place) for role in topology.adapters},
+            pair=pair,
         )
 
     def layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:

@@ -38,10 +38,37 @@ def skinny_int8_rows(weight: Tensor, dtype: torch.dtype) -> int:
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear_int8") else 0
 
 
+def skinny_fused_rows(weight: Tensor, dtype: torch.dtype) -> int:
+    """The same for the products of a GPU that do more: `skinny_activated_linear`, `skinny_linear_sum`."""
+    if not weight.is_cuda:
+        return 0
+    return skinny_int8_rows(weight, dtype) if weight.dtype == torch.int8 else skinny_rows(weight)
+
+
 @op(out=lambda x, weight, bias: x.new_empty((x.shape[0], weight.shape[0])))
 def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x @ weight^T + bias: x [M, K] with few rows, weight [N, K], bias [N] -> [M, N]."""
     return F.linear(x, weight, bias)
+
+
+@op(out=lambda x, weight, bias, kind: x.new_empty((x.shape[0], weight.shape[0])))
+def skinny_activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+    """act(x @ weight^T + bias) in float32, rounded once; kinds as in `activation`."""
+    product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    result: Tensor = FUNCTIONS[kind](product)
+    return result.to(x.dtype)
+
+
+@op(out=lambda x, weight, *_: x.new_empty((x.shape[0], weight.shape[0])))
+def skinny_linear_sum(
+    x: Tensor, weight: Tensor, second_x: Tensor, second_weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """x @ weight^T + second_x @ second_weight^T + bias in float32, rounded once.
+
+    x [M, K] and second_x [M, L] with few rows, weight [N, K], second_weight [N, L], bias [N] -> [M, N].
+    """
+    product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    return (product + F.linear(second_x.float(), second_weight.float())).to(x.dtype)
 
 
 @op(out=lambda x, weight, bias, kind: x.new_empty((x.shape[0], weight.shape[0] // 2)))
@@ -68,6 +95,16 @@ def skinny_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
     """
     product = F.linear(x.float(), weight.float()) * scale
     return (product if bias is None else product + bias).to(x.dtype)
+
+
+@op(out=lambda x, weight, scale, bias, kind: x.new_empty((x.shape[0], weight.shape[0])))
+def skinny_activated_linear_int8(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, kind: str
+) -> Tensor:
+    """`skinny_activated_linear` with the weights scale * weight: weight [N, K] int8, scale [N] float32."""
+    product = F.linear(x.float(), weight.float()) * scale
+    result: Tensor = FUNCTIONS[kind](product if bias is None else product + bias)
+    return result.to(x.dtype)
 
 
 @op(out=lambda x, weight, scale, bias, kind: x.new_empty((x.shape[0], weight.shape[0] // 2)))

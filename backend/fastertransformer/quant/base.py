@@ -16,6 +16,14 @@ class Weight(Protocol):
         """x [M, K] -> x @ weight^T + bias [M, N]."""
         ...
 
+    def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        """x [M, K] -> act(x @ weight^T + bias) [M, N]; kinds of act: those of ops.activation."""
+        ...
+
+    def matmul_sum(self, x: Tensor, other: "Weight", other_x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [M, K], other [N, L], other_x [M, L] -> x @ weight^T + other_x @ other^T + bias [M, N]."""
+        ...
+
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         """x [M, K] -> act(gate) * up [M, N / 2] with [gate, up] = x @ weight^T + bias.
 

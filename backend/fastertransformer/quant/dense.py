@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
+from .base import Weight
 
 
 class DenseWeight:
@@ -13,6 +14,7 @@ class DenseWeight:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.contiguous()
         self._skinny_rows = ops.skinny_rows(self.tensor)
+        self._fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
 
     @property
     def num_bytes(self) -> int:
@@ -23,6 +25,22 @@ class DenseWeight:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear(x, self.tensor, bias)
         return linear(x, self.tensor, bias)
+
+    def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        if x.shape[0] <= self._fused_rows:
+            return ops.skinny_activated_linear(x, self.tensor, bias, kind)
+        return ops.activation(self.matmul(x, bias), kind)
+
+    def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
+        """Few rows on a GPU are one product; of many, torch adds the second one to the first."""
+        if isinstance(other, DenseWeight):
+            if x.shape[0] <= min(self._fused_rows, other._fused_rows):
+                return ops.skinny_linear_sum(x, self.tensor, other_x, other.tensor, bias)
+            if x.shape[0] > max(self._skinny_rows, other._skinny_rows):
+                return linear(x, self.tensor, bias).addmm_(other_x, other.tensor.T)
+        result = self.matmul(x, bias)
+        ops.add(result, other.matmul(other_x, None))
+        return result
 
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
+from .base import Weight
 
 _LARGEST = 127
 _ROWS_AT_A_TIME = 1024
@@ -26,6 +27,7 @@ class Int8Weight:
         self.scale = scale.contiguous()
         self._dtype = dtype
         self._skinny_rows = ops.skinny_int8_rows(self.values, dtype)
+        self._fused_rows = ops.skinny_fused_rows(self.values, dtype)
 
     @classmethod
     def from_float(cls, weight: Tensor, row_max: Tensor) -> "Int8Weight":
@@ -59,6 +61,17 @@ class Int8Weight:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear_int8(x, self.values, self.scale, bias)
         return linear(x, self.expand(), bias)
+
+    def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+        if x.shape[0] <= self._fused_rows:
+            return ops.skinny_activated_linear_int8(x, self.values, self.scale, bias, kind)
+        return ops.activation(self.matmul(x, bias), kind)
+
+    def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
+        """Two products, since each has scales of its own."""
+        result = self.matmul(x, bias)
+        ops.add(result, other.matmul(other_x, None))
+        return result
 
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:

@@ -82,12 +82,13 @@ struct DecodeWorker {
   // The first groups into the rings; until the predecessor has ended, keys of older steps alone.
   __device__ void start(int num_items, bool is_early) {
     stream.start(shared.items, num_items);
-    int filled = stage = 0;
-    if (is_early) {
-      for (; filled < Shape::kStages && !stream.has_newest(); ++filled) stream.copy(filled);
-      device::wait_for_predecessor(attention.num_sequences);
+    stage = 0;
+#pragma unroll 1
+    for (int filled = 0; filled < Shape::kStages; ++filled) {
+      if (is_early && stream.has_newest()) wait_for_predecessor(is_early);
+      stream.copy(filled);
     }
-    for (; filled < Shape::kStages; ++filled) stream.copy(filled);
+    if (is_early) wait_for_predecessor(is_early);
   }
 
   __device__ void run(int num_items) {
@@ -101,6 +102,11 @@ struct DecodeWorker {
   }
 
  private:
+  __device__ void wait_for_predecessor(bool& is_early) const {
+    device::wait_for_predecessor(attention.num_sequences);
+    is_early = false;
+  }
+
   __device__ void run(const DecodeItem& item, int worker, int num_groups) {
     const DecodeStates<kHeadDim> states = shared.states(at.buffer);
     if (worker < num_groups) {
@@ -129,8 +135,9 @@ struct DecodeWorker {
 };
 
 template <typename T, int kHeadDim, typename S>
-__global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32, 2)
-    decode_kernel(const Attention<T> a) {
+__global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32,
+                                  DecodeShape<kHeadDim>::kBlocks)
+    decode_kernel(const __grid_constant__ Attention<T> a) {
   extern __shared__ __align__(16) char memory[];
   const int num_warps = blockDim.x / 32, thread = threadIdx.x;
   const DecodeShared<kHeadDim> shared(memory, num_warps,
@@ -164,7 +171,8 @@ __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32, 2)
 template <int kHeadDim>
 int num_decode_warps(int num_heads) {
   constexpr int kReserved = 5 * 1024;  // of each block: by the system, and for the plan
-  const size_t room = shared_bytes_per_multiprocessor() / 2 - kReserved;
+  const size_t room =
+      shared_bytes_per_multiprocessor() / DecodeShape<kHeadDim>::kBlocks - kReserved;
   const size_t fitting = room / DecodeShape<kHeadDim>::warp_bytes(num_heads);
   return static_cast<int>(std::clamp<size_t>(fitting, 1, DecodeShape<kHeadDim>::kMaxWarps));
 }

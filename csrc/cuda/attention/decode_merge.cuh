@@ -97,6 +97,28 @@ struct HeadState {
   }
 };
 
+// The heads whose last chunk this warp has left, of first, first + step, ... A function of its own:
+// code takes time to arrive, too, and short sequences do without this.
+template <typename T, int kHeadDim>
+__device__ __noinline__ void merge_chunks(const Attention<T>& a, const DecodeItem& item, int first,
+                                          int step, int lane) {
+  __syncwarp();  // all lanes have left their part
+  // One lane counts for each head, so that they wait together.
+  const int own = first + lane * step;
+  const bool is_last =
+      own < item.num_heads &&
+      device::is_last_of(item.num_chunks,
+                         &a.counters[item.sequence_chunk * a.num_heads + item.head + own]);
+  const unsigned last = __ballot_sync(0xffffffffu, is_last);
+  __syncwarp();  // what one lane may read now, all may
+  for (int head = first, i = 0; head < item.num_heads; head += step, ++i) {
+    if ((last >> i & 1) == 0) continue;
+    const ChunkParts<T> parts{a, item.first_chunk, item.head + head};
+    const HeadState<kHeadDim> state(parts, item.num_chunks, a.head_dim, lane);
+    state.write(a.result(item.token, item.head + head), a.head_dim, lane);
+  }
+}
+
 // Heads first, first + step, ... of the item, from the states of so many warps: into the result,
 // or into the workspace, whose states the warp merges that is the last to leave one.
 template <typename T, int kHeadDim>
@@ -113,22 +135,7 @@ __device__ void merge_heads(const Attention<T>& a, const DecodeItem& item,
       state.write(a.result(item.token, item.head + head), a.head_dim, lane);
     }
   }
-  if (!is_partial) return;
-  __syncwarp();  // all lanes have left their part
-  // One lane counts for each head, so that they wait together.
-  const int own = first + lane * step;
-  const bool is_last =
-      own < item.num_heads &&
-      device::is_last_of(item.num_chunks,
-                         &a.counters[item.sequence_chunk * a.num_heads + item.head + own]);
-  const unsigned last = __ballot_sync(0xffffffffu, is_last);
-  __syncwarp();  // what one lane may read now, all may
-  for (int head = first, i = 0; head < item.num_heads; head += step, ++i) {
-    if ((last >> i & 1) == 0) continue;
-    const ChunkParts<T> parts{a, item.first_chunk, item.head + head};
-    const HeadState<kHeadDim> state(parts, item.num_chunks, a.head_dim, lane);
-    state.write(a.result(item.token, item.head + head), a.head_dim, lane);
-  }
+  if (is_partial) merge_chunks<T, kHeadDim>(a, item, first, step, lane);
 }
 
 }  // namespace ft::cuda

@@ -80,13 +80,14 @@ struct DecodePlan {
 template <int kHeadDim>
 struct DecodeShape {
   // Enough that the rings of a multiprocessor hold what its share of the bandwidth brings in 1 us.
-  static constexpr int kStages = kHeadDim <= 128 ? 2 : 1;
+  static constexpr int kStages = 2;
+  static constexpr int kBlocks = kHeadDim <= 128 ? 2 : 1;  // of a multiprocessor
   static constexpr int kMaxWarps = kHeadDim <= 80 ? 8 : 6;
   static constexpr int kRowBytes = kHeadDim * 2 + 16;  // odd in units of 16: no bank conflicts
   static constexpr int kTileBytes = kGroupKeys * kRowBytes;
   static constexpr int kRingBytes = 2 * kStages * kTileBytes;  // of a warp, keys and values
   static constexpr int kSumStride = kHeadDim + 4;
-  static constexpr int kBuffers = kHeadDim <= 128 ? 2 : 1;  // of the states of an item
+  static constexpr int kBuffers = 2;  // of the states of an item
 
   // Of one warp: its rings and its states.
   static constexpr size_t warp_bytes(int num_heads) {

@@ -44,8 +44,12 @@ class DecodeStream {
 
   // The next group into a stage of the rings: two groups of copies, empty ones at the end.
   __device__ void copy(int stage) {
-    copy_keys(stage);
-    copy_values(stage);
+#pragma unroll 1
+    for (const bool is_value : {false, true}) {
+      copy(is_value ? values(stage) : keys(stage),
+           is_value ? attention_.v_cache : attention_.k_cache);
+    }
+    if (!is_done()) advance();
   }
   __device__ void copy_keys(int stage) { copy(keys(stage), attention_.k_cache); }
   // Behind the keys; then it is the turn of the next group.
@@ -91,33 +95,42 @@ class DecodeStream {
   __device__ void copy(char* tile, const T* cache) const {
     if (!is_done()) {
       const T* head = cache + item_->kv_head * attention_.kv_head_stride;
-      const bool is_whole = has_whole_groups_ && is_visible(0) && is_visible(kGroupKeys - 1);
-      is_whole ? copy_whole(tile, head) : copy_rows(tile, head);
+      const int64_t offset = attention_.key_offset(page_, slot_);
+      if (has_whole_groups_ && is_visible(0) && is_visible(kGroupKeys - 1)) {
+        copy_whole(tile, head + offset - lane_ % kGroupKeys * kHeadDim);
+      } else {
+        const int row = lane_ % kGroupKeys;
+        copy_rows(tile, head, is_visible(row) ? offset : -1, attention_.head_dim, lane_);
+      }
     }
     device::commit_copies();
   }
 
-  __device__ char* place(char* tile, int index) const {
-    const Packs<32, kPacks> packs{lane_};
+  static __device__ char* place(char* tile, int index, int lane) {
+    const Packs<32, kPacks> packs{lane};
     return tile + packs.row(index) * Shape::kRowBytes + packs.column(index) * 16;
   }
 
   // All keys are visible and lie side by side.
-  __device__ void copy_whole(char* tile, const T* head) const {
-    const T* from = head + attention_.key_offset(page_, slot_ - lane_ % kGroupKeys) + lane_ * 8;
+  __device__ void copy_whole(char* tile, const T* first) const {
+    const T* from = first + lane_ * 8;
 #pragma unroll
-    for (int i = 0; i < kLanePacks; ++i) device::copy_async(place(tile, i), from + i * 256, true);
+    for (int i = 0; i < kLanePacks; ++i) {
+      device::copy_async(place(tile, i, lane_), from + i * 256, true);
+    }
   }
 
-  __device__ void copy_rows(char* tile, const T* head) const {
-    const Packs<32, kPacks> packs{lane_};
-    const int64_t offset = attention_.key_offset(page_, slot_);
+  // Lane i has the offset of key i % 16, or -1. A function of its own: code takes time to arrive,
+  // too, and few groups need this.
+  static __device__ __noinline__ void copy_rows(char* tile, const T* head, int64_t offset,
+                                                int head_dim, int lane) {
+    const Packs<32, kPacks> packs{lane};
 #pragma unroll
     for (int i = 0; i < kLanePacks; ++i) {
       const int dim = packs.column(i) * 8;
       const int64_t from = __shfl_sync(0xffffffffu, offset, packs.row(i));
-      const bool valid = is_visible(packs.row(i)) && dim < attention_.head_dim;
-      device::copy_async(place(tile, i), valid ? head + from + dim : head, valid);
+      const bool valid = from >= 0 && dim < head_dim;
+      device::copy_async(place(tile, i, lane), valid ? head + from + dim : head, valid);
     }
   }
 
