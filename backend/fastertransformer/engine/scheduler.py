@@ -26,6 +26,9 @@ from .sessions import Sessions
 ClientOutput = tuple[int, Output]
 """(client, output)"""
 
+_RUNNING, _FINISHED = State.RUNNING, State.FINISHED
+"""For what happens for every token: Python 3.11 takes longer for a member of an enum than for a call."""
+
 
 class Scheduler:
     """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
@@ -199,19 +202,18 @@ class Scheduler:
 
     def _continue_running(self, budget: Budget, room: int) -> list[Entry]:
         planned: list[Entry] = []
-        ready = [s for s in self._running if s.wants_tokens and self._may_follow(s)]
+        # One stage reads a token in flight from its own pool; several must be told by the host.
+        may_follow = self._num_stages == 1
+        ready = [s for s in self._running if s.wants_tokens and (may_follow or s.num_in_flight == 0)]
         for sequence in sorted(ready, key=Sequence.is_behind):
             if budget.tokens == 0 or len(planned) == room:
                 break
             count = budget.most(sequence)
-            if count and sequence.state is State.RUNNING and self._reserve(sequence, count):
-                planned.append(entry_for(sequence, count))
-                budget.spend(planned[-1])
-        return [entry for entry in planned if entry.sequence.state is State.RUNNING]
-
-    def _may_follow(self, sequence: Sequence) -> bool:
-        """One stage reads a token in flight from its own pool; several must be told by the host."""
-        return self._num_stages == 1 or sequence.num_in_flight == 0
+            if count and sequence.state is _RUNNING and self._reserve(sequence, count):
+                entry = entry_for(sequence, count)
+                planned.append(entry)
+                budget.spend(entry)
+        return [entry for entry in planned if entry.sequence.state is _RUNNING]
 
     def _reserve(self, sequence: Sequence, count: int) -> bool:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
@@ -312,11 +314,12 @@ class Scheduler:
             sequence.num_computed += entry.num_tokens
             sequence.num_pending += entry.samples and sequence.group is None
             sequence.was_placed()
-            self._prefixes.forget_oldest(sequence)
+            if sequence.memory_blocks:
+                self._prefixes.forget_oldest(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float, logits: bytes) -> None:
         sequence.num_pending -= 1
-        if sequence.state is State.FINISHED:
+        if sequence.state is _FINISHED:
             return  # it ended while this step was in flight
         output = sequence.append(token, logprob, logits)
         self._tell(sequence.client, sequence.with_context(output))
@@ -354,7 +357,7 @@ class Scheduler:
 
     def _settle(self, sequence: Sequence) -> None:
         """Takes back slots and blocks of a request that lost them, once no batch in flight names it."""
-        if sequence.state is State.RUNNING or sequence.slot < 0:
+        if sequence.state is _RUNNING or sequence.slot < 0:
             return
         members = sequence.members
         if any(member.num_in_flight for member in members):

@@ -196,6 +196,6 @@ class SamplingTable:
             slots: [S], none of them -1. lengths: [S] tokens of each row. candidates: some are beams.
             logits: some want theirs.
         """
-        processing, drawing, logprobs = self._asks[:, slots].any(1).tolist()
-        processing = processing or bool((lengths < self._first_free[slots]).any())
+        processing, drawing, logprobs = self._asks.take(slots, 1).any(1).tolist()
+        processing = processing or bool((lengths < self._first_free.take(slots)).any())
         return Needs(processing, drawing, logprobs, candidates, logits)
