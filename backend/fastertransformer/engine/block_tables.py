@@ -10,7 +10,8 @@ from .sequence import Sequence
 
 
 class _Rows:
-    """One row of blocks per slot, as wide as the longest so far; what lies behind a sequence's own is stale."""
+    """One row of blocks per slot, as wide as the longest so far; what lies behind those of its sequence is
+    stale."""
 
     def __init__(self, num_slots: int) -> None:
         self._array = np.zeros((num_slots, 1), np.int32)

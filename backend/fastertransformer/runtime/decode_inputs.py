@@ -28,7 +28,7 @@ class DecodeInputs:
         self._layout = layout
         self._rows = np.arange(size)
         arrays = step_arrays(self.nobody, layout)
-        self._packed = np.concatenate([array.ravel() for array in arrays.values()])
+        self._packed: Int32Array = np.concatenate([array.ravel() for array in arrays.values()])
         ends = np.cumsum([array.size for array in arrays.values()])
         parts = zip(arrays.items(), np.split(self._packed, ends[:-1]), strict=True)
         self._arrays = {name: part.reshape(array.shape) for (name, array), part in parts}
@@ -71,7 +71,7 @@ class DecodeInputs:
         lengths = self._arrays[prefix + "seq_lens"]
         lengths[:rows], lengths[rows:] = seq_lens, 0
         chunks = ops.num_key_chunks(lengths, self._layout.num_kv_heads)
-        chunks.cumsum(out=self._arrays[prefix + "work"][0, 1:])
+        np.cumsum(chunks, out=self._arrays[prefix + "work"][0, 1:])
 
 
 def _nobody(size: int, table_width: int, cross_width: int, has_ia3: bool) -> Batch:
