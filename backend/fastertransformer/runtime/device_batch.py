@@ -51,7 +51,7 @@ class CacheLayout:
 def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
-    cu_seqlens_q = np.concatenate(([0], np.cumsum(batch.query_lens)))
+    cu_seqlens_q = _bounds(batch.query_lens)
     positions = np.arange(batch.num_tokens) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
     block_size, num_kv_heads = layout.block_size, layout.num_kv_heads
     blocks = batch.block_tables[rows, positions // block_size]
@@ -62,7 +62,7 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         "positions": positions,
         "slot_mapping": np.where(is_real[rows], blocks * block_size + positions % block_size, NO_SLOT),
         "block_tables": attended.block_tables,
-        "cu_seqlens_q": np.concatenate(([0], np.cumsum(attended.query_lens))),
+        "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
         "token_slots": np.maximum(batch.slots, 0)[rows],
@@ -73,7 +73,14 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
         "num_candidates": num_candidates(batch),
     }
-    return {name: array.astype(np.int32) for name, array in arrays.items()}
+    return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
+
+
+def _bounds(lengths: Int32Array) -> Int32Array:
+    """[B + 1] where each part begins, and where the last one ends."""
+    bounds = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
 
 
 def num_candidates(batch: Batch) -> Int32Array:
