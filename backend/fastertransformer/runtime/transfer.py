@@ -18,7 +18,7 @@ from ..engine.batch import Int32Array
 
 def to_device(arrays: Sequence[Int32Array], device: torch.device, out: Tensor | None = None) -> Tensor:
     """All arrays side by side in one int32 tensor, copied once; into `out` where that is given."""
-    size = sum([array.size for array in arrays])
+    size = sum(array.size for array in arrays)
     staging = torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
     np.concatenate([array.ravel() for array in arrays], out=staging.numpy())
     if out is None:
