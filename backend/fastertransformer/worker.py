@@ -7,6 +7,7 @@ Ends when the last client of the socket is gone. Exit code 2: the model could no
 """
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -80,6 +81,8 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     """
     config = configuration.on_device(config, world.device.type)
     rank = load_rank(config, world)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: no step shall wait for a collection that looks through it
     if world.mesh.rank == 0:
         _log.info("%s", rank.info.plan)
         _serve(config, world, rank, socket_path)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Steps as they are laid out on the device, and what fills them up for a graph."""
+"""Steps as they are laid out on the device."""
 
 import numpy as np
 import pytest
 import torch
 
 from fastertransformer.engine.batch import Batch
-from fastertransformer.runtime.device_batch import CacheLayout, padded, place
+from fastertransformer.runtime.device_batch import CacheLayout, place
 
 WORKSPACE = torch.zeros(0)
 LAYOUT = CacheLayout(block_size=8, num_kv_heads=2)
@@ -29,11 +29,3 @@ def test_every_token_has_the_task_of_its_sequence(rows):
     step, _ = place(batch_of([2, 1, 3], rows), LAYOUT, WORKSPACE)
     found = step.metadata.ia3_rows
     assert (found is None) if rows is None else found.tolist() == [0, 0, 3, 1, 1, 1]
-
-
-def test_rows_of_nobody_have_no_task_and_the_next_step_takes_the_same_memory():
-    first, memory = place(padded(batch_of([1, 1], [2, 1]), 4, 3, 0), LAYOUT, WORKSPACE)
-    assert first.metadata.ia3_rows.tolist() == [2, 1, 0, 0]
-    again, same = place(padded(batch_of([1], [3]), 4, 3, 0), LAYOUT, WORKSPACE, out=memory)
-    assert same is memory
-    assert first.metadata.ia3_rows.tolist() == again.metadata.ia3_rows.tolist() == [3, 0, 0, 0]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan of one step: what rank 0 decides and every rank executes."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,7 +56,7 @@ class Cross:
     """What the B sequences of a batch see of their encoders."""
 
     block_tables: Int32Array
-    """[B, W] KV block of every block_size tokens of the encoder's input, padded with 0."""
+    """[B, W] KV block of every block_size tokens of the encoder's input; behind them any block."""
     seq_lens: Int32Array
     """[B] length of that input"""
 
@@ -111,7 +111,7 @@ class Batch:
     query_lens: Int32Array
     """[B]"""
     block_tables: Int32Array
-    """[B, W] KV block of every block_size tokens, padded with 0."""
+    """[B, W] KV block of every block_size tokens; behind them any block."""
     sample_rows: Int32Array
     """[S] indices into B, ascending."""
     memory_blocks: Int32Array | None = None
@@ -157,9 +157,9 @@ class StepResult:
     """[G, V] for `Batch.logit_rows`."""
 
 
-def ia3_rows(requests: Iterable[AnyRequest]) -> Int32Array | None:
+def ia3_rows(requests: Sequence[AnyRequest]) -> Int32Array | None:
     """[B] as of Batch."""
-    rows = list(map(ia3_row, requests))
+    rows = [ia3_row(request) for request in requests]
     return np.array(rows, np.int32) if any(rows) else None
 
 

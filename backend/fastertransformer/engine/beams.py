@@ -141,6 +141,7 @@ class BeamGroup:
         for member in free:
             pool.release(member.blocks)
             member.tokens, member.blocks, member.num_computed, member.num_published = [], [], 0, 0
+            member.num_tabled = 0
         for member, path in live:
             member.tokens.append(path.token)
         self._live = live
@@ -195,14 +196,16 @@ def _clone(pool: BlockPool, parent: Sequence, child: Sequence) -> None:
         pool.share(parent.cross_blocks)
         pool.release(child.cross_blocks)
         child.cross_blocks, child.is_encoded = parent.cross_blocks, True
-    child.tokens, child.blocks = list(parent.tokens), list(parent.blocks)
+    child.tokens, child.blocks, child.num_tabled = list(parent.tokens), list(parent.blocks), 0
     child.digests, child.num_published = list(parent.digests), parent.num_published
     child.num_computed, child.salt, child.embeddings = parent.num_computed, parent.salt, parent.embeddings
     child.copies_slot = parent.slot if child.is_placed else -1
 
 
 def tail_to_copy(pool: BlockPool, sequence: Sequence) -> int:
-    """1 where the next token goes into a block that somebody else still reads, else 0."""
+    """1 where the next token goes into a block that another beam still reads, else 0."""
+    if sequence.group is None:
+        return 0
     index, offset = divmod(sequence.num_computed, pool.block_size)
     return int(offset > 0 and pool.is_shared(sequence.blocks[index]))
 
@@ -213,4 +216,4 @@ def copy_tail(pool: BlockPool, sequence: Sequence) -> None:
     (block,) = pool.allocate(1)
     sequence.copies_block = sequence.blocks[index], block
     pool.release([sequence.blocks[index]])
-    sequence.blocks[index] = block
+    sequence.blocks[index], sequence.num_tabled = block, min(index, sequence.num_tabled)

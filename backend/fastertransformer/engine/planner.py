@@ -2,7 +2,9 @@
 """Turns the scheduler's choice of sequences into the arrays of a Batch."""
 
 import itertools
+from collections.abc import Iterator
 from collections.abc import Sequence as List
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,6 @@ from .batch import (
     Admission,
     Batch,
     BeamStep,
-    Cross,
     Embeddings,
     Feed,
     FloatArray,
@@ -20,6 +21,7 @@ from .batch import (
     ia3_row,
     ia3_rows,
 )
+from .block_tables import BlockTables
 from .sequence import Sequence
 
 
@@ -35,7 +37,8 @@ class Entry(NamedTuple):
     """Leading tokens whose logits the client wants."""
 
 
-class Budget(NamedTuple):
+@dataclass(slots=True)
+class Budget:
     """What a step may still compute."""
 
     tokens: int
@@ -47,12 +50,10 @@ class Budget(NamedTuple):
         count = min(sequence.num_to_compute, self.tokens)
         return min(count, self.context_logits) if sequence.wants_context_logits else count
 
-    def without(self, *entries: Entry) -> "Budget":
-        """What is left beside `entries`."""
-        return Budget(
-            self.tokens - sum(entry.num_tokens for entry in entries),
-            self.context_logits - sum(entry.num_context_logits for entry in entries),
-        )
+    def spend(self, entry: Entry) -> None:
+        """Takes off what `entry` computes."""
+        self.tokens -= entry.num_tokens
+        self.context_logits -= entry.num_context_logits
 
 
 def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
@@ -70,57 +71,60 @@ def entry_for(sequence: Sequence, num_tokens: int) -> Entry:
     )
 
 
-def build_batch(entries: List[Entry], feed: bool) -> Batch:
-    """The step plan of `entries`, which the scheduler has not yet accounted for.
+class Planner:
+    """Makes step plans; keeps what does not change from one to the next.
 
     Args:
+        num_slots: of the token pool.
         feed: whether the host tells every rank the input token of a decoding sequence,
             because the ranks that embed it are not those that sampled it. Tokens of beams it always tells.
     """
-    sequences = [entry.sequence for entry in entries]
-    fed = [s for s in sequences if s.is_placed and (feed or s.group is not None)]
-    sampling = [entry.sequence for entry in entries if entry.samples]
-    return Batch(
-        slots=_array([s.slot for s in sequences]),
-        num_computed=_array([s.num_computed for s in sequences]),
-        query_lens=_array([entry.num_tokens for entry in entries]),
-        block_tables=_block_tables([s.blocks for s in sequences]),
-        sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
-        memory_blocks=_memory_blocks(sequences),
-        admissions=tuple(_admission(s) for s in sequences if not s.is_placed),
-        feed=_feed(fed) if fed else None,
-        embeddings=_embeddings(entries),
-        prefixes=tuple(load for s in sequences if not s.is_placed and (load := _prefix_load(s)) is not None),
-        contexts=_spans(entries, [entry.num_context for entry in entries]),
-        context_logits=_spans(entries, [entry.num_context_logits for entry in entries]),
-        logit_rows=_array([row for row, s in enumerate(sampling) if s.request.wants_logits]),
-        cross=_cross(sequences) if sequences[0].encoder_len else None,
-        beams=_beam_step(entries, sampling),
-        ia3_rows=ia3_rows(s.request for s in sequences),
-    )
+
+    def __init__(self, num_slots: int, feed: bool) -> None:
+        self._tables = BlockTables(num_slots)
+        self._feed = feed
+
+    def plan(self, entries: List[Entry]) -> Batch:
+        """The step plan of `entries`, which the scheduler has not yet accounted for."""
+        sequences = [entry.sequence for entry in entries]
+        starting = [s for s in sequences if not s.is_placed]
+        fed = [s for s in sequences if (self._feed or s.group is not None) and s.is_placed]
+        sampling = [entry.sequence for entry in entries if entry.samples]
+        slots, num_computed, query_lens = _array(
+            (
+                [s.slot for s in sequences],
+                [s.num_computed for s in sequences],
+                [entry.num_tokens for entry in entries],
+            )
+        )
+        self._tables.update(sequences)
+        return Batch(
+            slots=slots,
+            num_computed=num_computed,
+            query_lens=query_lens,
+            block_tables=self._tables.own(sequences, slots),
+            sample_rows=_array([row for row, entry in enumerate(entries) if entry.samples]),
+            memory_blocks=_memory_blocks(sequences),
+            admissions=tuple(map(_admission, starting)),
+            feed=_feed(fed) if fed else None,
+            embeddings=_embeddings(entries),
+            prefixes=tuple(load for s in starting if (load := _prefix_load(s)) is not None),
+            contexts=_spans(entries, [entry.num_context for entry in entries]),
+            context_logits=_spans(entries, [entry.num_context_logits for entry in entries]),
+            logit_rows=_array([row for row, s in enumerate(sampling) if s.request.wants_logits]),
+            cross=self._tables.cross(sequences, slots) if sequences[0].encoder_len else None,
+            beams=_beam_step(entries, sampling),
+            ia3_rows=ia3_rows([s.request for s in sequences]),
+        )
 
 
-def _array(values: List[int]) -> Int32Array:
+def _array(values: List[int] | tuple[list[int], ...]) -> Int32Array:
     return np.asarray(values, np.int32)
 
 
-def _block_tables(lists: List[list[int]]) -> Int32Array:
-    lengths = np.fromiter(map(len, lists), np.int32, len(lists))
-    tables = np.zeros((len(lists), int(lengths.max())), np.int32)
-    blocks = np.fromiter(itertools.chain.from_iterable(lists), np.int32, int(lengths.sum()))
-    tables[np.arange(tables.shape[1]) < lengths[:, None]] = np.maximum(blocks, 0)  # what is gone is not read
-    return tables
-
-
 def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
-    return _array([s.memory_blocks for s in sequences]) if any(s.memory_blocks for s in sequences) else None
-
-
-def _cross(sequences: List[Sequence]) -> Cross:
-    return Cross(
-        block_tables=_block_tables([s.cross_blocks for s in sequences]),
-        seq_lens=_array([s.encoder_len for s in sequences]),
-    )
+    memory_blocks = [s.memory_blocks for s in sequences]
+    return _array(memory_blocks) if any(memory_blocks) else None
 
 
 def _admission(sequence: Sequence) -> Admission:
@@ -140,17 +144,22 @@ def _admission(sequence: Sequence) -> Admission:
 
 def _embeddings(entries: List[Entry]) -> Embeddings | None:
     """Rows for the negative tokens of this step."""
+    if not [entry for entry in entries if entry.sequence.embeddings is not None]:
+        return None
     places: list[int] = []
     rows: list[FloatArray] = []
-    begin = 0
-    for entry in entries:
+    for entry, begin in zip(entries, _begins(entries), strict=False):
         sequence, first = entry.sequence, entry.sequence.num_computed
         if sequence.embeddings is not None and first < sequence.prompt_len:
             tokens = _array(sequence.tokens[first : first + entry.num_tokens])
             places += (begin + np.flatnonzero(tokens < 0)).tolist()
             rows.append(_rows(sequence.embeddings, tokens))
-        begin += entry.num_tokens
     return Embeddings(_array(places), np.concatenate(rows)) if places else None
+
+
+def _begins(entries: List[Entry]) -> Iterator[int]:
+    """Where the tokens of each entry begin in the step, and where the last ones end."""
+    return itertools.accumulate((entry.num_tokens for entry in entries), initial=0)
 
 
 def _rows(table: FloatArray, tokens: Int32Array) -> FloatArray:
@@ -170,8 +179,8 @@ def _spans(entries: List[Entry], counts: List[int]) -> tuple[tuple[int, int], ..
     """[begin, end) in the step's tokens of the first `counts` of each entry, where there are any."""
     if not any(counts):
         return ()
-    begins = itertools.accumulate((entry.num_tokens for entry in entries), initial=0)
-    return tuple((begin, begin + count) for begin, count in zip(begins, counts, strict=False) if count)
+    spans = zip(_begins(entries), counts, strict=False)
+    return tuple((begin, begin + count) for begin, count in spans if count)
 
 
 def _feed(sequences: List[Sequence]) -> Feed:

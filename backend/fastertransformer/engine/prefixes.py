@@ -42,9 +42,8 @@ class Prefixes:
         sequence.num_published = full
 
     def forget_oldest(self, sequence: Sequence) -> None:
-        """Gives back what no token sees any more: batches run in order, so those in flight read it first."""
-        if not sequence.memory_blocks:
-            return
+        """Gives back what no token of a sequence that forgets sees any more: batches run in order, so those
+        in flight read it first."""
         next_token = min(sequence.num_computed, len(sequence.tokens))
         oldest = sequence.oldest_block(next_token, self._pool.block_size)
         self._pool.release(sequence.blocks[:oldest])

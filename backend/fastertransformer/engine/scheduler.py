@@ -17,7 +17,7 @@ from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output
 from .batch import Batch, FloatArray, StepResult, max_context_logits
 from .beams import BeamGroup, Candidates, advance, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool
-from .planner import Budget, Entry, build_batch, entry_for
+from .planner import Budget, Entry, Planner, entry_for
 from .prefixes import Prefixes
 from .prompts import PromptTables
 from .sequence import Sequence, SequenceKey, State
@@ -25,6 +25,9 @@ from .sessions import Sessions
 
 ClientOutput = tuple[int, Output]
 """(client, output)"""
+
+_RUNNING, _FINISHED = State.RUNNING, State.FINISHED
+"""For what happens for every token: Python 3.11 takes longer for a member of an enum than for a call."""
 
 
 class Scheduler:
@@ -47,6 +50,8 @@ class Scheduler:
         self._info = info
         self._prompts = PromptTables(info, prompt_tables)
         self._num_stages = config.parallel.pipeline_para_size
+        self._planner = Planner(config.max_num_seqs, feed=self._num_stages > 1)
+        self._max_context_logits = max_context_logits(info.vocab_size)
         self._sequences: dict[SequenceKey, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -141,16 +146,17 @@ class Scheduler:
     def schedule(self) -> Batch | None:
         """The next step, or None when nothing can be computed now."""
         room = self._sequences_per_batch()
-        budget = Budget(self._config.max_num_batched_tokens, max_context_logits(self._info.vocab_size))
         self._was_encoding = self._encoder_takes_the_step()
-        planned = [] if self._was_encoding else self._continue_running(budget, room)
+        planned = [] if self._was_encoding else self._continue_running(self._budget(), room)
+        left = self._budget()
         for entry in planned:
+            left.spend(entry)
             self._prefixes.publish(entry.sequence, entry.num_tokens)
-        admitted = self._admit(budget.without(*planned), room - len(planned), is_empty=not planned)
+        admitted = self._admit(left, room - len(planned), is_empty=not planned)
         if not planned and not admitted:
             self._fail_head_if_stuck()
             return None
-        batch = build_batch(planned + admitted, feed=self._num_stages > 1)
+        batch = self._planner.plan(planned + admitted)
         self._commit(planned + admitted)
         return batch
 
@@ -186,6 +192,9 @@ class Scheduler:
 
     # Planning
 
+    def _budget(self) -> Budget:
+        return Budget(self._config.max_num_batched_tokens, self._max_context_logits)
+
     def _sequences_per_batch(self) -> int:
         """With S pipeline stages, S batches must be in flight that share no sequence."""
         live = min(len(self._running) + len(self._waiting), self._config.max_num_seqs)
@@ -193,19 +202,18 @@ class Scheduler:
 
     def _continue_running(self, budget: Budget, room: int) -> list[Entry]:
         planned: list[Entry] = []
-        ready = [s for s in self._running if s.wants_tokens and self._may_follow(s)]
-        for sequence in sorted(ready, key=lambda s: s.num_to_compute > 1):
+        # One stage reads a token in flight from its own pool; several must be told by the host.
+        may_follow = self._num_stages == 1
+        ready = [s for s in self._running if s.wants_tokens and (may_follow or s.num_in_flight == 0)]
+        for sequence in sorted(ready, key=Sequence.is_behind):
             if budget.tokens == 0 or len(planned) == room:
                 break
             count = budget.most(sequence)
-            if count and sequence.state is State.RUNNING and self._reserve(sequence, count):
-                planned.append(entry_for(sequence, count))
-                budget = budget.without(planned[-1])
-        return [entry for entry in planned if entry.sequence.state is State.RUNNING]
-
-    def _may_follow(self, sequence: Sequence) -> bool:
-        """One stage reads a token in flight from its own pool; several must be told by the host."""
-        return self._num_stages == 1 or sequence.num_in_flight == 0
+            if count and sequence.state is _RUNNING and self._reserve(sequence, count):
+                entry = entry_for(sequence, count)
+                planned.append(entry)
+                budget.spend(entry)
+        return [entry for entry in planned if entry.sequence.state is _RUNNING]
 
     def _reserve(self, sequence: Sequence, count: int) -> bool:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
@@ -256,11 +264,11 @@ class Scheduler:
                 member.slot = heapq.heappop(self._free_slots)
                 member.state = State.RUNNING
                 self._running.append(member)
-            budget = budget._replace(tokens=budget.tokens - sequence.encoder_len)
+            budget.tokens -= sequence.encoder_len
             count = max(budget.most(sequence), 1)
             admitted.append(entry_for(sequence, count))
             self._prefixes.publish(sequence, count)
-            budget = budget.without(admitted[-1])
+            budget.spend(admitted[-1])
         return admitted
 
     def _blocks_needed(self, sequence: Sequence) -> tuple[int, int]:
@@ -306,11 +314,12 @@ class Scheduler:
             sequence.num_computed += entry.num_tokens
             sequence.num_pending += entry.samples and sequence.group is None
             sequence.was_placed()
-            self._prefixes.forget_oldest(sequence)
+            if sequence.memory_blocks:
+                self._prefixes.forget_oldest(sequence)
 
     def _append(self, sequence: Sequence, token: int, logprob: float, logits: bytes) -> None:
         sequence.num_pending -= 1
-        if sequence.state is State.FINISHED:
+        if sequence.state is _FINISHED:
             return  # it ended while this step was in flight
         output = sequence.append(token, logprob, logits)
         self._tell(sequence.client, sequence.with_context(output))
@@ -348,8 +357,10 @@ class Scheduler:
 
     def _settle(self, sequence: Sequence) -> None:
         """Takes back slots and blocks of a request that lost them, once no batch in flight names it."""
+        if sequence.state is _RUNNING or sequence.slot < 0:
+            return
         members = sequence.members
-        if sequence.state is State.RUNNING or sequence.slot < 0 or any(s.num_in_flight for s in members):
+        if any(member.num_in_flight for member in members):
             return
         if sequence.keeps and sequence.session_key is not None and sequence.state is State.FINISHED:
             computed = sequence.tokens[: sequence.num_computed]

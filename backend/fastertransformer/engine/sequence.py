@@ -46,6 +46,8 @@ class Sequence:
     """Batches in flight that name this sequence: its slot and blocks must stay."""
     slot: int = -1
     blocks: list[int] = field(default_factory=list)
+    num_tabled: int = 0
+    """Leading blocks that lie in the row of its slot in the tables of steps."""
     digests: list[bytes] = field(default_factory=list)
     """Of the full blocks of `tokens`, as far as somebody asked."""
     cross_blocks: list[int] = field(default_factory=list)
@@ -114,11 +116,6 @@ class Sequence:
         return len(self.request.encoder_tokens)
 
     @property
-    def num_forced(self) -> int:
-        """Tokens of the output that were known before anything was computed."""
-        return len(self.request.forced_tokens)
-
-    @property
     def computes_prompt(self) -> bool:
         """Whether all of its prompt must be computed, whatever lies in the cache."""
         return self.wants_context or self.wants_context_logits
@@ -143,12 +140,16 @@ class Sequence:
         generated = length - len(self.request.prompt)
         return length > self.num_computed and generated < self.request.sampling.max_tokens
 
+    def is_behind(self) -> bool:
+        """Whether it has more to compute than its newest token."""
+        return len(self.tokens) + self.num_pending - self.num_computed > 1
+
     def append(self, token: int, logprob: float, logits: bytes = b"") -> Output:
         """Takes a token that was sampled; what it adds to the output, the first one behind what is forced."""
-        is_first = len(self.tokens) == self.prompt_len + self.num_forced
+        forced = self.request.forced_tokens
+        is_first = bool(forced) and len(self.tokens) == self.prompt_len + len(forced)
         self.tokens.append(token)
-        tokens = (*self.request.forced_tokens, token) if is_first else (token,)
-        return self._output(tokens, logprob, logits)
+        return self._output((*forced, token) if is_first else (token,), logprob, logits)
 
     def forced_output(self) -> Output | None:
         """All of the output, where what is forced upon it ends it."""
@@ -177,9 +178,11 @@ class Sequence:
 
     def reason_to_stop(self) -> FinishReason | None:
         """Whether the newest known token ends the sequence, by contract: end id, stop word, length."""
-        if self.tokens[-1] in self.end_ids or self._is_stop_word(self.tokens):
+        tokens, request = self.tokens, self.request
+        sampling = request.sampling
+        if tokens[-1] in self.end_ids or (sampling.stop_words and self._is_stop_word(tokens)):
             return FinishReason.STOP
-        if len(self.tokens) - self.prompt_len >= self.sampling.max_tokens:
+        if len(tokens) - len(request.prompt) >= sampling.max_tokens:
             return FinishReason.LENGTH
         return None
 
@@ -197,7 +200,7 @@ class Sequence:
 
     def vacate(self) -> None:
         """Forgets slot and blocks, which somebody has taken back."""
-        self.blocks, self.slot, self.num_computed, self.num_published = [], -1, 0, 0
+        self.blocks, self.num_tabled, self.slot, self.num_computed, self.num_published = [], 0, -1, 0, 0
         self.is_placed, self.copies_slot, self.copies_block = False, -1, None
         self.cross_blocks, self.is_encoded, self.context, self.context_logits = [], False, 0.0, []
 

@@ -86,7 +86,8 @@ class Sessions:
     def expire(self, now: float) -> None:
         """Gives back what has rested for too long. Args: now: seconds on a clock that never goes back."""
         self._now = now
-        self.forget([key for key, kept in self._kept.items() if now - kept.since >= self._idle_seconds])
+        rested = takewhile(lambda item: now - item[1].since >= self._idle_seconds, self._kept.items())
+        self.forget([key for key, _ in rested])  # those that rest longest come first
 
 
 def _common(one: Tokens[int], other: Tokens[int]) -> int:

@@ -3,7 +3,7 @@
 
 from .activation import activation, gated_activation
 from .add import add
-from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, paged_attention
+from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, num_key_chunks, paged_attention
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
@@ -78,6 +78,7 @@ __all__ = [
     "library_is_faster",
     "log_probability",
     "normalise_rows",
+    "num_key_chunks",
     "paged_attention",
     "process_logits",
     "put_tokens",

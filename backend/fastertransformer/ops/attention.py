@@ -26,12 +26,17 @@ def attention_work(
     are to fill a GPU with, the fewer of them. They depend on the sequence and the model alone, so that a
     result does not depend on the neighbours.
     """
-    chunk_keys = min(max(_CHUNK_KEYS_PER_HEAD * num_kv_heads, CHUNK_KEYS), _MOST_CHUNK_KEYS)
-    chunks = np.where(query_lens == 1, -(-seq_lens // chunk_keys), 0)
+    chunks = np.where(query_lens == 1, num_key_chunks(seq_lens, num_kv_heads), 0)
     tiles = np.where(query_lens == 1, 0, -(-query_lens // TILE_QUERIES))
     work = np.zeros((2, len(query_lens) + 1), np.int32)
     np.cumsum((chunks, tiles), axis=1, out=work[:, 1:])
     return work
+
+
+def num_key_chunks(seq_lens: npt.NDArray[np.int32], num_kv_heads: int) -> npt.NDArray[np.int32]:
+    """[B] into how many chunks the keys of a sequence with a single query are cut."""
+    chunk_keys = min(max(_CHUNK_KEYS_PER_HEAD * num_kv_heads, CHUNK_KEYS), _MOST_CHUNK_KEYS)
+    return -(-seq_lens // chunk_keys)
 
 
 def attention_workspace_size(num_chunks: int, num_heads: int, head_dim: int) -> int:

@@ -87,10 +87,12 @@ def op(out: Callable[..., Tensor] | None) -> Callable[[Callable[P, R]], Callable
         @functools.wraps(body)
         def dispatch(*args: Any) -> Any:
             first = args[0]
-            kernel = kernels.get(first.device.type)
+            is_cuda = first.is_cuda
+            kernel = kernels.get("cuda" if is_cuda else "cpu")
             if kernel is None or first.dtype not in _KERNEL_DTYPES:
                 return body(*args)  # type: ignore[call-arg]
-            stream = (torch.cuda.current_stream().cuda_stream,) if first.is_cuda else ()
+            # What torch.cuda.current_stream() asks, without the object: every op of a prompt comes here.
+            stream = (torch._C._cuda_getCurrentRawStream(first.get_device()),) if is_cuda else ()
             if out is None:
                 return kernel(*args, *stream)
             result = out(*args)

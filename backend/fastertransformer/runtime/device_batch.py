@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The step plan as the device reads it: every array of a Batch in one buffer, copied once."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,39 +48,10 @@ class CacheLayout:
     num_kv_heads: int
 
 
-def padded(batch: Batch, num_sequences: int, table_width: int, cross_width: int) -> Batch:
-    """A batch of single tokens, filled up with rows that belong to nobody.
-
-    Args:
-        table_width, cross_width: columns of the block tables.
-    """
-    count, cross = num_sequences - len(batch.slots), batch.cross
-    if cross is not None:
-        tables = _widened(cross.block_tables, num_sequences, cross_width)
-        cross = Cross(tables, np.pad(cross.seq_lens, (0, count)))
-    return replace(
-        batch,
-        slots=np.pad(batch.slots, (0, count), constant_values=NO_SLOT),
-        num_computed=np.pad(batch.num_computed, (0, count)),
-        query_lens=np.pad(batch.query_lens, (0, count), constant_values=1),
-        block_tables=_widened(batch.block_tables, num_sequences, table_width),
-        memory_blocks=None if batch.memory_blocks is None else np.pad(batch.memory_blocks, (0, count)),
-        sample_rows=np.arange(num_sequences, dtype=np.int32),
-        cross=cross,
-        ia3_rows=None if batch.ia3_rows is None else np.pad(batch.ia3_rows, (0, count)),
-    )
-
-
-def _widened(tables: Int32Array, rows: int, columns: int) -> Int32Array:
-    wide = np.zeros((rows, columns), np.int32)
-    wide[: len(tables), : tables.shape[1]] = tables
-    return wide
-
-
 def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
-    cu_seqlens_q = np.concatenate(([0], np.cumsum(batch.query_lens)))
+    cu_seqlens_q = _bounds(batch.query_lens)
     positions = np.arange(batch.num_tokens) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
     block_size, num_kv_heads = layout.block_size, layout.num_kv_heads
     blocks = batch.block_tables[rows, positions // block_size]
@@ -91,7 +62,7 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         "positions": positions,
         "slot_mapping": np.where(is_real[rows], blocks * block_size + positions % block_size, NO_SLOT),
         "block_tables": attended.block_tables,
-        "cu_seqlens_q": np.concatenate(([0], np.cumsum(attended.query_lens))),
+        "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
         "token_slots": np.maximum(batch.slots, 0)[rows],
@@ -100,12 +71,20 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         "sample_positions": lengths[batch.sample_rows],
         **_cross_arrays(batch.cross, rows, num_kv_heads),
         **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
-        "num_candidates": _num_candidates(batch),
+        "num_candidates": num_candidates(batch),
     }
-    return {name: array.astype(np.int32) for name, array in arrays.items()}
+    return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
 
 
-def _num_candidates(batch: Batch) -> Int32Array:
+def _bounds(lengths: Int32Array) -> Int32Array:
+    """[B + 1] where each part begins, and where the last one ends."""
+    bounds = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
+
+
+def num_candidates(batch: Batch) -> Int32Array:
+    """[S] how many next tokens a beam gets; 0 for other rows."""
     counts = np.zeros(len(batch.sample_rows), np.int32)
     if batch.beams is not None:
         counts[batch.beams.rows] = batch.beams.num_candidates
@@ -132,17 +111,15 @@ def place(
     max_seqlen_k: int | None = None,
     max_encoder_len: int | None = None,
     max_candidates: int | None = None,
-    out: Tensor | None = None,
 ) -> tuple[DeviceBatch, Tensor]:
     """The batch beside `workspace`, by one copy; and the memory that holds all of its arrays.
 
     Args:
         max_seqlen_k, max_encoder_len, max_candidates: what kernels take for the longest sequence, the
             longest encoder input and the most candidates; None takes the batch's own.
-        out: int32 memory for the arrays; None allocates it.
     """
     arrays = step_arrays(batch, layout)
-    packed = to_device(list(arrays.values()), workspace.device, out)
+    packed = to_device(list(arrays.values()), workspace.device)
     sizes = [array.size for array in arrays.values()]
     parts = {
         name: part.view(arrays[name].shape)

@@ -8,16 +8,16 @@ come. A smaller batch is filled up with rows that belong to nobody.
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
-from ..engine.batch import Batch, Cross
+from ..engine.batch import Batch
 from .captures import Captures
-from .device_batch import NO_SLOT, CacheLayout, DeviceBatch, padded, place
+from .decode_inputs import DecodeInputs
+from .device_batch import CacheLayout, DeviceBatch, place
 from .samples import Samples
 from .sampling_table import Needs
+from .transfer import to_device
 
 _SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _BUCKET_STEP = 32
@@ -64,10 +64,9 @@ class DecodeGraphs:
         self._max_encoder_len = max_encoder_len
         self._max_candidates = min(_MOST_CANDIDATES, vocab_size)
         self._layout = layout
-        self._table_width = -(-max_model_len // layout.block_size)
-        self._cross_width = -(-max_encoder_len // layout.block_size)
         self._workspace = workspace
-        self._has_ia3 = has_ia3
+        widths = -(-max_model_len // layout.block_size), -(-max_encoder_len // layout.block_size)
+        self._inputs = {size: DecodeInputs(size, layout, *widths, has_ia3) for size in self._buckets}
         self._captures = Captures(self._lay_out)
 
     def capture_all(self, progress: Callable[[int, int], None]) -> None:
@@ -89,37 +88,19 @@ class DecodeGraphs:
     def replay(self, batch: Batch, needs: Needs) -> Samples:
         """The step of a batch that fits; results of its own rows, valid until the next replay."""
         size = self._buckets[bisect_left(self._buckets, len(batch.slots))]
-        key = size, needs if needs == _PLAIN else replace(Needs.everything(), logits=needs.logits)
-        samples = self._captures.launch(key, lambda inputs: self._place(batch, size, inputs))
+        key = size, needs if needs == _PLAIN else Needs.everything()._replace(logits=needs.logits)
+        inputs = self._inputs[size].fill(batch)
+        samples = self._captures.launch(key, lambda memory: to_device([inputs], memory.device, memory))
         return samples.of(batch)
 
-    def _place(self, batch: Batch, size: int, out: Tensor | None) -> tuple[DeviceBatch, Tensor]:
-        if self._has_ia3 and batch.ia3_rows is None:
-            batch = replace(batch, ia3_rows=np.zeros_like(batch.slots))
-        return place(
-            padded(batch, size, self._table_width, self._cross_width),
+    def _lay_out(self, key: tuple[int, Needs]) -> tuple[Tensor, Callable[[], Samples]]:
+        size, needs = key
+        step, inputs = place(
+            self._inputs[size].nobody,
             self._layout,
             self._workspace,
             self._max_model_len,
             self._max_encoder_len,
             self._max_candidates,
-            out,
         )
-
-    def _lay_out(self, key: tuple[int, Needs]) -> tuple[Tensor, Callable[[], Samples]]:
-        nobody = Batch(
-            slots=np.full(1, NO_SLOT, np.int32),
-            num_computed=np.zeros(1, np.int32),
-            query_lens=np.ones(1, np.int32),
-            block_tables=np.zeros((1, 1), np.int32),
-            sample_rows=np.zeros(1, np.int32),
-            cross=self._nobodys_cross(),
-        )
-        size, needs = key
-        step, inputs = self._place(nobody, size, None)
         return inputs, lambda: self._step(step, needs)
-
-    def _nobodys_cross(self) -> Cross | None:
-        if not self._max_encoder_len:
-            return None
-        return Cross(np.zeros((1, 1), np.int32), np.zeros(1, np.int32))

@@ -192,9 +192,9 @@ class ModelRunner:
 
     def _needs(self, batch: Batch) -> Needs:
         rows = batch.sample_rows
-        lengths = (batch.num_computed + batch.query_lens)[rows]
+        lengths = (batch.num_computed + batch.query_lens).take(rows)
         wants_logits = len(batch.logit_rows) > 0
-        return self._table.needs(batch.slots[rows], lengths, batch.beams is not None, wants_logits)
+        return self._table.needs(batch.slots.take(rows), lengths, batch.beams is not None, wants_logits)
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions

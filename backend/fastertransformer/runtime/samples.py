@@ -27,9 +27,12 @@ class Samples:
     """[S, V] float32 as the sampler got them, for those that want them; None where nobody does."""
 
     def of(self, batch: Batch) -> "Samples":
-        """The part that a batch asked for, of those of a larger step."""
+        """The part that a batch asked for, of those of a larger step; without candidates, with the rows of
+        nobody behind it."""
+        if self.candidates is None:
+            return self
         rows = len(batch.sample_rows)
-        if batch.beams is None or self.candidates is None:
+        if batch.beams is None:
             return Samples(self.tokens[:rows], self.logprobs[:rows], logits=self.logits)
         tokens, logprobs = (values[:rows, : batch.beams.num_candidates] for values in self.candidates)
         return Samples(self.tokens[:rows], self.logprobs[:rows], (tokens, logprobs), self.logits)
@@ -61,11 +64,15 @@ def unpack(
     logits: FloatArray,
 ) -> StepResult:
     """What `Samples.packed` has packed, and logits: those of prompts first."""
-    ends = itertools.accumulate(end - begin for begin, end in batch.context_logits)
-    *of_prompts, of_rows = np.split(logits, list(ends))
+    ends = list(itertools.accumulate((end - begin for begin, end in batch.context_logits), initial=0))
+    of_prompts = tuple(logits[begin:end] for begin, end in itertools.pairwise(ends))
     count = len(batch.sample_rows)
     result = StepResult(
-        tokens[:count], logprobs[:count], contexts=contexts, context_logits=tuple(of_prompts), logits=of_rows
+        tokens[:count],
+        logprobs[:count],
+        contexts=contexts,
+        context_logits=of_prompts,
+        logits=logits[ends[-1] :],
     )
     if batch.beams is None:
         return result

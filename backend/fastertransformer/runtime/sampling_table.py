@@ -2,8 +2,7 @@
 """Sampling parameters of the sequences that run, one column per slot, on the host and on the device."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,7 @@ def is_greedy(sampling: SamplingParams) -> bool:
     return unfiltered or sampling.top_k == 1 or sampling.temperature == 0 or sampling.beam_width > 1
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(NamedTuple):
     """What some row of a step asks for; the rest need not run."""
 
     processing: bool
@@ -133,7 +131,10 @@ class SamplingTable:
             **dict(zip(SAMPLING_FLOATS, memory[2:end].view(np.float32), strict=True)),
             **dict(zip(SAMPLING_INTEGERS, memory[end:], strict=True)),
         }
-        self._is_processed = np.zeros(max_num_seqs, bool)
+        self._asks = np.zeros((3, max_num_seqs), bool)
+        """For processing, for drawing, for log-probabilities, whatever the length."""
+        self._first_free = np.zeros(max_num_seqs, np.int32)
+        """The length from which on all tokens may come."""
         self.seeds = self._mirror.tensor[:2].view(-1).view(torch.int64)
         self.floats = self._mirror.tensor[2:end].view(torch.float32)
         self.integers = self._mirror.tensor[end:]
@@ -182,7 +183,9 @@ class SamplingTable:
         self.biases.put(slot, tuple((token, _bits(bias)) for token, bias in sampling.logit_bias))
         penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
         lists = sampling.bad_words or sampling.logit_bias or sampling.no_repeat_ngram_size
-        self._is_processed[slot] = not neutral or penalties != (1, 0, 0) or bool(lists)
+        is_processed = not neutral or penalties != (1, 0, 0) or bool(lists)
+        self._asks[:, slot] = is_processed, values["top_k"] != 1, sampling.logprobs
+        self._first_free[slot] = values["first_end"] if admission.end_ids else 0
 
     def needs(
         self, slots: Int32Array, lengths: Int32Array, candidates: bool = False, logits: bool = False
@@ -193,12 +196,6 @@ class SamplingTable:
             slots: [S], none of them -1. lengths: [S] tokens of each row. candidates: some are beams.
             logits: some want theirs.
         """
-        host = self._host
-        unready = (lengths < host["first_end"][slots]) & (host["num_end_ids"][slots] > 0)
-        return Needs(
-            processing=bool((self._is_processed[slots] | unready).any()),
-            drawing=bool((host["top_k"][slots] != 1).any()),
-            logprobs=bool(host["wants_logprob"][slots].any()),
-            candidates=candidates,
-            logits=logits,
-        )
+        processing, drawing, logprobs = self._asks.take(slots, 1).any(1).tolist()
+        processing = processing or bool((lengths < self._first_free.take(slots)).any())
+        return Needs(processing, drawing, logprobs, candidates, logits)
