@@ -37,34 +37,58 @@ CUtensorMapDataType type_of(DType dtype) {
   }
 }
 
+// Dimensions of a tensor, the innermost first, and how much of each a box has.
+class Dimensions {
+ public:
+  void add(int64_t size, int64_t stride_bytes, int of_box) {
+    sizes_[rank_] = static_cast<cuuint64_t>(size);
+    strides_[rank_] = static_cast<cuuint64_t>(stride_bytes);
+    box_[rank_++] = static_cast<cuuint32_t>(of_box);
+  }
+
+  CUtensorMap map(const char* op, DType dtype, void* data) const {
+    const cuuint32_t steps[kMostRank] = {1, 1, 1, 1};
+    CUtensorMap map;
+    const CUresult result =
+        encode_function(op)(&map, type_of(dtype), rank_, data, sizes_, strides_ + 1, box_, steps,
+                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result != CUDA_SUCCESS) {
+      throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +
+                               std::to_string(static_cast<int>(result)));
+    }
+    return map;
+  }
+
+ private:
+  static constexpr int kMostRank = 4;
+  cuuint64_t sizes_[kMostRank], strides_[kMostRank];
+  cuuint32_t box_[kMostRank], rank_ = 0;
+};
+
 }  // namespace
 
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
                     int num_boxes, int num_parts) {
   const int64_t part_rows = matrix.shape[0] / num_parts, bytes = element_bytes(matrix.dtype);
   const int64_t row_bytes = matrix.strides[0] * bytes;
-  cuuint64_t sizes[4], strides[4];
-  cuuint32_t box[4], rank = 0;
-  const auto add_dimension = [&](int64_t size, int64_t stride, int of_box) {
-    sizes[rank] = static_cast<cuuint64_t>(size);
-    strides[rank] = static_cast<cuuint64_t>(stride);
-    box[rank++] = static_cast<cuuint32_t>(of_box);
-  };
-  add_dimension(box_columns, bytes, box_columns);
-  add_dimension(part_rows, row_bytes, box_rows);
-  if (num_parts > 1) add_dimension(num_parts, part_rows * row_bytes, num_parts);
-  add_dimension(matrix.shape[1] / box_columns, box_columns * bytes, num_boxes);
-  const cuuint32_t steps[4] = {1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      encode_function(op)(&map, type_of(matrix.dtype), rank, matrix.data, sizes, strides + 1, box,
-                          steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +
-                             std::to_string(static_cast<int>(result)));
+  Dimensions dimensions;
+  dimensions.add(box_columns, bytes, box_columns);
+  dimensions.add(part_rows, row_bytes, box_rows);
+  if (num_parts > 1) dimensions.add(num_parts, part_rows * row_bytes, num_parts);
+  dimensions.add(matrix.shape[1] / box_columns, box_columns * bytes, num_boxes);
+  return dimensions.map(op, matrix.dtype, matrix.data);
+}
+
+CUtensorMap strip_map(const char* op, const Tensor& tensor, int axis, int box_rows) {
+  const int64_t bytes = element_bytes(tensor.dtype);
+  const int last = tensor.ndim - 1;
+  Dimensions dimensions;
+  dimensions.add(tensor.shape[last], bytes, kStripColumns);
+  for (int i = last - 1; i >= 0; --i) {
+    dimensions.add(tensor.shape[i], tensor.strides[i] * bytes, i == axis ? box_rows : 1);
   }
-  return map;
+  return dimensions.map(op, tensor.dtype, tensor.data);
 }
 
 }  // namespace ft::cuda

@@ -17,4 +17,11 @@ namespace ft::cuda {
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
                     int num_boxes, int num_parts = 1);
 
+// A tensor of 16-bit elements whose copies bring boxes of kStripColumns columns by `box_rows` steps
+// along `axis`, one row behind the other, swizzled over 128 bytes; coordinates are those of the
+// axes, the last axis first. What lies outside of the tensor reads as zero. All strides must be
+// multiples of 16 bytes.
+constexpr int kStripColumns = 64;
+CUtensorMap strip_map(const char* op, const Tensor& tensor, int axis, int box_rows);
+
 }  // namespace ft::cuda

@@ -55,7 +55,7 @@ struct Attention : Queries<T> {
   int relative_reach;
   int64_t page_stride, kv_head_stride, key_stride;  // of both caches
   int64_t table_stride;
-  int num_kv_heads, block_size;
+  int num_kv_heads, num_pages, block_size;
   int window;  // 0: none
   float soft_cap;
 

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Attention of sequences with several queries on Hopper: one block per multiprocessor, which takes
+// tiles of kTileQueries queries of one head one after the other. One warp copies queries, keys and
+// values, two warpgroups have 64 rows each. While the values of a tile are multiplied and the
+// scores of the next one, weights are computed, of the same warpgroup or of the other.
+// (FlashAttention-3, arXiv 2407.08608) Tiles of keys start at multiples of their size, and those
+// that a row does not see leave it as it is: its result depends neither on where a chunk of the
+// prompt begins nor on the rows beside it.
+#pragma once
+
+#include "cuda/attention/prefill_sm90_rows.cuh"
+#include "device/pdl.cuh"
+
+namespace ft::cuda::prefill_sm90 {
+
+#ifdef FT_WGMMA
+
+// A warpgroup with its rows.
+template <typename T, int kHeadDim>
+class Consumer {
+  using S = Shape<kHeadDim>;
+
+ public:
+  __device__ Consumer(const Attention<T>& a, char* shared, Control& control, int group)
+      : rows_(a, group), tiles_(shared), control_(control), group_(group) {
+    if (kTakesTurns && group == 0) pass_turn(0);
+  }
+
+  __device__ void run() {
+    for (int phase = 0;; phase ^= 1) {
+      device::barrier_wait(control_.queries.full, phase);
+      const PrefillItem item = control_.item;
+      if (item.num_rows == 0) return;
+      compute(item);
+    }
+  }
+
+ private:
+  // Whether the warpgroups start their products in turn: while one's run, the other has weights to
+  // compute.
+  static constexpr bool kTakesTurns = kHeadDim <= 128;
+
+  __device__ void compute(const PrefillItem& item) {
+    const int first = item.oldest / S::kTileKeys, last = item.newest / S::kTileKeys;
+    rows_.reset();
+    wait(control_.keys, keys_at_);
+    rows_.start_scores(tiles_.queries, tiles_.keys(keys_at_.stage));
+    rows_.template wait<0>();
+    release(control_.keys, keys_at_);
+    rows_.weigh(item, first);
+    rows_.take_weights();
+    for (int tile = first + 1; tile <= last; ++tile) {
+      wait(control_.keys, keys_at_);
+      if (kTakesTurns) await_turn();
+      rows_.start_scores(tiles_.queries, tiles_.keys(keys_at_.stage));
+      wait(control_.values, values_at_);
+      rows_.start_sums(tiles_.values(values_at_.stage));
+      if (kTakesTurns) pass_turn(1 - group_);
+      rows_.template wait<1>();
+      release(control_.keys, keys_at_);
+      rows_.weigh(item, tile);
+      rows_.template wait<0>();
+      release(control_.values, values_at_);
+      rows_.take_weights();
+    }
+    arrive(control_.queries.empty);
+    wait(control_.values, values_at_);
+    clear_behind(item, last);
+    rows_.start_sums(tiles_.values(values_at_.stage));
+    rows_.template wait<0>();
+    release(control_.values, values_at_);
+    rows_.store(item);
+  }
+
+  // Values behind the end of the sequence may be anything, and NaN times 0 would be NaN. Both
+  // warpgroups write the same zeros.
+  __device__ void clear_behind(const PrefillItem& item, int tile) {
+    const int begin = item.num_keys - tile * S::kTileKeys;
+    if (begin >= S::kTileKeys) return;
+    char* const values = tiles_.values(values_at_.stage);
+    constexpr int kPacks = S::kStrips * kRowBytes / 16, kStripPacks = kRowBytes / 16;
+    for (int i = threadIdx.x % kGroupThreads; i < (S::kTileKeys - begin) * kPacks;
+         i += kGroupThreads) {
+      const int key = begin + i / kPacks, pack = i % kPacks;
+      *reinterpret_cast<uint4*>(values + pack / kStripPacks * S::kTileStripBytes + key * kRowBytes +
+                                pack % kStripPacks * 16) = uint4{};
+    }
+    device::async_proxy_fence();
+    asm volatile("bar.sync %0, %1;" ::"r"(3 + group_), "n"(kGroupThreads) : "memory");
+  }
+
+  __device__ void wait(Barriers<kStages>& barriers, const Position& at) {
+    device::barrier_wait(&barriers.full[at.stage], at.phase);
+  }
+
+  // The stage may be filled again.
+  __device__ void release(Barriers<kStages>& barriers, Position& at) {
+    arrive(&barriers.empty[at.stage]);
+    at.advance();
+  }
+
+  __device__ void arrive(uint64_t* barrier) {
+    if (threadIdx.x % 32 == 0) device::barrier_arrive(barrier);
+  }
+
+  // Named barriers 1 and 2: the own warpgroup waits, the other one has arrived.
+  __device__ void await_turn() {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group_), "n"(2 * kGroupThreads) : "memory");
+  }
+  __device__ void pass_turn(int group) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(1 + group), "n"(2 * kGroupThreads) : "memory");
+  }
+
+  Rows<T, kHeadDim> rows_;
+  const Tiles<kHeadDim> tiles_;
+  Control& control_;
+  const int group_;
+  Position keys_at_, values_at_;
+};
+
+#endif  // FT_WGMMA
+
+template <typename T, int kHeadDim>
+__global__ void __launch_bounds__(kThreads, 1)
+    prefill_sm90_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Attention<T> a) {
+#ifdef FT_WGMMA
+  extern __shared__ char shared[];
+  __shared__ Control control;
+  // The first block waits in any case: the kernel must not end before the one in front of it.
+  if (blockIdx.x > 0 && static_cast<int>(blockIdx.x) >= num_items(a)) return;
+  if (threadIdx.x == 0) {
+    init(control.queries);
+    init(control.keys);
+    init(control.values);
+    device::barrier_init_fence();
+  }
+  __syncthreads();
+  device::wait_for_predecessor(a.num_tokens);
+  const int group = __shfl_sync(0xffffffffu, threadIdx.x / kGroupThreads, 0);
+  if (group == 0) {
+    device::lower_registers<40>();
+    if (threadIdx.x < 32) Stream<T, kHeadDim>(a, maps, shared, control).run();
+  } else {
+    device::raise_registers<232>();
+    Consumer<T, kHeadDim>(a, shared, control, group - 1).run();
+  }
+#endif
+}
+
+}  // namespace ft::cuda::prefill_sm90
