@@ -47,7 +47,7 @@ class Dimensions {
   }
 
   CUtensorMap map(const char* op, DType dtype, void* data) const {
-    const cuuint32_t steps[kMostRank] = {1, 1, 1, 1};
+    const cuuint32_t steps[kMostRank] = {1, 1, 1, 1, 1};
     CUtensorMap map;
     const CUresult result =
         encode_function(op)(&map, type_of(dtype), rank_, data, sizes_, strides_ + 1, box_, steps,
@@ -61,7 +61,7 @@ class Dimensions {
   }
 
  private:
-  static constexpr int kMostRank = 4;
+  static constexpr int kMostRank = 5;
   cuuint64_t sizes_[kMostRank], strides_[kMostRank];
   cuuint32_t box_[kMostRank], rank_ = 0;
 };
@@ -80,15 +80,26 @@ CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_
   return dimensions.map(op, matrix.dtype, matrix.data);
 }
 
-CUtensorMap strip_map(const char* op, const Tensor& tensor, int axis, int box_rows) {
-  const int64_t bytes = element_bytes(tensor.dtype);
-  const int last = tensor.ndim - 1;
+CUtensorMap query_map(const char* op, const Tensor& q, int box_tokens) {
+  const int64_t bytes = element_bytes(q.dtype);
   Dimensions dimensions;
-  dimensions.add(tensor.shape[last], bytes, kStripColumns);
-  for (int i = last - 1; i >= 0; --i) {
-    dimensions.add(tensor.shape[i], tensor.strides[i] * bytes, i == axis ? box_rows : 1);
-  }
-  return dimensions.map(op, tensor.dtype, tensor.data);
+  dimensions.add(q.shape[2], bytes, kStripColumns);
+  dimensions.add(q.shape[1], q.strides[1] * bytes, 1);
+  dimensions.add(q.shape[0], q.strides[0] * bytes, box_tokens);
+  return dimensions.map(op, q.dtype, q.data);
+}
+
+CUtensorMap cache_map(const char* op, const Tensor& cache, int box_keys) {
+  const int64_t bytes = element_bytes(cache.dtype), key_bytes = cache.strides[2] * bytes;
+  const int strips = static_cast<int>(cache.shape[3] / kStripColumns);
+  Dimensions dimensions;
+  dimensions.add(kStripColumns, bytes, kStripColumns);
+  dimensions.add(kGroupKeys, key_bytes, kGroupKeys);
+  dimensions.add(strips, kStripColumns * bytes, strips);
+  dimensions.add(cache.shape[1] * cache.shape[2] / kGroupKeys, kGroupKeys * key_bytes,
+                 box_keys / kGroupKeys);
+  dimensions.add(cache.shape[0], cache.strides[0] * bytes, 1);
+  return dimensions.map(op, cache.dtype, cache.data);
 }
 
 }  // namespace ft::cuda

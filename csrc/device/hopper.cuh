@@ -34,6 +34,26 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, int bytes) {
                : "memory");
 }
 
+// Boxes of a matrix, side by side from box `box` on, their first row is `row`. (cuda/tensor_map.h)
+__device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int row, int box,
+                                           uint64_t* barrier, uint64_t cache_hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared_address(barrier)), "l"(cache_hint)
+      : "memory");
+}
+
+// The same of a matrix of several parts: `row` is that of every part.
+__device__ __forceinline__ void copy_part_boxes(void* to, const CUtensorMap& map, int row, int box,
+                                                uint64_t* barrier, uint64_t cache_hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(row), "r"(0), "r"(box), "r"(shared_address(barrier)), "l"(cache_hint)
+      : "memory");
+}
+
 // The box of a tensor that starts at these coordinates, those of the innermost dimension first.
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x0, int x1, int x2,
                                          uint64_t* barrier, uint64_t cache_hint) {
@@ -43,25 +63,20 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x
       "l"(&map), "r"(x0), "r"(x1), "r"(x2), "r"(shared_address(barrier)), "l"(cache_hint)
       : "memory");
 }
-__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x0, int x1, int x2,
-                                         int x3, uint64_t* barrier, uint64_t cache_hint) {
+
+// The same of a cache's block of keys: groups of eight from group `group` of the page on.
+__device__ __forceinline__ void copy_keys(void* to, const CUtensorMap& map, int group, int page,
+                                          uint64_t* barrier, uint64_t cache_hint) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared_address(to)),
-      "l"(&map), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(shared_address(barrier)), "l"(cache_hint)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %2, %2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(group), "r"(page), "r"(shared_address(barrier)), "l"(cache_hint)
       : "memory");
 }
 
-// Boxes of a matrix, side by side from box `box` on, their first row is `row`. (cuda/tensor_map.h)
-__device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int row, int box,
-                                           uint64_t* barrier, uint64_t cache_hint) {
-  copy_box(to, map, 0, row, box, barrier, cache_hint);
-}
-
-// The same of a matrix of several parts: `row` is that of every part.
-__device__ __forceinline__ void copy_part_boxes(void* to, const CUtensorMap& map, int row, int box,
-                                                uint64_t* barrier, uint64_t cache_hint) {
-  copy_box(to, map, 0, row, 0, box, barrier, cache_hint);
+// Has the copy engine read a map ahead.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 // Makes a thread's writes to shared memory visible to copies and products behind a barrier.

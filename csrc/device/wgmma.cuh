@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Products of a warpgroup, 128 threads, which run while its threads go on. (PTX ISA, "wgmma"; only
 // for sm_90a) Operands in shared memory are swizzled over 128 bytes, as tensor maps copy them:
-// strips of 64 elements of 16 bits, their rows one behind the other.
+// strips of 64 elements of 16 bits, of their rows eight one behind the other.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,14 +19,14 @@ namespace ft::device {
 
 #ifdef FT_WGMMA
 
-constexpr int kStripColumns = 64, kStripRowBytes = 128;
-
-// What a product reads of a strip that starts at `start`; `strip_bytes`: from one strip to the
-// next, where a product reads several. What lies `bytes` behind is named by adding bytes / 16.
-__device__ __forceinline__ uint64_t strip_descriptor(const void* start, int strip_bytes) {
-  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kEightRows = 8 * kStripRowBytes / 16;
-  return kSwizzle128 | kEightRows << 32 | static_cast<uint64_t>(strip_bytes / 16) << 16 |
-         (shared_address(start) >> 4);
+// What a product reads of a strip that starts at `start`; `group_bytes`: from eight rows to the
+// next, `strip_bytes`: from one strip to the next, where a product reads several. What lies `bytes`
+// behind is named by adding bytes / 16.
+__device__ __forceinline__ uint64_t strip_descriptor(const void* start, int group_bytes,
+                                                     int strip_bytes) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return kSwizzle128 | static_cast<uint64_t>(group_bytes / 16) << 32 |
+         static_cast<uint64_t>(strip_bytes / 16) << 16 | (shared_address(start) >> 4);
 }
 
 // Gives a warpgroup more registers, or fewer, so that others can have more: once each, by all its

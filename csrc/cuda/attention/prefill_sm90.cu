@@ -52,9 +52,9 @@ bool launch_head(const Attention<T>& a, int64_t stream) {
   static const bool allowed = (allow_shared(a.kOp, kernel, S::kSharedBytes), true);
   (void)allowed;
   const int box_keys = std::gcd(S::kTileKeys, a.block_size);
-  const Maps maps{strip_map(a.kOp, queries_of(a), 0, kTileQueries),
-                  strip_map(a.kOp, cache_of(a, a.k_cache), 2, box_keys),
-                  strip_map(a.kOp, cache_of(a, a.v_cache), 2, box_keys), box_keys};
+  const Maps maps{query_map(a.kOp, queries_of(a), kTileQueries),
+                  cache_map(a.kOp, cache_of(a, a.k_cache), box_keys),
+                  cache_map(a.kOp, cache_of(a, a.v_cache), box_keys), box_keys};
   // Each sequence may leave one tile unfilled.
   const int64_t tiles = a.num_tokens / kTileQueries + a.num_sequences;
   const int64_t blocks = std::min<int64_t>(tiles * a.num_heads, num_multiprocessors());
@@ -67,7 +67,9 @@ bool launch_head(const Attention<T>& a, int64_t stream) {
 
 template <typename T>
 bool launch_prefill_sm90(const Attention<T>& attention, int64_t stream) {
-  if (attention.block_size % 8 != 0) return false;  // a swizzle spans 8 rows
+  const bool fits = attention.block_size % kGroupKeys == 0 &&
+                    attention.kv_head_stride == attention.block_size * attention.key_stride;
+  if (!fits) return false;
   switch (attention.head_dim) {
     case 64:
       return prefill_sm90::launch_head<64>(attention, stream);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Attention of sequences with several queries on Hopper: one block per multiprocessor, which takes
-// tiles of kTileQueries queries of one head one after the other. One warp copies queries, keys and
-// values, two warpgroups have 64 rows each. While the values of a tile are multiplied and the
+// tiles of kTileQueries queries of one head one after the other. A warp each copies queries, keys
+// and values, two warpgroups have 64 rows each. While the values of a tile are multiplied and the
 // scores of the next one, weights are computed, of the same warpgroup or of the other.
 // (FlashAttention-3, arXiv 2407.08608) Tiles of keys start at multiples of their size, and those
 // that a row does not see leave it as it is: its result depends neither on where a chunk of the
@@ -9,7 +9,6 @@
 #pragma once
 
 #include "cuda/attention/prefill_sm90_rows.cuh"
-#include "device/pdl.cuh"
 
 namespace ft::cuda::prefill_sm90 {
 
@@ -78,11 +77,12 @@ class Consumer {
     const int begin = item.num_keys - tile * S::kTileKeys;
     if (begin >= S::kTileKeys) return;
     char* const values = tiles_.values(values_at_.stage);
-    constexpr int kPacks = S::kStrips * kRowBytes / 16, kStripPacks = kRowBytes / 16;
+    constexpr int kPacks = S::kKeyGroupBytes / kGroupKeys / 16, kStripPacks = kRowBytes / 16;
     for (int i = threadIdx.x % kGroupThreads; i < (S::kTileKeys - begin) * kPacks;
          i += kGroupThreads) {
       const int key = begin + i / kPacks, pack = i % kPacks;
-      *reinterpret_cast<uint4*>(values + pack / kStripPacks * S::kTileStripBytes + key * kRowBytes +
+      *reinterpret_cast<uint4*>(values + key / kGroupKeys * S::kKeyGroupBytes +
+                                pack / kStripPacks * kGroupBytes + key % kGroupKeys * kRowBytes +
                                 pack % kStripPacks * 16) = uint4{};
     }
     device::async_proxy_fence();
@@ -135,13 +135,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     device::barrier_init_fence();
   }
   __syncthreads();
-  device::wait_for_predecessor(a.num_tokens);
   const int group = __shfl_sync(0xffffffffu, threadIdx.x / kGroupThreads, 0);
   if (group == 0) {
     device::lower_registers<40>();
-    if (threadIdx.x < 32) Stream<T, kHeadDim>(a, maps, shared, control).run();
+    Stream<T, kHeadDim>(a, maps, shared, control).run(threadIdx.x / 32);
   } else {
     device::raise_registers<232>();
+    device::wait_for_predecessor(a.num_tokens);
     Consumer<T, kHeadDim>(a, shared, control, group - 1).run();
   }
 #endif

@@ -36,27 +36,28 @@ class Rows {
   }
 
   __device__ void start_scores(const char* queries, const char* keys) {
-    const uint64_t rows = device::strip_descriptor(queries + group_row_ * kRowBytes, 0);
-    const uint64_t columns = device::strip_descriptor(keys, 0);
+    const uint64_t rows =
+        device::strip_descriptor(queries + group_row_ * kRowBytes, kGroupBytes, 0);
+    const uint64_t columns = device::strip_descriptor(keys, S::kKeyGroupBytes, 0);
     device::pin(scores_);
     device::products_fence();
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
       const int strip = k / 4, bytes = k % 4 * 32;
       device::multiply_rows<T>(scores_, rows + (strip * S::kQueryStripBytes + bytes) / 16,
-                               columns + (strip * S::kTileStripBytes + bytes) / 16, k > 0);
+                               columns + (strip * kGroupBytes + bytes) / 16, k > 0);
     }
     device::products_commit();
   }
 
   __device__ void start_sums(const char* values) {
-    const uint64_t columns = device::strip_descriptor(values, S::kTileStripBytes);
+    const uint64_t columns = device::strip_descriptor(values, S::kKeyGroupBytes, kGroupBytes);
     device::pin(weights_);
     device::pin(sums_);
     device::products_fence();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
-      device::multiply_columns<T>(sums_, weights_[k], columns + k * 16 * kRowBytes / 16);
+      device::multiply_columns<T>(sums_, weights_[k], columns + k * 2 * S::kKeyGroupBytes / 16);
     }
     device::products_commit();
   }

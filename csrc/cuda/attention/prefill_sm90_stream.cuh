@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What a block of prefill_sm90.cuh keeps in shared memory, and the warp that fills it.
+// What a block of prefill_sm90.cuh keeps in shared memory, and the warps that fill it.
 #pragma once
 
 #include "cuda/attention/attention.cuh"
 #include "cuda/attention/prefill_item.cuh"
 #include "cuda/tensor_map.h"
+#include "device/pdl.cuh"
 #include "device/wgmma.cuh"
 
 namespace ft::cuda::prefill_sm90 {
@@ -15,19 +16,20 @@ constexpr int kConsumerWarps = kConsumerGroups * kGroupThreads / 32;
 constexpr int kThreads = kGroupThreads * (1 + kConsumerGroups);
 constexpr int kGroupRows = kTileQueries / kConsumerGroups;
 constexpr int kRowBytes = 2 * kStripColumns;  // of a strip
+constexpr int kGroupBytes = kGroupKeys * kRowBytes;
 constexpr int kStages = 2;
 constexpr int kAlignment = 1024;  // of a swizzled strip
 
-// Tiles lie in strips of 64 dims. 80 keys of 256 dims are the most that fit; a product of fewer
-// than 80 columns would wait for shared memory.
+// Queries lie in strips of 64 dims, keys and values in groups of eight, each in strips. 80 keys of
+// 256 dims are the most that fit; a product of fewer than 80 columns would wait for shared memory.
 template <int kHeadDim>
 struct Shape {
   static constexpr int kTileKeys = kHeadDim <= 128 ? 128 : 80;
   static constexpr int kStrips = kHeadDim / kStripColumns;
   static constexpr int kQueryStripBytes = kTileQueries * kRowBytes;
-  static constexpr int kTileStripBytes = kTileKeys * kRowBytes;
+  static constexpr int kKeyGroupBytes = kStrips * kGroupBytes;
   static constexpr int kQueryBytes = kStrips * kQueryStripBytes;
-  static constexpr int kTileBytes = kStrips * kTileStripBytes;
+  static constexpr int kTileBytes = kTileKeys / kGroupKeys * kKeyGroupBytes;
   static constexpr int kSharedBytes = kAlignment + kQueryBytes + 2 * kStages * kTileBytes;
 };
 
@@ -44,8 +46,7 @@ struct Control {
 };
 
 struct Maps {
-  CUtensorMap queries;  // [T, N, D], boxes of a tile's queries
-  CUtensorMap keys, values;
+  CUtensorMap queries, keys, values;
   int box_keys;  // of one box; divides the block and the tile
 };
 
@@ -110,8 +111,8 @@ __device__ PrefillItem find_item(const Attention<T>& a, int index) {
                    kTileQueries);
 }
 
-// One warp that copies the queries of an item, then its keys and values, in the order in which they
-// are used: the keys of a tile come before the values of the tile before.
+// A warp for the queries, one for keys and one for values: none waits for another, and a thread
+// that starts copies takes its time.
 template <typename T, int kHeadDim>
 class Stream {
   using S = Shape<kHeadDim>;
@@ -120,74 +121,79 @@ class Stream {
   __device__ Stream(const Attention<T>& a, const Maps& maps, char* shared, Control& control)
       : a_(a), maps_(maps), tiles_(shared), control_(control), lane_(threadIdx.x % 32) {}
 
-  __device__ void run() {
+  __device__ void run(int warp) {
+    if (warp == 0) copy_queries();
+    if (warp == 1) copy_tiles(maps_.keys, control_.keys, tiles_.keys(0));
+    if (warp == 2) copy_tiles(maps_.values, control_.values, tiles_.values(0));
+  }
+
+ private:
+  // Rows behind an item's last are those of others, or zero.
+  __device__ void copy_queries() {
+    device::prefetch_map(maps_.queries);
+    uint64_t* const full = control_.queries.full;
     const int count = num_items(a_);
     int phase = 1;
     for (int round = 0; item_index(round) < count; ++round, phase ^= 1) {
       const PrefillItem item = find_item(a_, item_index(round));
+      if (round == 0) device::wait_for_predecessor(a_.num_tokens);
       device::barrier_wait(control_.queries.empty, phase);
-      copy_queries(item);
-      const int first = item.oldest / S::kTileKeys, last = item.newest / S::kTileKeys;
-      copy_tile(item, first, maps_.keys, control_.keys, keys_at_, tiles_.keys(0));
-      for (int tile = first; tile <= last; ++tile) {
-        if (tile < last) {
-          copy_tile(item, tile + 1, maps_.keys, control_.keys, keys_at_, tiles_.keys(0));
-        }
-        copy_tile(item, tile, maps_.values, control_.values, values_at_, tiles_.values(0));
+      if (lane_ != 0) continue;
+      control_.item = item;
+      device::barrier_expect(full, S::kQueryBytes);
+#pragma unroll
+      for (int i = 0; i < S::kStrips; ++i) {
+        device::copy_box(tiles_.queries + i * S::kQueryStripBytes, maps_.queries, i * kStripColumns,
+                         item.head, item.token, full, device::kEvictFirst);
       }
     }
     device::barrier_wait(control_.queries.empty, phase);
     if (lane_ != 0) return;
     control_.item.num_rows = 0;
-    device::barrier_arrive(control_.queries.full);
+    device::barrier_arrive(full);
   }
 
- private:
-  // Rows behind the item's last are those of others, or zero.
-  __device__ void copy_queries(const PrefillItem& item) {
-    if (lane_ == 0) {
-      control_.item = item;
-      device::barrier_expect(control_.queries.full, S::kQueryBytes);
-    }
-    __syncwarp();
-    if (lane_ < S::kStrips) {
-      device::copy_box(tiles_.queries + lane_ * S::kQueryStripBytes, maps_.queries,
-                       lane_ * kStripColumns, item.head, item.token, control_.queries.full,
-                       device::kEvictFirst);
+  __device__ void copy_tiles(const CUtensorMap& map, Barriers<kStages>& barriers, char* stages) {
+    device::prefetch_map(map);
+    const int count = num_items(a_);
+    Position at;
+    for (int round = 0; item_index(round) < count; ++round) {
+      const PrefillItem item = find_item(a_, item_index(round));
+      if (round == 0) device::wait_for_predecessor(a_.num_tokens);
+      const int last = item.newest / S::kTileKeys;
+      for (int tile = item.oldest / S::kTileKeys; tile <= last; ++tile, at.advance()) {
+        const int group = find_group(item, tile);  // while the stage is in use
+        const int page = find_page(item, tile);
+        device::barrier_wait(&barriers.empty[at.stage], at.phase ^ 1);
+        if (lane_ == 0) device::barrier_expect(&barriers.full[at.stage], S::kTileBytes);
+        copy_tile(map, group, page, &barriers.full[at.stage], stages + at.stage * S::kTileBytes);
+      }
     }
   }
 
-  // Every lane copies boxes of its own.
-  __device__ void copy_tile(const PrefillItem& item, int tile, const CUtensorMap& map,
-                            Barriers<kStages>& barriers, Position& at, char* stages) {
-    uint64_t* const full = &barriers.full[at.stage];
-    char* const to = stages + at.stage * S::kTileBytes;
-    Place place = find(item, tile, lane_);  // while the stage is in use
-    device::barrier_wait(&barriers.empty[at.stage], at.phase ^ 1);
-    if (lane_ == 0) device::barrier_expect(full, S::kTileBytes);
-    __syncwarp();
-    const int count = S::kTileKeys / maps_.box_keys * S::kStrips;
-    for (int i = lane_; i < count; i += 32) {
-      const int box = i / S::kStrips, strip = i % S::kStrips;
-      if (i != lane_) place = find(item, tile, i);
-      device::copy_box(to + strip * S::kTileStripBytes + box * maps_.box_keys * kRowBytes, map,
-                       strip * kStripColumns, place.slot, item.kv_head, place.page, full,
-                       device::kEvictLast);
+  // Every lane has found a box; one starts their copies.
+  __device__ void copy_tile(const CUtensorMap& map, int group, int page, uint64_t* full, char* to) {
+    const int count = S::kTileKeys / maps_.box_keys;
+    for (int i = 0; i < count; ++i, to += maps_.box_keys / kGroupKeys * S::kKeyGroupBytes) {
+      const int box_group = __shfl_sync(0xffffffffu, group, i);
+      const int box_page = __shfl_sync(0xffffffffu, page, i);
+      if (lane_ == 0) device::copy_keys(to, map, box_group, box_page, full, device::kEvictLast);
     }
-    at.advance();
   }
 
-  struct Place {
-    int page, slot;
-  };
+  __device__ int first_key(int tile) const { return tile * S::kTileKeys + lane_ * maps_.box_keys; }
 
-  // Of a box of the tile. Keys that nobody sees may have no page, and are copied from behind the
-  // last page, where all is zero.
-  __device__ Place find(const PrefillItem& item, int tile, int index) const {
-    const int key = tile * S::kTileKeys + index / S::kStrips * maps_.box_keys;
-    if (key > item.newest || key + maps_.box_keys <= item.oldest) return {a_.num_pages, 0};
-    const int page = key / a_.block_size;
-    return {a_.block_tables[item.sequence * a_.table_stride + page], key - page * a_.block_size};
+  // Of the lane's box of a tile: where it starts in its page.
+  __device__ int find_group(const PrefillItem& item, int tile) const {
+    return (item.kv_head * a_.block_size + first_key(tile) % a_.block_size) / kGroupKeys;
+  }
+
+  // Keys that nobody sees may have no page, and are copied from behind the last page, where all is
+  // zero.
+  __device__ int find_page(const PrefillItem& item, int tile) const {
+    const int key = first_key(tile);
+    if (key > item.newest || key + maps_.box_keys <= item.oldest) return a_.num_pages;
+    return a_.block_tables[item.sequence * a_.table_stride + key / a_.block_size];
   }
 
   const Attention<T>& a_;
@@ -195,7 +201,6 @@ class Stream {
   const Tiles<kHeadDim> tiles_;
   Control& control_;
   const int lane_;
-  Position keys_at_, values_at_;
 };
 
 #endif  // FT_WGMMA
