@@ -21,14 +21,13 @@ class Rows {
   static constexpr int kSteps = kTileKeys / 16;
 
  public:
-  __device__ Rows(const Attention<T>& a, int group)
+  __device__ Rows(const Attention<T>& a, int warpgroup)
       : a_(a),
         score_(a),
-        group_row_(group * kGroupRows),
-        row_(group_row_ + threadIdx.x % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4),
-        lane_(threadIdx.x % 32) {}
+        first_row_(warpgroup * kWarpgroupRows),
+        row_(first_row_ + threadIdx.x % kWarpgroupThreads / 32 * 16 + threadIdx.x % 32 / 4) {}
 
-  __device__ void reset() {
+  __device__ void start_item() {
     best_[0] = best_[1] = -INFINITY;
     total_[0] = total_[1] = 0.0f;
 #pragma unroll
@@ -37,7 +36,7 @@ class Rows {
 
   __device__ void start_scores(const char* queries, const char* keys) {
     const uint64_t rows =
-        device::strip_descriptor(queries + group_row_ * kRowBytes, kGroupBytes, 0);
+        device::strip_descriptor(queries + first_row_ * kRowBytes, kGroupBytes, 0);
     const uint64_t columns = device::strip_descriptor(keys, S::kKeyGroupBytes, 0);
     device::pin(scores_);
     device::products_fence();
@@ -62,21 +61,25 @@ class Rows {
     device::products_commit();
   }
 
-  // The products that were started, all but the latest kRunning of them, have ended.
+  // The scores have been computed, and the sums, where kRunning products, started later, still run.
   template <int kRunning>
-  __device__ void wait() {
+  __device__ void await_scores() {
     device::products_wait<kRunning>();
     device::pin(scores_);
-    if constexpr (kRunning == 0) {
-      device::pin(weights_);
-      device::pin(sums_);
-    }
+  }
+  template <int kRunning>
+  __device__ void await_sums() {
+    device::products_wait<kRunning>();
+    device::pin(weights_);
+    device::pin(sums_);
   }
 
-  // Scores to weights of an online softmax.
+  // Scores to weights of an online softmax. Where the item has no row of this warpgroup, anything
+  // may be its weights.
   __device__ void weigh(const PrefillItem& item, int tile) {
+    if (first_row_ >= item.num_rows) return;
     const int first_key = tile * kTileKeys;
-    const int first = item.position + group_row_, last = first + kGroupRows - 1;
+    const int first = item.position + first_row_, last = first + kWarpgroupRows - 1;
     if (!score_.is_plain()) transform(item, first_key);
     if (first_key + kTileKeys - 1 > a_.newest_visible(first, item.num_keys) ||
         first_key < a_.oldest_visible(last)) {
@@ -101,14 +104,14 @@ class Rows {
     }
   }
 
-  // Four lanes hold 32 neighbouring columns of a row, each two of every eight; they exchange them,
-  // so that each stores eight.
+  // Four lanes hold 32 neighbouring columns of a row, each two of every
+  // eight; they exchange them, so that each stores eight.
   __device__ void store(const PrefillItem& item) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float scale = 1.0f / sum_of_lanes(total_[half]);
       const int row = row_ + half * 8;
-      T* const to = a_.result(item.token + row, item.head) + lane_ % 4 * 8;
+      T* const to = a_.result(item.token + row, item.head) + lane() % 4 * 8;
 #pragma unroll
       for (int n = 0; n < kHeadDim; n += 32) {
         uint32_t packs[4];
@@ -127,6 +130,9 @@ class Rows {
   }
 
  private:
+  // Computed where it is used: registers are scarce.
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
   template <int kHalf>
   __device__ void weigh_half() {
     const float factor = score_.exponent_factor();
@@ -153,30 +159,44 @@ class Rows {
     total_[kHalf] = total;
   }
 
+  // Distances are whole numbers that float32 holds; to convert each would cost as much as its
+  // weight.
   __device__ void transform(const PrefillItem& item, int first_key) {
-    const auto logit = logit_function(a_, score_, item.sequence, item.head);
-    for_scores([&](float& score, int row, int key) {
-      score = logit(score, item.position + row, first_key + key);
-    });
-  }
-
-  __device__ void mask(const PrefillItem& item, int first_key) {
-    for_scores([&](float& score, int row, int key) {
-      const int position = item.position + row, at = first_key + key;
-      const bool is_visible =
-          at <= a_.newest_visible(position, item.num_keys) && at >= a_.oldest_visible(position);
-      if (!is_visible) score = -INFINITY;
-    });
-  }
-
-  // Calls body(score, its row in the item, its key in the tile).
-  template <typename Body>
-  __device__ void for_scores(Body body) {
+    const float slope = Score::bias_of(a_, item.head);
+    const float distance = static_cast<float>(item.position + row_ - first_key - column(0));
+    if (score_.is_capped()) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) scores_[i] = score_.capped(scores_[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) scores_[i] = score_.scaled(scores_[i]);
+    }
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {
-      body(scores_[i], row_ + i / 2 % 2 * 8, i / 4 * 8 + lane_ % 4 * 2 + i % 2);
+      scores_[i] =
+          Score::biased(scores_[i], slope, distance + (i / 2 % 2 * 8 - (column(i) - column(0))));
     }
   }
+
+  // Without branches: there are as many tests as scores.
+  __device__ void mask(const PrefillItem& item, int first_key) {
+    int low[2], high[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int position = item.position + row_ + half * 8, shift = first_key + column(0);
+      low[half] = a_.oldest_visible(position) - shift;
+      high[half] = a_.newest_visible(position, item.num_keys) - shift;
+    }
+#pragma unroll
+    for (int i = 0; i < kScores; ++i) {
+      const int key = column(i) - column(0), half = i / 2 % 2;
+      const bool is_hidden = (key < low[half]) | (key > high[half]);
+      scores_[i] = is_hidden ? -INFINITY : scores_[i];
+    }
+  }
+
+  // Of a score in its tile.
+  __device__ int column(int i) const { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
 
   __device__ static float sum_of_lanes(float value) {
     value += __shfl_xor_sync(0xffffffffu, value, 1);
@@ -187,7 +207,7 @@ class Rows {
   // swap.
   template <int kBit>
   __device__ void exchange(uint32_t (&packs)[4]) const {
-    const bool is_high = (lane_ & kBit) != 0;
+    const bool is_high = (lane() & kBit) != 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if ((i & kBit) != 0) continue;
@@ -199,7 +219,7 @@ class Rows {
 
   const Attention<T>& a_;
   const Score score_;
-  const int group_row_, row_, lane_;
+  const int first_row_, row_;
   float best_[2], total_[2], correction_[2];  // best: times the exponent's factor
   float scores_[kScores], sums_[kSums];
   uint32_t weights_[kSteps][4];

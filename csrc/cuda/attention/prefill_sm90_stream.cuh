@@ -10,11 +10,11 @@
 
 namespace ft::cuda::prefill_sm90 {
 
-constexpr int kGroupThreads = 128;
-constexpr int kConsumerGroups = 2;  // each has 64 rows of queries
-constexpr int kConsumerWarps = kConsumerGroups * kGroupThreads / 32;
-constexpr int kThreads = kGroupThreads * (1 + kConsumerGroups);
-constexpr int kGroupRows = kTileQueries / kConsumerGroups;
+constexpr int kWarpgroupThreads = 128;
+constexpr int kWarpgroups = 2;  // each has 64 rows of queries
+constexpr int kConsumerWarps = kWarpgroups * kWarpgroupThreads / 32;
+constexpr int kThreads = kWarpgroupThreads * (1 + kWarpgroups);
+constexpr int kWarpgroupRows = kTileQueries / kWarpgroups;
 constexpr int kRowBytes = 2 * kStripColumns;  // of a strip
 constexpr int kGroupBytes = kGroupKeys * kRowBytes;
 constexpr int kStages = 2;
@@ -42,7 +42,7 @@ struct Barriers {
 struct Control {
   Barriers<kStages> keys, values;
   Barriers<1> queries;
-  PrefillItem item;  // that of the queries; one without rows is the end
+  PrefillItem items[2];  // by the phase of their queries; one without rows is the end
 };
 
 struct Maps {
@@ -128,18 +128,19 @@ class Stream {
   }
 
  private:
-  // Rows behind an item's last are those of others, or zero.
+  // Rows behind an item's last are those of others, or zero. Where an item is written, the one
+  // before the last was stored before the last one's queries were free.
   __device__ void copy_queries() {
     device::prefetch_map(maps_.queries);
     uint64_t* const full = control_.queries.full;
     const int count = num_items(a_);
-    int phase = 1;
+    int phase = 0;
     for (int round = 0; item_index(round) < count; ++round, phase ^= 1) {
       const PrefillItem item = find_item(a_, item_index(round));
       if (round == 0) device::wait_for_predecessor(a_.num_tokens);
-      device::barrier_wait(control_.queries.empty, phase);
+      device::barrier_wait(control_.queries.empty, phase ^ 1);
       if (lane_ != 0) continue;
-      control_.item = item;
+      control_.items[phase] = item;
       device::barrier_expect(full, S::kQueryBytes);
 #pragma unroll
       for (int i = 0; i < S::kStrips; ++i) {
@@ -147,9 +148,9 @@ class Stream {
                          item.head, item.token, full, device::kEvictFirst);
       }
     }
-    device::barrier_wait(control_.queries.empty, phase);
+    device::barrier_wait(control_.queries.empty, phase ^ 1);
     if (lane_ != 0) return;
-    control_.item.num_rows = 0;
+    control_.items[phase].num_rows = 0;
     device::barrier_arrive(full);
   }
 
