@@ -107,6 +107,7 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
     attention.num_tokens = static_cast<int>(q.shape[0]);
     attention.num_sequences = static_cast<int>(sequences);
     attention.num_heads = static_cast<int>(q.shape[1]);
+    attention.num_pages = static_cast<int>(k_cache.shape[0]);
     attention.num_kv_heads = static_cast<int>(k_cache.shape[1]);
     attention.head_dim = static_cast<int>(q.shape[2]);
     attention.block_size = static_cast<int>(k_cache.shape[2]);
@@ -118,7 +119,9 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
       if (fits_tensor_cores({out, q, k_cache, v_cache}) &&
           reinterpret_cast<uintptr_t>(workspace.data) % 16 == 0) {
         if (max_seqlen_q > 1 && relative_bias) launch_plain(attention, true, stream);
-        if (max_seqlen_q > 1 && !relative_bias) launch_prefill(attention, stream);
+        if (max_seqlen_q > 1 && !relative_bias && !launch_prefill_sm90(attention, stream)) {
+          launch_prefill(attention, stream);
+        }
         launch_decode(attention, static_cast<int>(max_seqlen_k), stream);
         return;
       }

@@ -37,34 +37,69 @@ CUtensorMapDataType type_of(DType dtype) {
   }
 }
 
+// Dimensions of a tensor, the innermost first, and how much of each a box has.
+class Dimensions {
+ public:
+  void add(int64_t size, int64_t stride_bytes, int of_box) {
+    sizes_[rank_] = static_cast<cuuint64_t>(size);
+    strides_[rank_] = static_cast<cuuint64_t>(stride_bytes);
+    box_[rank_++] = static_cast<cuuint32_t>(of_box);
+  }
+
+  CUtensorMap map(const char* op, DType dtype, void* data) const {
+    const cuuint32_t steps[kMostRank] = {1, 1, 1, 1, 1};
+    CUtensorMap map;
+    const CUresult result =
+        encode_function(op)(&map, type_of(dtype), rank_, data, sizes_, strides_ + 1, box_, steps,
+                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result != CUDA_SUCCESS) {
+      throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +
+                               std::to_string(static_cast<int>(result)));
+    }
+    return map;
+  }
+
+ private:
+  static constexpr int kMostRank = 5;
+  cuuint64_t sizes_[kMostRank], strides_[kMostRank];
+  cuuint32_t box_[kMostRank], rank_ = 0;
+};
+
 }  // namespace
 
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
                     int num_boxes, int num_parts) {
   const int64_t part_rows = matrix.shape[0] / num_parts, bytes = element_bytes(matrix.dtype);
   const int64_t row_bytes = matrix.strides[0] * bytes;
-  cuuint64_t sizes[4], strides[4];
-  cuuint32_t box[4], rank = 0;
-  const auto add_dimension = [&](int64_t size, int64_t stride, int of_box) {
-    sizes[rank] = static_cast<cuuint64_t>(size);
-    strides[rank] = static_cast<cuuint64_t>(stride);
-    box[rank++] = static_cast<cuuint32_t>(of_box);
-  };
-  add_dimension(box_columns, bytes, box_columns);
-  add_dimension(part_rows, row_bytes, box_rows);
-  if (num_parts > 1) add_dimension(num_parts, part_rows * row_bytes, num_parts);
-  add_dimension(matrix.shape[1] / box_columns, box_columns * bytes, num_boxes);
-  const cuuint32_t steps[4] = {1, 1, 1, 1};
-  CUtensorMap map;
-  const CUresult result =
-      encode_function(op)(&map, type_of(matrix.dtype), rank, matrix.data, sizes, strides + 1, box,
-                          steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                          CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +
-                             std::to_string(static_cast<int>(result)));
-  }
-  return map;
+  Dimensions dimensions;
+  dimensions.add(box_columns, bytes, box_columns);
+  dimensions.add(part_rows, row_bytes, box_rows);
+  if (num_parts > 1) dimensions.add(num_parts, part_rows * row_bytes, num_parts);
+  dimensions.add(matrix.shape[1] / box_columns, box_columns * bytes, num_boxes);
+  return dimensions.map(op, matrix.dtype, matrix.data);
+}
+
+CUtensorMap query_map(const char* op, const Tensor& q, int box_tokens) {
+  const int64_t bytes = element_bytes(q.dtype);
+  Dimensions dimensions;
+  dimensions.add(q.shape[2], bytes, kStripColumns);
+  dimensions.add(q.shape[1], q.strides[1] * bytes, 1);
+  dimensions.add(q.shape[0], q.strides[0] * bytes, box_tokens);
+  return dimensions.map(op, q.dtype, q.data);
+}
+
+CUtensorMap cache_map(const char* op, const Tensor& cache, int box_keys) {
+  const int64_t bytes = element_bytes(cache.dtype), key_bytes = cache.strides[2] * bytes;
+  const int strips = static_cast<int>(cache.shape[3] / kStripColumns);
+  Dimensions dimensions;
+  dimensions.add(kStripColumns, bytes, kStripColumns);
+  dimensions.add(kGroupKeys, key_bytes, kGroupKeys);
+  dimensions.add(strips, kStripColumns * bytes, strips);
+  dimensions.add(cache.shape[1] * cache.shape[2] / kGroupKeys, kGroupKeys * key_bytes,
+                 box_keys / kGroupKeys);
+  dimensions.add(cache.shape[0], cache.strides[0] * bytes, 1);
+  return dimensions.map(op, cache.dtype, cache.data);
 }
 
 }  // namespace ft::cuda

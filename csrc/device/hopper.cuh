@@ -54,6 +54,36 @@ __device__ __forceinline__ void copy_part_boxes(void* to, const CUtensorMap& map
       : "memory");
 }
 
+// The box of a tensor that starts at these coordinates, those of the innermost dimension first.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x0, int x1, int x2,
+                                         uint64_t* barrier, uint64_t cache_hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(x0), "r"(x1), "r"(x2), "r"(shared_address(barrier)), "l"(cache_hint)
+      : "memory");
+}
+
+// The same of a cache's block of keys: groups of eight from group `group` of the page on.
+__device__ __forceinline__ void copy_keys(void* to, const CUtensorMap& map, int group, int page,
+                                          uint64_t* barrier, uint64_t cache_hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %2, %2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
+      "l"(&map), "r"(0), "r"(group), "r"(page), "r"(shared_address(barrier)), "l"(cache_hint)
+      : "memory");
+}
+
+// Has the copy engine read a map ahead.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Makes a thread's writes to shared memory visible to copies and products behind a barrier.
+__device__ __forceinline__ void async_proxy_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 #endif  // FT_HOPPER
 
 }  // namespace ft::device

@@ -60,9 +60,10 @@ def test_head_sizes(kernels, dtype, head_dim):
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
-@pytest.mark.parametrize("block_size", [1, 5, 16, 24, 64])
-def test_block_sizes(kernels, block_size):
-    check(kernels, replace(SMALL, block_size=block_size))
+@pytest.mark.parametrize("block_size", [1, 5, 8, 16, 24, 64])
+@pytest.mark.parametrize("head_dim", [64, 256])
+def test_block_sizes(kernels, block_size, head_dim):
+    check(kernels, replace(SMALL, block_size=block_size, head_dim=head_dim))
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
@@ -130,10 +131,12 @@ def test_a_sequence_gets_the_same_alone(kernels, dtype, batch):
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [0, 100])
-def test_a_prompt_gets_the_same_in_chunks(kernels, dtype, window):
+@pytest.mark.parametrize("head_dim", [64, 256])
+def test_a_prompt_gets_the_same_in_chunks(kernels, dtype, window, head_dim):
     """Bit for bit, wherever it is cut (a chunk of one query is another computation)."""
     length = 300
-    whole = Batch(query_lens=[length], seq_lens=[length], dtype=dtype, window=window, seeds=[0])
+    shape = {"dtype": dtype, "window": window, "head_dim": head_dim}
+    whole = Batch(query_lens=[length], seq_lens=[length], seeds=[0], **shape)
     expected = attend(kernels, whole)
     for cut in (2, 64, 129):
         first, second = (replace(whole, query_lens=[end - start]) for start, end in ((0, cut), (cut, length)))

@@ -55,7 +55,7 @@ struct Attention : Queries<T> {
   int relative_reach;
   int64_t page_stride, kv_head_stride, key_stride;  // of both caches
   int64_t table_stride;
-  int num_kv_heads, block_size;
+  int num_kv_heads, num_pages, block_size;
   int window;  // 0: none
   float soft_cap;
 
@@ -114,14 +114,19 @@ class Score {
 
   __device__ float operator()(float dot, float slope, int distance) const {
     if (is_plain_) return dot;
-    return __fmaf_rn(-slope, static_cast<float>(distance), capped(dot));
+    const float logit = is_capped() ? capped(dot) : scaled(dot);
+    return biased(logit, slope, static_cast<float>(distance));
   }
 
- protected:
-  __device__ float capped(float dot) const {
-    const float logit = dot * scale_;
-    if (soft_cap_ == 0.0f) return logit;  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
-    return soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + device::exp2_fast(cap_factor_ * logit)));
+  // The same in steps, for code that tests once for many scores.
+  __device__ bool is_capped() const { return soft_cap_ != 0.0f; }
+  __device__ float scaled(float dot) const { return dot * scale_; }
+  __device__ float capped(float dot) const {  // tanh(x) = 1 - 2 / (1 + e^2x), within 2e-7
+    const float power = device::exp2_fast(cap_factor_ * scaled(dot));
+    return soft_cap_ * (1.0f - __fdividef(2.0f, 1.0f + power));
+  }
+  __device__ static float biased(float logit, float slope, float distance) {
+    return __fmaf_rn(-slope, distance, logit);
   }
 
  private:
@@ -152,7 +157,7 @@ class RelativeScore : public Score {
   // Of a key that is hidden the distance may lie outside of the table, too.
   __device__ float operator()(float dot, float row, int distance) const {
     const int column = reach_ - min(max(distance, min_distance_), reach_);
-    return __fadd_rn(capped(dot), table_[__float_as_int(row) + column]);
+    return __fadd_rn(is_capped() ? capped(dot) : scaled(dot), table_[__float_as_int(row) + column]);
   }
 
  private:

@@ -30,6 +30,10 @@ void launch_decode(const Attention<T>& attention, int max_seqlen_k, int64_t stre
 template <typename T>
 void launch_prefill(const Attention<T>& attention, int64_t stream);
 
+// The same on Hopper; false if it does not take this head size, cache or device.
+template <typename T>
+bool launch_prefill_sm90(const Attention<T>& attention, int64_t stream);
+
 // All queries, or those of sequences with several; any type and alignment, and any bias.
 template <typename T>
 void launch_plain(const Attention<T>& attention, bool skip_single, int64_t stream);

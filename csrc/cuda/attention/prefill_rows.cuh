@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/attention/attention.cuh"
+#include "cuda/attention/prefill_item.cuh"
 #include "device/tensor_core.cuh"
 
 namespace ft::cuda {
@@ -24,30 +25,6 @@ struct PrefillShape {
   static constexpr size_t kSharedBytes =
       kQueryBytes + 2 * kTileBytes + 2 * kTileKeys * sizeof(int64_t);
 };
-
-// What a block computes: queries [token, token + num_rows) for one head.
-struct PrefillItem {
-  int sequence, head, kv_head, num_keys;
-  int token, num_rows, position;  // position of the first query
-  int oldest, newest;             // the first and the last key that any of them sees
-};
-
-// That of the queries of a sequence from its query `first` on, up to `max_rows`.
-template <typename A>
-__device__ PrefillItem make_item(const A& a, int sequence, int head, int first, int max_rows) {
-  const int num_queries = a.num_queries(sequence);
-  PrefillItem item;
-  item.sequence = sequence;
-  item.head = head;
-  item.kv_head = a.kv_head(head);
-  item.num_keys = a.num_keys(sequence);
-  item.token = a.cu_seqlens_q[sequence] + first;
-  item.num_rows = min(max_rows, num_queries - first);
-  item.position = item.num_keys - num_queries + first;
-  item.oldest = a.oldest_visible(item.position);
-  item.newest = a.newest_visible(item.position + item.num_rows - 1, item.num_keys);
-  return item;
-}
 
 // A row's result does not depend on kRowTiles: where the compiler could round once or twice, the
 // code says which.
