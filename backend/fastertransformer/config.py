@@ -200,7 +200,7 @@ def on_device(config: EngineConfig, device: str) -> EngineConfig:
     Args:
         device: where the model computes, cpu or cuda.
     """
-    max_num_seqs, max_num_batched_tokens = {"cpu": (64, 512), "cuda": (256, 4096)}[device]
+    max_num_seqs, max_num_batched_tokens = {"cpu": (64, 512), "cuda": (256, 8192)}[device]
     return msgspec.structs.replace(
         config,
         data_type=resolve_data_type(config.data_type, device),

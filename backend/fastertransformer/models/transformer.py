@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The transformer: this rank's layers of the decoder, and the encoder that they attend to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +94,7 @@ class Model:
         ids: Tensor,
         metadata: EncoderMetadata,
         slot_mapping: Tensor,
-        kv_cache: Tensor,
+        layer_caches: Sequence[Tensor],
         replaced: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """[E] int32 ids of packed inputs: leaves in the cache what the layers of this stage attend to.
@@ -103,13 +104,13 @@ class Model:
         """
         assert self.encoder is not None
         encoded = self.encoder(ids, metadata, replaced)
-        for attention, layer_cache in zip(self.cross_attentions, kv_cache, strict=True):
+        for attention, layer_cache in zip(self.cross_attentions, layer_caches, strict=True):
             attention.write(encoded, slot_mapping, layer_cache, metadata.ia3_rows)
 
-    def forward(self, hidden: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, metadata: StepMetadata, layer_caches: Sequence[Tensor]) -> Tensor:
         """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""
         x = None
-        for block, layer_cache in zip(self.blocks, kv_cache, strict=True):
+        for block, layer_cache in zip(self.blocks, layer_caches, strict=True):
             x = block(x, hidden, metadata, layer_cache)
         assert x is not None
         return x

@@ -94,6 +94,7 @@ class ModelRunner:
         self._layout = CacheLayout(block_size, model.num_kv_heads)
         shape = model.kv_cache_shape(num_blocks, block_size)
         self._kv_cache = torch.empty(shape, dtype=model.dtype, device=model.device)
+        self._layer_caches = self._kv_cache.unbind()
         pool_shape = (config.max_num_seqs, max_model_len + 1)
         self._token_pool = torch.zeros(pool_shape, dtype=torch.int32, device=model.device)
         self._workspace = torch.zeros(workspace_size(config, model, num_blocks), device=model.device)
@@ -140,7 +141,7 @@ class ModelRunner:
         step, _ = place(batch, self._layout, self._workspace)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
-            x = self._model.forward(hidden, step.metadata, self._kv_cache)
+            x = self._model.forward(hidden, step.metadata, self._layer_caches)
             self._pipeline.send_hidden(hidden.add_(x))
             spec, info = self._model.spec, self._model.info
             return SampledElsewhere(self._pipeline, batch, spec.hidden_size, info.vocab_size)
@@ -187,7 +188,7 @@ class ModelRunner:
         inputs = encoder_inputs(batch, self._layout.block_size, self._model.device)
         if inputs is not None:
             self._model.encode(
-                inputs.tokens, inputs.metadata, inputs.slot_mapping, self._kv_cache, inputs.replaced
+                inputs.tokens, inputs.metadata, inputs.slot_mapping, self._layer_caches, inputs.replaced
             )
 
     def _needs(self, batch: Batch) -> Needs:
@@ -212,7 +213,7 @@ class ModelRunner:
     def _forward(self, step: DeviceBatch) -> tuple[Tensor, Tensor]:
         """The hidden states of all tokens, as x + hidden."""
         hidden = self._stage_input(step)
-        return self._model.forward(hidden, step.metadata, self._kv_cache), hidden
+        return self._model.forward(hidden, step.metadata, self._layer_caches), hidden
 
     def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Samples:
         if not len(step.last_tokens):

@@ -17,6 +17,7 @@ from fastertransformer.cli.bench.timing import best_seconds, seconds_per_call
 from fastertransformer.ops.registry import OPS
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 101, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 128}
+GPT_J = GPT2 | {"model_type": "gptj", "rotary_dim": 8}
 MIXTRAL = TINY | {"model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2}
 SIZES = Sizes(rows=[1, 3], tokens=[1, 5], decode=[(1, 33), (2, 17)], prefill=[(2, 9)])
 ITEMSIZE = 4
@@ -35,9 +36,9 @@ MACHINE = Machine(
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> list[Case]:
-    """Of a llama, of a GPT-2 and of a Mixtral, all tiny."""
+    """Of a llama, a GPT-2, a GPT-J and a Mixtral, all tiny."""
     specs = []
-    for config in (TINY, GPT2, MIXTRAL):
+    for config in (TINY, GPT2, GPT_J, MIXTRAL):
         folder = tmp_path_factory.mktemp("model")
         (folder / "config.json").write_text(json.dumps(config))
         specs.append(read_model(folder, "dummy")[0])

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ....models.spec import ModelSpec
+from ....models.spec import ModelSpec, Residual
 from ....ops.registry import OPS
 from ..timing import Call
 from .case import Arguments, Case, Inputs
 
+_PARALLEL = (Residual.PARALLEL, Residual.PARALLEL_ONE_NORM)
 _LOGIT_BYTES = 4
 _SCALE_BYTES = 4
 
@@ -36,8 +37,10 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
         for role, (n, k) in matrices(spec).items():
             yield _linear(role, m, n, k, itemsize)
             yield _linear_int8(role, m, n, k, itemsize)
-        if spec.gated_mlp:
-            yield from _gated(m, *matrices(spec)["up"], spec.activation, itemsize)
+        activated = _gated if spec.gated_mlp else _activated
+        yield from activated(m, *matrices(spec)["up"], spec.activation, itemsize)
+        if spec.residual in _PARALLEL:
+            yield _sum(m, *matrices(spec)["output"], matrices(spec)["down"][1], itemsize)
         yield _logits(m, spec.vocab_size, spec.hidden_size, itemsize)
         yield _logits_int8(m, spec.vocab_size, spec.hidden_size, itemsize)
 
@@ -65,6 +68,45 @@ def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
         make=make,
         num_bytes=n * (k + _SCALE_BYTES) + (m * k + m * n) * itemsize,
         flops=2 * m * n * k,
+    )
+
+
+def _activated(m: int, n: int, k: int, kind: str, itemsize: int) -> Iterator[Case]:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k), None, kind
+
+    def make_int8(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), *_int8(inputs, n, k), None, kind
+
+    def make_peer(inputs: Inputs) -> Call:
+        x, weight, bias, _ = make(inputs)
+        return lambda: OPS["activation"].body(linear(x, weight, bias), kind)
+
+    sizes, tokens = f"up {n}x{k} {kind} M={m}", (m * k + m * n) * itemsize
+    case = partial(Case, sizes=sizes, flops=2 * m * n * k)
+    yield case(
+        op="skinny_activated_linear", make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer
+    )
+    yield case(op="skinny_activated_linear_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens)
+
+
+def _sum(m: int, n: int, k: int, second_k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        first = inputs.normal(m, k), inputs.normal(n, k)
+        return *first, inputs.normal(m, second_k), inputs.normal(n, second_k), None
+
+    def make_peer(inputs: Inputs) -> Call:
+        x, weight, second_x, second_weight, _ = make(inputs)
+        return lambda: linear(x, weight).addmm_(second_x, second_weight.T)
+
+    columns = k + second_k
+    return Case(
+        op="skinny_linear_sum",
+        sizes=f"output + down {n}x({k} + {second_k}) M={m}",
+        make=make,
+        num_bytes=(n * columns + m * columns + m * n) * itemsize,
+        flops=2 * m * n * columns,
+        make_peer=make_peer,
     )
 
 
