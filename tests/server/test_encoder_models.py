@@ -18,6 +18,7 @@ from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
 from fastertransformer.cli.repository import write_repository
+from fastertransformer.models.conversion import convert_checkpoint
 
 TOLERANCE = 1e-4
 LABELS = ("joy", "anger", "fear", "love", "surprise")
@@ -46,11 +47,29 @@ def tagger(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, classifier, tagger) -> Iterator[TritonServer]:
+def deberta(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deberta")
+    return encoder_checkpoints.make("deberta-classes", folder), folder
+
+
+def in_files_of_fastertransformer(folder: Path, target: Path) -> Path:
+    convert_checkpoint(folder, target, "fastertransformer", 2, "auto", lambda *_: None)
+    return target
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, classifier, tagger, deberta) -> Iterator[TritonServer]:
     """Of every checkpoint the models that `fastertransformer serve` writes, under names of their own."""
     folder = tmp_path_factory.mktemp("triton")
     models = folder / "models"
-    for prefix, path in (("minilm", minilm.folder()), ("class", classifier[1]), ("tag", tagger[1])):
+    checkpoints = {
+        "minilm": minilm.folder(),
+        "class": classifier[1],
+        "tag": tagger[1],
+        "old_bert": in_files_of_fastertransformer(classifier[1], folder / "bert"),
+        "old_deberta": in_files_of_fastertransformer(deberta[1], folder / "deberta"),
+    }
+    for prefix, path in checkpoints.items():
         written = folder / prefix
         write_repository(path, written, {"data_type": "fp32", **THREADS})
         for model in written.iterdir():
@@ -120,6 +139,18 @@ def test_token_ids_and_hidden_states(server, classifier):
     )
     assert list(again) == ["output_hidden_state"]
     assert np.abs(again["output_hidden_state"] - hidden.numpy()).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["old_bert", "old_deberta"])
+def test_files_of_fastertransformer(server, classifier, deberta, name):
+    model = {"old_bert": classifier, "old_deberta": deberta}[name][0]
+    rows, lengths = [[5, 6, 7, 8, 9], [11, 12, 13, 0, 0]], np.array([[5], [3]], np.int32)
+    inputs = {"input_ids": np.array(rows, np.uint32), "sequence_lengths": lengths}
+    found = ct.grpc_infer(server.grpc, f"{name}_fastertransformer", inputs)
+    mask = torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    with torch.no_grad():
+        hidden = model.base_model(torch.tensor(rows), mask).last_hidden_state * mask[..., None]
+    assert np.abs(found["output_hidden_state"] - hidden.numpy()).max() < TOLERANCE
 
 
 def test_attentions_come_where_they_are_asked_for(server, classifier):
