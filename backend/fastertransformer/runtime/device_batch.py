@@ -2,6 +2,7 @@
 """The step plan as the device reads it: every array of a Batch in one buffer, copied once."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from .. import ops
 from ..engine.batch import Batch, Cross, Int32Array
 from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
-from .transfer import to_device, upload
+from .transfer import filled, to_device, upload
 
 NO_SLOT = -1
 """The slot of a row that only fills a batch up: nothing is read or written for it."""
@@ -52,20 +53,23 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
     cu_seqlens_q = _bounds(batch.query_lens)
-    positions = np.arange(batch.num_tokens) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
+    positions = np.arange(len(rows), dtype=np.int32) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
     block_size, num_kv_heads = layout.block_size, layout.num_kv_heads
-    blocks = batch.block_tables[rows, positions // block_size]
-    is_real = batch.slots != NO_SLOT
+    slot_mapping = batch.block_tables[rows, positions // block_size]
+    slot_mapping *= block_size
+    slot_mapping += positions % block_size
+    token_slots = batch.slots[rows]
+    slot_mapping[token_slots == NO_SLOT] = NO_SLOT
     lengths = batch.num_computed + batch.query_lens
-    attended = attention_rows(batch, np.where(is_real, lengths, 0), block_size)
+    attended = attention_rows(batch, np.where(batch.slots == NO_SLOT, 0, lengths), block_size)
     arrays = {
         "positions": positions,
-        "slot_mapping": np.where(is_real[rows], blocks * block_size + positions % block_size, NO_SLOT),
+        "slot_mapping": slot_mapping,
         "block_tables": attended.block_tables,
         "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
-        "token_slots": np.maximum(batch.slots, 0)[rows],
+        "token_slots": np.maximum(token_slots, 0),
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
@@ -122,8 +126,8 @@ def place(
     packed = to_device(list(arrays.values()), workspace.device)
     sizes = [array.size for array in arrays.values()]
     parts = {
-        name: part.view(arrays[name].shape)
-        for name, part in zip(arrays, torch.split(packed, sizes), strict=True)
+        name: part if array.ndim == 1 else part.view(array.shape)
+        for (name, array), part in zip(arrays.items(), packed.split_with_sizes(sizes), strict=True)
     }
     cross = None
     if batch.cross is not None:
@@ -167,14 +171,20 @@ def _embeddings(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | N
     return upload(batch.embeddings.tokens, device).long(), upload(batch.embeddings.rows, device)
 
 
-def token_updates(batch: Batch) -> Int32Array | None:
+def token_updates(batch: Batch, device: torch.device) -> Tensor | None:
     """[3, F] slots, positions and tokens that the host knows and the token pool does not; None for none."""
-    parts = [
-        np.stack(
-            (np.full(len(a.tokens), a.slot, np.int32), np.arange(len(a.tokens), dtype=np.int32), a.tokens)
-        )
-        for a in batch.admissions
-    ]
-    if batch.feed is not None and len(batch.feed.slots):
-        parts.append(np.stack((batch.feed.slots, batch.feed.positions, batch.feed.tokens)))
-    return np.concatenate(parts, axis=1) if parts else None
+    fed = 0 if batch.feed is None else len(batch.feed.slots)
+    count = sum(len(admission.tokens) for admission in batch.admissions) + fed
+    return filled(3 * count, partial(_fill_updates, batch), device).view(3, count) if count else None
+
+
+def _fill_updates(batch: Batch, memory: Int32Array) -> None:
+    begin, rows = 0, memory.reshape(3, -1)
+    for admission in batch.admissions:
+        end = begin + len(admission.tokens)
+        rows[0, begin:end] = admission.slot
+        rows[1, begin:end] = np.arange(end - begin)
+        rows[2, begin:end] = admission.tokens
+        begin = end
+    if batch.feed is not None:
+        rows[:, begin:] = batch.feed.slots, batch.feed.positions, batch.feed.tokens

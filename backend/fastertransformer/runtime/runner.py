@@ -24,7 +24,7 @@ from .raw_logits import RawLogits
 from .sampler import Sampler
 from .samples import Samples, num_logits, num_samples, unpack
 from .sampling_table import Needs, SamplingTable
-from .transfer import HostCopy, to_device
+from .transfer import HostCopy
 
 _NO_LOGITS = np.zeros((0, 0), np.float32)
 
@@ -173,10 +173,9 @@ class ModelRunner:
         """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
         if batch.beams is not None:
             copy_beams(batch, self._token_pool, self._kv_cache)
-        updates = token_updates(batch)
+        updates = token_updates(batch, self._model.device)
         if updates is not None:
-            slots, positions, tokens = to_device([updates], self._model.device).view(3, -1)
-            ops.put_tokens(self._token_pool, slots, positions, tokens)
+            ops.put_tokens(self._token_pool, *updates.unbind())
         generation = self._table.generation
         self._table.put_all(batch.admissions)
         self._prefixes.load(batch.prefixes, self._kv_cache)
@@ -219,8 +218,7 @@ class ModelRunner:
         if not len(step.last_tokens):
             return self._nothing
         if len(step.last_tokens) < len(hidden):
-            last = step.last_tokens.long()
-            x, hidden = x[last], hidden[last]
+            x, hidden = (each.index_select(0, step.last_tokens) for each in (x, hidden))
         logits = self._model.logits(x, hidden)
         raw = self._raw_logits.keep(logits) if needs.logits else None
         if needs.candidates:

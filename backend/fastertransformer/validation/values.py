@@ -53,6 +53,8 @@ def check_tokens(
     name: str, tokens: tuple[int, ...] | npt.NDArray[np.int64], vocab_size: int, rows: int = 0
 ) -> None:
     """Args: rows: ids down to -rows are allowed, too."""
+    if len(tokens) == 0:
+        return
     position = first_outside(_array(tokens) if isinstance(tokens, tuple) else tokens, -rows, vocab_size)
     if position is not None:
         raise InvalidRequest(
@@ -62,8 +64,8 @@ def check_tokens(
 
 
 def first_outside(values: npt.NDArray[Any], low: int, high: int) -> int | None:
-    """Where the first one that is not in [low, high) stands; None: all are."""
-    if len(values) == 0 or (values.min() >= low and values.max() < high):
+    """Where the first of at least one value that is not in [low, high) stands; None: all are."""
+    if values.min() >= low and values.max() < high:
         return None
     return int(np.flatnonzero((values < low) | (values >= high))[0])
 
