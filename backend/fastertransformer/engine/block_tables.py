@@ -42,7 +42,7 @@ class BlockTables:
     def update(self, sequences: List[Sequence]) -> None:
         """Takes in the blocks that they got since their last step."""
         for sequence in [s for s in sequences if s.num_tabled < len(s.blocks)]:
-            if sequence.num_tabled == 0:
+            if sequence.num_tabled == 0 and sequence.cross_blocks:
                 self._cross.put(sequence.slot, sequence.cross_blocks, 0)
                 self._last_cross = None
             self._own.put(sequence.slot, sequence.blocks, sequence.num_tabled)

@@ -51,20 +51,17 @@ class CacheLayout:
 
 def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
-    rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
-    cu_seqlens_q = _bounds(batch.query_lens)
-    positions = np.arange(len(rows), dtype=np.int32) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
-    block_size, num_kv_heads = layout.block_size, layout.num_kv_heads
-    slot_mapping = batch.block_tables[rows, positions // block_size]
-    slot_mapping *= block_size
-    slot_mapping += positions % block_size
-    token_slots = batch.slots[rows]
-    slot_mapping[token_slots == NO_SLOT] = NO_SLOT
-    lengths = batch.num_computed + batch.query_lens
+    query_lens, block_size, num_kv_heads = batch.query_lens, layout.block_size, layout.num_kv_heads
+    rows = np.repeat(np.arange(len(batch.slots)), query_lens)
+    cu_seqlens_q = _bounds(query_lens)
+    positions = np.arange(len(rows), dtype=np.int32)
+    positions += np.repeat(batch.num_computed - cu_seqlens_q[:-1], query_lens)
+    token_slots = np.repeat(batch.slots, query_lens)
+    lengths = batch.num_computed + query_lens
     attended = attention_rows(batch, np.where(batch.slots == NO_SLOT, 0, lengths), block_size)
     arrays = {
         "positions": positions,
-        "slot_mapping": slot_mapping,
+        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, token_slots, block_size),
         "block_tables": attended.block_tables,
         "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
@@ -78,6 +75,23 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         "num_candidates": num_candidates(batch),
     }
     return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
+
+
+def _slot_mapping(
+    block_tables: Int32Array,
+    rows: Int32Array,
+    positions: Int32Array,
+    token_slots: Int32Array,
+    block_size: int,
+) -> Int32Array:
+    """[T] where keys and values of every token lie; as prompts are long, in few passes."""
+    column = positions // block_size
+    mapping: Int32Array = block_tables[rows, column]
+    mapping -= column
+    mapping *= block_size
+    mapping += positions  # block * block_size + positions % block_size
+    mapping[token_slots == NO_SLOT] = NO_SLOT
+    return mapping
 
 
 def _bounds(lengths: Int32Array) -> Int32Array:
@@ -183,7 +197,7 @@ def _fill_updates(batch: Batch, memory: Int32Array) -> None:
     for admission in batch.admissions:
         end = begin + len(admission.tokens)
         rows[0, begin:end] = admission.slot
-        rows[1, begin:end] = np.arange(end - begin)
+        rows[1, begin:end] = np.arange(end - begin, dtype=np.int32)
         rows[2, begin:end] = admission.tokens
         begin = end
     if batch.feed is not None:
