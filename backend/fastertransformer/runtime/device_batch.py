@@ -2,7 +2,6 @@
 """The step plan as the device reads it: every array of a Batch in one buffer, copied once."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from .. import ops
 from ..engine.batch import Batch, Cross, Int32Array
 from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
-from .transfer import filled, to_device, upload
+from .transfer import to_device, upload
 
 NO_SLOT = -1
 """The slot of a row that only fills a batch up: nothing is read or written for it."""
@@ -35,6 +34,8 @@ class DeviceBatch:
     max_candidates: int
     """No row gets more."""
     metadata: StepMetadata
+    updates: Tensor | None = None
+    """As of `token_updates`."""
     embeddings: tuple[Tensor, Tensor] | None = None
     """Indices into T [N] int64, and the rows [N, E] of these tokens in place of the word table's."""
     contexts: tuple[tuple[int, int], ...] = ()
@@ -74,6 +75,9 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
         "num_candidates": num_candidates(batch),
     }
+    updates = token_updates(batch)
+    if updates is not None:
+        arrays["updates"] = updates
     return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
 
 
@@ -173,6 +177,7 @@ def place(
         num_candidates=parts["num_candidates"],
         max_candidates=max_candidates or (0 if batch.beams is None else batch.beams.num_candidates),
         metadata=metadata,
+        updates=parts.get("updates"),
         embeddings=_embeddings(batch, workspace.device),
         contexts=batch.contexts,
     )
@@ -185,15 +190,13 @@ def _embeddings(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | N
     return upload(batch.embeddings.tokens, device).long(), upload(batch.embeddings.rows, device)
 
 
-def token_updates(batch: Batch, device: torch.device) -> Tensor | None:
+def token_updates(batch: Batch) -> Int32Array | None:
     """[3, F] slots, positions and tokens that the host knows and the token pool does not; None for none."""
     fed = 0 if batch.feed is None else len(batch.feed.slots)
     count = sum(len(admission.tokens) for admission in batch.admissions) + fed
-    return filled(3 * count, partial(_fill_updates, batch), device).view(3, count) if count else None
-
-
-def _fill_updates(batch: Batch, memory: Int32Array) -> None:
-    begin, rows = 0, memory.reshape(3, -1)
+    if not count:
+        return None
+    begin, rows = 0, np.empty((3, count), np.int32)
     for admission in batch.admissions:
         end = begin + len(admission.tokens)
         rows[0, begin:end] = admission.slot
@@ -202,3 +205,4 @@ def _fill_updates(batch: Batch, memory: Int32Array) -> None:
         begin = end
     if batch.feed is not None:
         rows[:, begin:] = batch.feed.slots, batch.feed.positions, batch.feed.tokens
+    return rows

@@ -24,7 +24,7 @@ from .raw_logits import RawLogits
 from .sampler import Sampler
 from .samples import Samples, num_logits, num_samples, unpack
 from .sampling_table import Needs, SamplingTable
-from .transfer import HostCopy
+from .transfer import HostCopy, upload
 
 _NO_LOGITS = np.zeros((0, 0), np.float32)
 
@@ -132,13 +132,13 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
-        self._install(batch)
-        self._encode(batch)
-        needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
+            updates = token_updates(batch)
+            needs = self._start(batch, None if updates is None else upload(updates, self._model.device))
             samples = self._graphs.replay(batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
         step, _ = place(batch, self._layout, self._workspace)
+        needs = self._start(batch, step.updates)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._layer_caches)
@@ -169,11 +169,20 @@ class ModelRunner:
             batch,
         )
 
-    def _install(self, batch: Batch) -> None:
+    def _start(self, batch: Batch, updates: Tensor | None) -> Needs:
+        """Does what comes before the layers; what sampling needs.
+
+        Args:
+            updates: as of `token_updates`, on the device.
+        """
+        self._install(batch, updates)
+        self._encode(batch)
+        return self._needs(batch)
+
+    def _install(self, batch: Batch, updates: Tensor | None) -> None:
         """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
         if batch.beams is not None:
             copy_beams(batch, self._token_pool, self._kv_cache)
-        updates = token_updates(batch, self._model.device)
         if updates is not None:
             ops.put_tokens(self._token_pool, *updates.unbind())
         generation = self._table.generation
