@@ -13,10 +13,12 @@ HEADER_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_frame(message: ClientMessage | EngineMessage) -> bytes:
+def encode_frame(message: ClientMessage | EngineMessage) -> bytearray:
     """Length-prefixed msgpack frame of one message."""
-    payload = _encoder.encode(message)
-    return len(payload).to_bytes(HEADER_BYTES, "little") + payload
+    frame = bytearray(HEADER_BYTES)
+    _encoder.encode_into(message, frame, HEADER_BYTES)
+    frame[:HEADER_BYTES] = (len(frame) - HEADER_BYTES).to_bytes(HEADER_BYTES, "little")
+    return frame
 
 
 class FrameReader(Generic[Message]):
@@ -38,6 +40,7 @@ class FrameReader(Generic[Message]):
             end = HEADER_BYTES + int.from_bytes(self._buffer[:HEADER_BYTES], "little")
             if len(self._buffer) < end:
                 break
-            messages.append(self._decoder.decode(self._buffer[HEADER_BYTES:end]))
+            with memoryview(self._buffer) as buffer, buffer[HEADER_BYTES:end] as payload:
+                messages.append(self._decoder.decode(payload))
             del self._buffer[:end]
         return messages

@@ -8,8 +8,25 @@ Closing the socket is the only goodbye; end of file means that the other side is
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
+
+ID_BYTES = 8
+_ID = np.dtype("<i8")
+"""Holds whatever a client may take for a token id, so that errors can name it."""
+
+
+def pack_ids(ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
+    """Token ids as they travel where there are many of them: int64, little-endian."""
+    return np.asarray(ids, _ID).tobytes()
+
+
+def unpack_ids(data: bytes) -> npt.NDArray[np.int64]:
+    """What `pack_ids` has packed."""
+    return np.frombuffer(data, _ID)
 
 
 class Array(Struct, frozen=True):
@@ -98,9 +115,10 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
     """One input to encode, as token ids or as what an embedding layer has made of them."""
 
     id: int
-    tokens: tuple[int, ...] = ()
-    token_types: tuple[int, ...] = ()
-    """Of every token; empty: 0."""
+    tokens: bytes = b""
+    """As of `pack_ids`."""
+    token_types: bytes = b""
+    """The same, of every token; empty: 0."""
     hidden_states: Array | None = None
     """[S, hidden_size], instead of tokens."""
     outputs: tuple[str, ...]
@@ -109,7 +127,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
 
     @property
     def num_tokens(self) -> int:
-        return len(self.tokens) if self.hidden_states is None else self.hidden_states.shape[0]
+        return len(self.tokens) // ID_BYTES if self.hidden_states is None else self.hidden_states.shape[0]
 
 
 AnyRequest = Request | EncodeRequest

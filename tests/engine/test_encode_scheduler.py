@@ -7,13 +7,13 @@ from toy_engine import engine_config
 
 from fastertransformer.engine.encode_batch import EncodeBatch, EncodeResult
 from fastertransformer.engine.encode_scheduler import EncodeScheduler
-from fastertransformer.messages import Array, EncodeRequest, FinishReason
+from fastertransformer.messages import Array, EncodeRequest, FinishReason, pack_ids
 
 SUM = ("sum",)
 
 
 def request(number: int, length: int, **more: object) -> EncodeRequest:
-    return EncodeRequest(id=number, tokens=tuple(range(1, length + 1)), outputs=SUM, **more)
+    return EncodeRequest(id=number, tokens=pack_ids(range(1, length + 1)), outputs=SUM, **more)
 
 
 def embedded(number: int, length: int) -> EncodeRequest:
@@ -77,7 +77,7 @@ def test_tokens_and_hidden_states_have_steps_of_their_own():
 def test_token_types_are_filled_up():
     scheduler = EncodeScheduler(engine_config())
     scheduler.add(0, request(0, 2))
-    scheduler.add(0, request(1, 3, token_types=(0, 1, 1)))
+    scheduler.add(0, request(1, 3, token_types=pack_ids((0, 1, 1))))
     batch = scheduler.schedule()
     assert batch.token_types.tolist() == [0, 0, 0, 1, 1]
 

@@ -34,7 +34,7 @@ def encode(
     hidden = stages[0].embed(_packed(inputs), metadata.positions, types)
     for stage in stages:
         hidden = stage.forward(hidden, metadata)
-    return {name: stages[-1].encode(name, hidden, torch.tensor(lengths)) for name in outputs}
+    return {name: stages[-1].encode(name, hidden, metadata.cu_seqlens) for name in outputs}
 
 
 def _packed(rows: Sequence[Sequence[int]]) -> torch.Tensor:

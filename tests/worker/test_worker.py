@@ -33,6 +33,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
     cases = {
         "prompt: token id 211 at position 1 is not in the vocabulary [0, 211)": ((3, 211), {}),
+        "prompt: token id 18446744073709551615 at position 1": ((3, 2**64 - 1), {}),
         "prompt has 100 tokens and max_tokens is 29: together 129": ((1,) * 100, {"max_tokens": 29}),
         "prompt is empty": ((), {}),
         "temperature is -1.0; allowed is a finite number >= 0": ((1,), {"temperature": -1.0}),

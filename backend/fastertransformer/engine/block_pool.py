@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence as Tokens
 from itertools import pairwise
 
-import numpy as np
+from .batch import int32_array
 
 GONE = -1
 """In a list of blocks: one that was given back, because nothing looks so far back any more."""
@@ -19,10 +19,9 @@ GONE = -1
 
 def prefix_digests(tokens: Tokens[int], block_size: int, parent: bytes = b"") -> list[bytes]:
     """Digest of every full block of `tokens`; `parent` is the digest of what comes before them."""
-    digests = []
+    digests, ids = [], int32_array(tokens)
     for start, end in pairwise(range(0, len(tokens) + 1, block_size)):
-        data = np.asarray(tokens[start:end], np.int32).tobytes()
-        parent = hashlib.blake2b(parent + data, digest_size=16).digest()
+        parent = hashlib.blake2b(parent + ids[start:end].tobytes(), digest_size=16).digest()
         digests.append(parent)
     return digests
 
@@ -35,13 +34,16 @@ class BlockPool:
         self.block_size = block_size
         self.enable_reuse = enable_reuse
         self._references = [0] * num_blocks
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._blank = list(reversed(range(num_blocks)))
+        """Free blocks that hold nothing reusable; the last one is taken next."""
+        self._reusable: OrderedDict[int, None] = OrderedDict()
+        """Free blocks that are published; the first one is taken next, when no blank one is left."""
         self._digest_of: dict[int, bytes] = {}
         self._block_of: dict[bytes, int] = {}
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self._blank) + len(self._reusable)
 
     def blocks_for(self, num_tokens: int) -> int:
         """How many blocks hold `num_tokens` tokens."""
@@ -70,16 +72,21 @@ class BlockPool:
         """Takes one more reference on each of `blocks`."""
         for block in _there(blocks):
             if self._references[block] == 0:
-                del self._free[block]
+                del self._reusable[block]
             self._references[block] += 1
 
     def allocate(self, count: int) -> list[int]:
         """Takes `count` free blocks and forgets what they contained."""
         assert count <= self.num_free, f"{count} blocks wanted, {self.num_free} free"
-        blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
+        kept = max(0, len(self._blank) - count)
+        blocks = self._blank[kept:][::-1]
+        del self._blank[kept:]
+        while len(blocks) < count:
+            block, _ = self._reusable.popitem(last=False)
+            del self._block_of[self._digest_of.pop(block)]
+            blocks.append(block)
         for block in blocks:
             self._references[block] = 1
-            self._forget(block)
         return blocks
 
     def is_shared(self, block: int) -> bool:
@@ -98,23 +105,21 @@ class BlockPool:
 
     def release(self, blocks: Tokens[int]) -> None:
         """Gives back one reference on each block, last block first: the start of a prefix is kept longest."""
+        references, digest_of = self._references, self._digest_of
         for block in reversed(_there(blocks)):
-            assert self._references[block] > 0, f"block {block} released more often than taken"
-            self._references[block] -= 1
-            if self._references[block] == 0:
-                self._free[block] = None
-                if block not in self._digest_of:
-                    self._free.move_to_end(block, last=False)
+            assert references[block] > 0, f"block {block} released more often than taken"
+            references[block] -= 1
+            if references[block]:
+                continue
+            if block in digest_of:
+                self._reusable[block] = None
+            else:
+                self._blank.append(block)
 
     def check_integrity(self) -> None:
         """Asserts what must hold when nothing runs: every block is free exactly once."""
         assert self.num_free == self.num_blocks, f"{self.num_blocks - self.num_free} blocks leaked"
         assert not any(self._references), "a free block is still referenced"
-
-    def _forget(self, block: int) -> None:
-        digest = self._digest_of.pop(block, None)
-        if digest is not None:
-            del self._block_of[digest]
 
 
 def _there(blocks: Tokens[int]) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence as List
 
 import numpy as np
 
-from .batch import Cross, Int32Array
+from .batch import Cross, Int32Array, int32_array
 from .sequence import Sequence
 
 
@@ -21,7 +21,8 @@ class _Rows:
         missing = len(blocks) - self._array.shape[1]
         if missing > 0:
             self._array = np.pad(self._array, ((0, 0), (0, max(missing, self._array.shape[1]))))
-        self._array[slot, first : len(blocks)] = np.maximum(blocks[first:], 0)  # what is gone is not read
+        # What is gone is not read.
+        np.maximum(int32_array(blocks[first:]), 0, out=self._array[slot, first : len(blocks)])
 
     def take(self, slots: Int32Array, width: int) -> Int32Array:
         """[B, width]"""
@@ -41,7 +42,7 @@ class BlockTables:
     def update(self, sequences: List[Sequence]) -> None:
         """Takes in the blocks that they got since their last step."""
         for sequence in [s for s in sequences if s.num_tabled < len(s.blocks)]:
-            if sequence.num_tabled == 0:
+            if sequence.num_tabled == 0 and sequence.cross_blocks:
                 self._cross.put(sequence.slot, sequence.cross_blocks, 0)
                 self._last_cross = None
             self._own.put(sequence.slot, sequence.blocks, sequence.num_tabled)

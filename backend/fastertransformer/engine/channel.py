@@ -43,10 +43,12 @@ class _Client:
         self.took = time.monotonic()
         """When the client last took something, or had taken everything."""
 
-    def queue(self, frame: bytes) -> None:
-        if not self.unsent:
-            self.took = time.monotonic()
-        self.unsent += frame
+    def queue(self, frame: bytearray) -> None:
+        """Sends it behind what waits; it is nobody else's any more."""
+        if self.unsent:
+            self.unsent += frame
+        else:
+            self.unsent, self.took = frame, time.monotonic()
 
     def flush(self) -> int:
         """Sends what the socket takes without waiting; bytes that are left."""
@@ -125,7 +127,7 @@ class Channel:
         self._num_accepted += 1
         self._clients[client] = _Client(connection)
         self._selector.register(connection, selectors.EVENT_READ, client)
-        self._clients[client].queue(self._ready)
+        self._clients[client].queue(self._ready.copy())
         self._flush(client)
 
     def _flush(self, client: int) -> None:

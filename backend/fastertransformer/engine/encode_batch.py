@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The plan of one step of an encoder: whole inputs, one behind the other without padding."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..messages import Array
@@ -30,4 +29,4 @@ class EncodeBatch:
 class EncodeResult:
     """What each input of a batch was encoded to, by the names that it asked for."""
 
-    arrays: tuple[Mapping[str, Array], ...]
+    arrays: tuple[dict[str, Array], ...]

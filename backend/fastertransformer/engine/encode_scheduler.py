@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..config import EngineConfig
-from ..messages import AnyRequest, EncodeRequest, EngineStats, FinishReason, Output
+from ..messages import AnyRequest, EncodeRequest, EngineStats, FinishReason, Output, unpack_ids
 from .batch import Int32Array, ia3_rows
 from .encode_batch import EncodeBatch, EncodeResult
 from .scheduler import ClientOutput
@@ -93,9 +93,7 @@ class EncodeScheduler:
         for (client, request), arrays in zip(self._in_flight.popleft(), result.arrays, strict=True):
             if self._is_live(client, request):
                 del self._live[client, request.id]
-                self._tell(
-                    client, Output(request.id, finish_reason=FinishReason.ENCODED, arrays=dict(arrays))
-                )
+                self._tell(client, Output(request.id, finish_reason=FinishReason.ENCODED, arrays=arrays))
 
     def take_outputs(self) -> list[ClientOutput]:
         """What happened since the last call, in order."""
@@ -150,8 +148,8 @@ def build_batch(requests: Sequence[EncodeRequest]) -> EncodeBatch:
 def _token_types(requests: Sequence[EncodeRequest]) -> Int32Array | None:
     if not any(request.token_types for request in requests):
         return None
-    return _joined([request.token_types or (0,) * len(request.tokens) for request in requests])
+    return _joined([request.token_types or bytes(len(request.tokens)) for request in requests])
 
 
-def _joined(rows: Sequence[Sequence[int]]) -> Int32Array:
-    return np.concatenate([np.asarray(row, np.int32) for row in rows])
+def _joined(rows: Sequence[bytes]) -> Int32Array:
+    return unpack_ids(b"".join(rows)).astype(np.int32)

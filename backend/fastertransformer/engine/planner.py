@@ -20,6 +20,7 @@ from .batch import (
     PrefixLoad,
     ia3_row,
     ia3_rows,
+    int32_array,
 )
 from .block_tables import BlockTables
 from .sequence import Sequence
@@ -128,10 +129,10 @@ def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
 
 
 def _admission(sequence: Sequence) -> Admission:
-    encoder_tokens = _array(() if sequence.is_encoded else sequence.request.encoder_tokens)
+    encoder_tokens = int32_array(() if sequence.is_encoded else sequence.request.encoder_tokens)
     return Admission(
         slot=sequence.slot,
-        tokens=_array(sequence.tokens),
+        tokens=int32_array(sequence.tokens),
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,

@@ -34,6 +34,8 @@ class DeviceBatch:
     max_candidates: int
     """No row gets more."""
     metadata: StepMetadata
+    updates: Tensor | None = None
+    """As of `token_updates`."""
     embeddings: tuple[Tensor, Tensor] | None = None
     """Indices into T [N] int64, and the rows [N, E] of these tokens in place of the word table's."""
     contexts: tuple[tuple[int, int], ...] = ()
@@ -50,22 +52,22 @@ class CacheLayout:
 
 def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
-    rows = np.repeat(np.arange(len(batch.slots)), batch.query_lens)
-    cu_seqlens_q = _bounds(batch.query_lens)
-    positions = np.arange(batch.num_tokens) + (batch.num_computed - cu_seqlens_q[:-1])[rows]
-    block_size, num_kv_heads = layout.block_size, layout.num_kv_heads
-    blocks = batch.block_tables[rows, positions // block_size]
-    is_real = batch.slots != NO_SLOT
-    lengths = batch.num_computed + batch.query_lens
-    attended = attention_rows(batch, np.where(is_real, lengths, 0), block_size)
+    query_lens, block_size, num_kv_heads = batch.query_lens, layout.block_size, layout.num_kv_heads
+    rows = np.repeat(np.arange(len(batch.slots)), query_lens)
+    cu_seqlens_q = _bounds(query_lens)
+    positions = np.arange(len(rows), dtype=np.int32)
+    positions += np.repeat(batch.num_computed - cu_seqlens_q[:-1], query_lens)
+    token_slots = np.repeat(batch.slots, query_lens)
+    lengths = batch.num_computed + query_lens
+    attended = attention_rows(batch, np.where(batch.slots == NO_SLOT, 0, lengths), block_size)
     arrays = {
         "positions": positions,
-        "slot_mapping": np.where(is_real[rows], blocks * block_size + positions % block_size, NO_SLOT),
+        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, token_slots, block_size),
         "block_tables": attended.block_tables,
         "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
-        "token_slots": np.maximum(batch.slots, 0)[rows],
+        "token_slots": np.maximum(token_slots, 0),
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
@@ -73,7 +75,27 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
         "num_candidates": num_candidates(batch),
     }
+    updates = token_updates(batch)
+    if updates is not None:
+        arrays["updates"] = updates
     return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
+
+
+def _slot_mapping(
+    block_tables: Int32Array,
+    rows: Int32Array,
+    positions: Int32Array,
+    token_slots: Int32Array,
+    block_size: int,
+) -> Int32Array:
+    """[T] where keys and values of every token lie; as prompts are long, in few passes."""
+    column = positions // block_size
+    mapping: Int32Array = block_tables[rows, column]
+    mapping -= column
+    mapping *= block_size
+    mapping += positions  # block * block_size + positions % block_size
+    mapping[token_slots == NO_SLOT] = NO_SLOT
+    return mapping
 
 
 def _bounds(lengths: Int32Array) -> Int32Array:
@@ -122,8 +144,8 @@ def place(
     packed = to_device(list(arrays.values()), workspace.device)
     sizes = [array.size for array in arrays.values()]
     parts = {
-        name: part.view(arrays[name].shape)
-        for name, part in zip(arrays, torch.split(packed, sizes), strict=True)
+        name: part if array.ndim == 1 else part.view(array.shape)
+        for (name, array), part in zip(arrays.items(), packed.split_with_sizes(sizes), strict=True)
     }
     cross = None
     if batch.cross is not None:
@@ -155,6 +177,7 @@ def place(
         num_candidates=parts["num_candidates"],
         max_candidates=max_candidates or (0 if batch.beams is None else batch.beams.num_candidates),
         metadata=metadata,
+        updates=parts.get("updates"),
         embeddings=_embeddings(batch, workspace.device),
         contexts=batch.contexts,
     )
@@ -169,12 +192,17 @@ def _embeddings(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | N
 
 def token_updates(batch: Batch) -> Int32Array | None:
     """[3, F] slots, positions and tokens that the host knows and the token pool does not; None for none."""
-    parts = [
-        np.stack(
-            (np.full(len(a.tokens), a.slot, np.int32), np.arange(len(a.tokens), dtype=np.int32), a.tokens)
-        )
-        for a in batch.admissions
-    ]
-    if batch.feed is not None and len(batch.feed.slots):
-        parts.append(np.stack((batch.feed.slots, batch.feed.positions, batch.feed.tokens)))
-    return np.concatenate(parts, axis=1) if parts else None
+    fed = 0 if batch.feed is None else len(batch.feed.slots)
+    count = sum(len(admission.tokens) for admission in batch.admissions) + fed
+    if not count:
+        return None
+    begin, rows = 0, np.empty((3, count), np.int32)
+    for admission in batch.admissions:
+        end = begin + len(admission.tokens)
+        rows[0, begin:end] = admission.slot
+        rows[1, begin:end] = np.arange(end - begin, dtype=np.int32)
+        rows[2, begin:end] = admission.tokens
+        begin = end
+    if batch.feed is not None:
+        rows[:, begin:] = batch.feed.slots, batch.feed.positions, batch.feed.tokens
+    return rows

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Steps of an encoder as CUDA graphs, from the embedding to the last layer.
 
-A graph is captured for a number of inputs and a number of tokens (its bucket). A smaller step is filled up
-with inputs that have no tokens, and with tokens that belong to no input.
+A graph is captured for a number of inputs and a number of tokens (its bucket). A smaller step is filled up.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 from torch import Tensor
 
 from ..engine.encode_batch import EncodeBatch
-from ..models import ATTENTIONS, EncoderModel
+from ..models import EncoderModel
 from .captures import Captures
-from .encode_step import EncodeStep, padded, place
+from .encode_step import EncodeStep, StepLayout, wants_maps
+from .transfer import filled
 
 MOST_TOKENS = 2048
 """Larger steps keep a GPU busy while the host launches kernel by kernel, and are not filled up."""
@@ -56,11 +56,16 @@ class EncodeGraphs:
     ) -> None:
         self._step = step
         self._device = model.device
-        self._has_types = model.encoding.num_token_types > 0
-        self._has_ia3 = model.spec.ia3_num_tasks > 0
+        has = {
+            "tokens": True,
+            "token_types": model.encoding.num_token_types > 0,
+            "ia3_rows": model.spec.ia3_num_tasks > 0,
+        }
+        self._fields = tuple(name for name, is_there in has.items() if is_there)
         self._token_buckets = token_buckets(min(max_num_tokens, MOST_TOKENS))
         self._batch_buckets = batch_buckets(max_num_seqs)
         self._max_seqlen = max_seqlen
+        self._layout = cache(self._make_layout)
         self._captures = Captures(self._lay_out)
 
     @property
@@ -85,28 +90,27 @@ class EncodeGraphs:
 
     def fits(self, batch: EncodeBatch) -> bool:
         """Whether there is a graph for the step."""
-        has_maps = any(ATTENTIONS in outputs for outputs in batch.outputs)
-        return batch.tokens is not None and len(batch.tokens) <= self.max_num_tokens and not has_maps
+        return batch.tokens is not None and len(batch.tokens) <= self.max_num_tokens and not wants_maps(batch)
 
-    def replay(self, batch: EncodeBatch) -> Tensor:
-        """The step of a batch that fits; its own rows [T, H], valid until the next replay."""
+    def replay(self, batch: EncodeBatch) -> tuple[Tensor, Tensor]:
+        """The step of a batch that fits: its own rows [T, H], and where its inputs begin [B + 1] int32; valid
+        until the next replay."""
         assert batch.tokens is not None
         count = len(batch.tokens)
         sequences = self._batch_buckets[bisect_left(self._batch_buckets, len(batch.lengths))]
         tokens = self._token_buckets[bisect_left(self._token_buckets, count)]
         key = sequences, tokens
-        return self._captures.launch(key, lambda inputs: self._place(batch, key, inputs))[:count]
+        hidden, cu_seqlens = self._captures.launch(key, lambda inputs: self._place(batch, key, inputs))
+        return hidden[:count], cu_seqlens[: len(batch.lengths) + 1]
 
-    def _place(
-        self, batch: EncodeBatch, key: tuple[int, int], out: Tensor | None
-    ) -> tuple[EncodeStep, Tensor]:
-        if self._has_types != (batch.token_types is not None):  # a model without any ignores those that come
-            batch = replace(batch, token_types=np.zeros_like(batch.tokens) if self._has_types else None)
-        if self._has_ia3 and batch.ia3_rows is None:
-            batch = replace(batch, ia3_rows=np.zeros_like(batch.lengths))
-        return place(padded(batch, *key), self._device, min(key[1], self._max_seqlen), out)
+    def _place(self, batch: EncodeBatch, key: tuple[int, int], out: Tensor | None) -> Tensor:
+        layout = self._layout(key)
+        return filled(layout.size, partial(layout.fill, batch), self._device, out)
 
-    def _lay_out(self, key: tuple[int, int]) -> tuple[Tensor, Callable[[], Tensor]]:
+    def _make_layout(self, key: tuple[int, int]) -> StepLayout:
+        return StepLayout(*key, min(key[1], self._max_seqlen), self._fields)
+
+    def _lay_out(self, key: tuple[int, int]) -> tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]:
         one = EncodeBatch(
             lengths=np.ones(1, np.int32),
             outputs=((),),
@@ -114,5 +118,6 @@ class EncodeGraphs:
             token_types=None,
             hidden_states=None,
         )
-        step, inputs = self._place(one, key, None)
-        return inputs, lambda: self._step(step)
+        inputs = self._place(one, key, None)
+        step = self._layout(key).step(inputs)
+        return inputs, lambda: (self._step(step), step.metadata.cu_seqlens)

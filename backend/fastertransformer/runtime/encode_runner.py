@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import EngineConfig
-from ..engine.batch import FloatArray
+from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
 from ..messages import Array
 from ..models import ATTENTIONS, AttentionMaps, EncoderModel
@@ -80,10 +80,10 @@ class EncodeRunner:
     @torch.inference_mode()
     def execute(self, batch: EncodeBatch) -> Encoding:
         """Enqueues one step; what comes of it is rank 0's to know."""
-        hidden, kept = self._hidden(batch)
+        hidden, cu_seqlens, kept = self._hidden(batch)
         maps = None if kept is None else self._maps(kept)
         if self._mesh.is_last_stage:
-            numbers = self._numbers(batch, hidden, maps)
+            numbers = self._numbers(batch, hidden, cu_seqlens, maps)
             if self._mesh.pp_size > 1:
                 nothing = numbers[:0]
                 self._world.pipeline.return_samples(
@@ -95,17 +95,20 @@ class EncodeRunner:
             self._world.pipeline.send_hidden(maps.flatten(1))
         return Encoding(self._model, batch, lambda: self._take_from_last_stage(batch))
 
-    def _hidden(self, batch: EncodeBatch) -> tuple[Tensor, AttentionMaps | None]:
-        """[T, H] behind the layers of this stage, and the maps that it left where any are asked for."""
+    def _hidden(self, batch: EncodeBatch) -> tuple[Tensor, Tensor, AttentionMaps | None]:
+        """[T, H] behind the layers of this stage, where inputs begin in it [B + 1], and the maps that it left
+        where any are asked for."""
         if self._graphs is not None and self._graphs.fits(batch):
-            return self._graphs.replay(batch), None
-        step, _ = place(batch, self._model.device)
+            return *self._graphs.replay(batch), None
+        step = place(batch, self._model.device)
         if batch.hidden_states is not None and self._mesh.is_first_stage:
             # The layers overwrite it, and the plan is not theirs to change.
             given = torch.tensor(batch.hidden_states) * self._model.spec.stream_scale
-            hidden = given.to(self._model.device, self._model.dtype)
-            return self._model.forward(hidden, step.metadata), step.metadata.maps
-        return self._compute(step), step.metadata.maps
+            embedded = given.to(self._model.device, self._model.dtype)
+            hidden = self._model.forward(embedded, step.metadata)
+        else:
+            hidden = self._compute(step)
+        return hidden, step.metadata.cu_seqlens, step.metadata.maps
 
     def _compute(self, step: EncodeStep) -> Tensor:
         return self._model.forward(self._stage_input(step), step.metadata)
@@ -128,24 +131,20 @@ class EncodeRunner:
         earlier = self._world.pipeline.receive_hidden(shape, found.dtype, found.device)
         return torch.cat([earlier.view(before, *found.shape[1:]), found])
 
-    def _numbers(self, batch: EncodeBatch, hidden: Tensor, maps: Tensor | None) -> Tensor:
+    def _numbers(self, batch: EncodeBatch, hidden: Tensor, cu_seqlens: Tensor, maps: Tensor | None) -> Tensor:
         """All outputs of the step one behind the other, in the order of `rows_by_output`."""
-        ends = np.cumsum(batch.lengths)
         parts = []
         for output, rows in rows_by_output(self._model, batch):
-            lengths, tokens = batch.lengths[rows], hidden
             if output == ATTENTIONS:
                 assert maps is not None
-                parts += [each.reshape(-1) for each in torch.split(maps, (lengths**2).tolist(), 2)]
+                areas = (batch.lengths[rows] ** 2).tolist()
+                parts += [each.reshape(-1) for each in torch.split(maps, areas, 2)]
                 continue
+            seen = hidden, cu_seqlens
             if len(rows) < len(batch.lengths):
-                spans = [
-                    np.arange(end - length, end) for end, length in zip(ends[rows], lengths, strict=True)
-                ]
-                tokens = hidden[upload(np.concatenate(spans), hidden.device)]
-            on_device = upload(lengths.astype(np.int64), hidden.device)
-            parts.append(self._model.encode(output, tokens, on_device).reshape(-1))
-        return torch.cat(parts)
+                seen = _only(rows, batch.lengths, hidden)
+            parts.append(self._model.encode(output, *seen).reshape(-1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _take_here(self, numbers: Tensor) -> Take:
         copy = HostCopy(numbers) if self._mesh.rank == 0 else None
@@ -169,10 +168,19 @@ class EncodeRunner:
         return single
 
 
+def _only(rows: list[int], lengths: Int32Array, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of some inputs, and where each of these begins among them."""
+    ends = np.cumsum(lengths)
+    spans = [np.arange(end - length, end) for end, length in zip(ends[rows], lengths[rows], strict=True)]
+    cu_seqlens = np.concatenate(([0], np.cumsum(lengths[rows]))).astype(np.int32)
+    return hidden[upload(np.concatenate(spans), hidden.device)], upload(cu_seqlens, hidden.device)
+
+
 def rows_by_output(model: EncoderModel, batch: EncodeBatch) -> Sequence[tuple[str, list[int]]]:
     """The inputs that ask for each output, as far as anyone does."""
-    found = [
+    asked = set().union(*batch.outputs)
+    return [
         (output, [row for row, wanted in enumerate(batch.outputs) if output in wanted])
         for output in model.outputs
+        if output in asked
     ]
-    return [(output, rows) for output, rows in found if rows]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The step plan of an encoder as the device reads it: every array in one buffer, copied once."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from ..engine.batch import Int32Array
 from ..engine.encode_batch import EncodeBatch
 from ..models import ATTENTIONS, AttentionMaps, EncoderMetadata
-from .transfer import to_device
+from .transfer import filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,72 +26,82 @@ class EncodeStep:
     """[T]; None: all 0"""
 
 
-def padded(batch: EncodeBatch, num_sequences: int, num_tokens: int) -> EncodeBatch:
-    """A batch of tokens, filled up with sequences that have none, and tokens that belong to none."""
-    assert batch.tokens is not None
-    fill, more = num_tokens - len(batch.tokens), num_sequences - len(batch.lengths)
-    return replace(
-        batch,
-        lengths=np.pad(batch.lengths, (0, more)),
-        tokens=np.pad(batch.tokens, (0, fill)),
-        token_types=None if batch.token_types is None else np.pad(batch.token_types, (0, fill)),
-        ia3_rows=None if batch.ia3_rows is None else np.pad(batch.ia3_rows, (0, more)),
-    )
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """Where the arrays of a step lie: first where sequences begin, then row by row what every token has.
 
-
-def place(
-    batch: EncodeBatch, device: torch.device, max_seqlen: int | None = None, out: Tensor | None = None
-) -> tuple[EncodeStep, Tensor]:
-    """The batch by one copy; and the memory that holds all of its arrays.
-
-    Args:
-        max_seqlen: what kernels take for the longest sequence; None takes the batch's own.
-        out: int32 memory for the arrays; None allocates it.
+    A batch that is smaller is filled up with sequences that have no tokens, and with tokens that belong to no
+    sequence, of id, type, task and position 0.
     """
-    wanted: dict[str, Int32Array | None] = {
-        **_positions(batch),
-        "tokens": batch.tokens,
-        "token_types": batch.token_types,
-        "ia3_rows": _ia3_rows(batch),
-    }
-    arrays = {name: array for name, array in wanted.items() if array is not None}
-    packed = to_device(list(arrays.values()), device, out)
-    sizes = [array.size for array in arrays.values()]
-    placed = dict(zip(arrays, torch.split(packed, sizes), strict=True))
-    longest = int(batch.lengths.max()) if max_seqlen is None else max_seqlen
-    metadata = EncoderMetadata(
-        placed["positions"], placed["cu_seqlens"], longest, _maps(batch), placed.get("ia3_rows")
-    )
-    return EncodeStep(metadata, placed.get("tokens"), placed.get("token_types")), packed
+
+    num_sequences: int
+    num_tokens: int
+    max_seqlen: int
+    """What kernels take for the longest sequence."""
+    fields: tuple[str, ...]
+    """Which of tokens, token_types and ia3_rows there are behind the positions."""
+
+    @property
+    def size(self) -> int:
+        """int32 of all arrays."""
+        return self.num_sequences + 1 + (1 + len(self.fields)) * self.num_tokens
+
+    def fill(self, batch: EncodeBatch, memory: Int32Array) -> None:
+        """Writes the arrays of a batch; what it has no values for is 0.
+
+        Args:
+            memory: [size]
+        """
+        count, begin = len(batch.lengths), self.num_sequences + 1
+        bounds, rows = memory[:begin], memory[begin:].reshape(-1, self.num_tokens)
+        bounds[0] = 0
+        np.cumsum(batch.lengths, out=bounds[1 : count + 1])
+        end = int(bounds[count])
+        bounds[count + 1 :] = end
+        rows[:, end:] = 0
+        starts = np.repeat(bounds[:count], batch.lengths)
+        np.subtract(np.arange(end, dtype=np.int32), starts, out=rows[0, :end])
+        for row, field in zip(rows[1:], self.fields, strict=True):
+            values = getattr(batch, field)
+            if values is not None and field == "ia3_rows":
+                values = np.repeat(values, batch.lengths)
+            row[:end] = 0 if values is None else values
+
+    def step(self, memory: Tensor, maps: AttentionMaps | None = None) -> EncodeStep:
+        """The step that reads its arrays from `memory` [size]."""
+        begin = self.num_sequences + 1
+        positions, *others = memory[begin:].view(-1, self.num_tokens).unbind()
+        placed = dict(zip(self.fields, others, strict=True))
+        metadata = EncoderMetadata(positions, memory[:begin], self.max_seqlen, maps, placed.get("ia3_rows"))
+        return EncodeStep(metadata, placed.get("tokens"), placed.get("token_types"))
+
+
+def place(batch: EncodeBatch, device: torch.device) -> EncodeStep:
+    """The batch as it is, by one copy."""
+    fields = tuple(name for name in ("tokens", "token_types", "ia3_rows") if getattr(batch, name) is not None)
+    layout = StepLayout(len(batch.lengths), int(batch.lengths.sum()), int(batch.lengths.max()), fields)
+    return layout.step(filled(layout.size, partial(layout.fill, batch), device), _maps(batch))
+
+
+def wants_maps(batch: EncodeBatch) -> bool:
+    """Whether any input does."""
+    return any(ATTENTIONS in outputs for outputs in batch.outputs)
 
 
 def _maps(batch: EncodeBatch) -> AttentionMaps | None:
     """Of the inputs that ask for them."""
-    ends = np.cumsum(batch.lengths).tolist()
-    spans = [
-        (end - int(length), end)
-        for end, length, outputs in zip(ends, batch.lengths, batch.outputs, strict=False)
-        if ATTENTIONS in outputs
-    ]
-    return AttentionMaps(spans) if spans else None
-
-
-def _positions(batch: EncodeBatch) -> dict[str, Int32Array]:
-    """Where sequences begin, and every token's place in its own; tokens behind all sequences are at 0."""
-    bounds = np.concatenate(([0], np.cumsum(batch.lengths))).astype(np.int32)
-    positions = np.zeros(_num_tokens(batch), np.int32)
-    positions[: bounds[-1]] = np.arange(bounds[-1]) - np.repeat(bounds[:-1], batch.lengths)
-    return {"positions": positions, "cu_seqlens": bounds}
-
-
-def _ia3_rows(batch: EncodeBatch) -> Int32Array | None:
-    """[T]; tokens behind all sequences have no task."""
-    if batch.ia3_rows is None:
+    if not wants_maps(batch):
         return None
-    rows = np.repeat(batch.ia3_rows, batch.lengths)
-    return np.pad(rows, (0, _num_tokens(batch) - len(rows)))
+    return AttentionMaps(
+        [
+            (begin, end)
+            for begin, end, outputs in zip(*_spans(batch.lengths), batch.outputs, strict=True)
+            if ATTENTIONS in outputs
+        ]
+    )
 
 
-def _num_tokens(batch: EncodeBatch) -> int:
-    """Those behind all sequences included."""
-    return int(batch.lengths.sum()) if batch.tokens is None else len(batch.tokens)
+def _spans(lengths: Int32Array) -> tuple[Sequence[int], Sequence[int]]:
+    """Where each input begins and ends."""
+    ends = np.cumsum(lengths)
+    return (ends - lengths).tolist(), ends.tolist()

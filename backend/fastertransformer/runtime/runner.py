@@ -24,7 +24,7 @@ from .raw_logits import RawLogits
 from .sampler import Sampler
 from .samples import Samples, num_logits, num_samples, unpack
 from .sampling_table import Needs, SamplingTable
-from .transfer import HostCopy, to_device
+from .transfer import HostCopy, upload
 
 _NO_LOGITS = np.zeros((0, 0), np.float32)
 
@@ -132,13 +132,13 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
-        self._install(batch)
-        self._encode(batch)
-        needs = self._needs(batch)
         if self._graphs is not None and self._graphs.fits(batch):
+            updates = token_updates(batch)
+            needs = self._start(batch, None if updates is None else upload(updates, self._model.device))
             samples = self._graphs.replay(batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
         step, _ = place(batch, self._layout, self._workspace)
+        needs = self._start(batch, step.updates)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._layer_caches)
@@ -169,14 +169,22 @@ class ModelRunner:
             batch,
         )
 
-    def _install(self, batch: Batch) -> None:
+    def _start(self, batch: Batch, updates: Tensor | None) -> Needs:
+        """Does what comes before the layers; what sampling needs.
+
+        Args:
+            updates: as of `token_updates`, on the device.
+        """
+        self._install(batch, updates)
+        self._encode(batch)
+        return self._needs(batch)
+
+    def _install(self, batch: Batch, updates: Tensor | None) -> None:
         """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
         if batch.beams is not None:
             copy_beams(batch, self._token_pool, self._kv_cache)
-        updates = token_updates(batch)
         if updates is not None:
-            slots, positions, tokens = to_device([updates], self._model.device).view(3, -1)
-            ops.put_tokens(self._token_pool, slots, positions, tokens)
+            ops.put_tokens(self._token_pool, *updates.unbind())
         generation = self._table.generation
         self._table.put_all(batch.admissions)
         self._prefixes.load(batch.prefixes, self._kv_cache)
@@ -219,8 +227,7 @@ class ModelRunner:
         if not len(step.last_tokens):
             return self._nothing
         if len(step.last_tokens) < len(hidden):
-            last = step.last_tokens.long()
-            x, hidden = x[last], hidden[last]
+            x, hidden = (each.index_select(0, step.last_tokens) for each in (x, hidden))
         logits = self._model.logits(x, hidden)
         raw = self._raw_logits.keep(logits) if needs.logits else None
         if needs.candidates:

@@ -5,7 +5,7 @@ Pinned memory comes from torch's caching host allocator, which hands a block out
 copies that use it are done.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,15 @@ from ..engine.batch import Int32Array
 def to_device(arrays: Sequence[Int32Array], device: torch.device, out: Tensor | None = None) -> Tensor:
     """All arrays side by side in one int32 tensor, copied once; into `out` where that is given."""
     size = sum(array.size for array in arrays)
+    return filled(size, lambda memory: np.concatenate([a.ravel() for a in arrays], out=memory), device, out)
+
+
+def filled(
+    size: int, fill: Callable[[Int32Array], object], device: torch.device, out: Tensor | None = None
+) -> Tensor:
+    """`size` int32 that `fill` writes on the host, copied once; into `out` where that is given."""
     staging = torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
-    np.concatenate([array.ravel() for array in arrays], out=staging.numpy())
+    fill(staging.numpy())
     if out is None:
         return staging.to(device, non_blocking=True)
     return out.copy_(staging, non_blocking=True)

@@ -3,9 +3,12 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
+
 from ..errors import InvalidRequest
-from ..messages import EncodeRequest, EncoderInfo, EngineInfo
-from .values import check_ia3, check_tokens
+from ..messages import ID_BYTES, EncodeRequest, EncoderInfo, EngineInfo, unpack_ids
+from .values import check_ia3, check_tokens, first_outside
 
 
 def check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, str]) -> None:
@@ -25,13 +28,20 @@ def check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, s
     elif not info.encoder.takes_tokens:
         other = names.get("hidden_states", "hidden_states")
         raise InvalidRequest(f"{name} came, but the checkpoint has no embeddings; send {other}")
-    check_tokens(name, request.tokens, info.vocab_size)
-    _check_types(names.get("token_types", "token_types"), request, info.encoder)
+    check_tokens(name, _ids(name, request.tokens), info.vocab_size)
+    if request.token_types:
+        _check_types(names.get("token_types", "token_types"), request, info.encoder)
     check_ia3(request, info, names)
     if not 1 <= request.num_tokens <= info.max_model_len:
         raise InvalidRequest(
             f"{name} has {request.num_tokens} tokens; the model takes 1 to {info.max_model_len}"
         )
+
+
+def _ids(name: str, data: bytes) -> npt.NDArray[np.int64]:
+    if len(data) % ID_BYTES:
+        raise InvalidRequest(f"{name} has {len(data)} bytes; an id has {ID_BYTES}")
+    return unpack_ids(data)
 
 
 def _check_width(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
@@ -46,11 +56,10 @@ def _check_width(name: str, request: EncodeRequest, encoder: EncoderInfo) -> Non
 
 
 def _check_types(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
-    types = request.token_types
-    if types and len(types) != len(request.tokens):
-        raise InvalidRequest(f"{name} has {len(types)} values for {len(request.tokens)} tokens")
-    for position, value in enumerate(types):
-        if not 0 <= value < max(encoder.num_token_types, 1):
-            raise InvalidRequest(
-                f"{name}: {value} at position {position} is not in [0, {max(encoder.num_token_types, 1)})"
-            )
+    types, count = _ids(name, request.token_types), len(request.tokens) // ID_BYTES
+    if len(types) != count:
+        raise InvalidRequest(f"{name} has {len(types)} values for {count} tokens")
+    allowed = max(encoder.num_token_types, 1)
+    position = first_outside(types, 0, allowed)
+    if position is not None:
+        raise InvalidRequest(f"{name}: {types[position]} at position {position} is not in [0, {allowed})")

@@ -2,7 +2,12 @@
 """Single values: numbers in their ranges, token ids in their vocabulary."""
 
 import math
+import struct
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import InvalidRequest
 from ..messages import AnyRequest, EngineInfo, SamplingParams
@@ -44,13 +49,33 @@ def check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
             raise InvalidRequest(f"{names.get(field, field)} is {value}; allowed is {text}")
 
 
-def check_tokens(name: str, tokens: tuple[int, ...], vocab_size: int, rows: int = 0) -> None:
+def check_tokens(
+    name: str, tokens: tuple[int, ...] | npt.NDArray[np.int64], vocab_size: int, rows: int = 0
+) -> None:
     """Args: rows: ids down to -rows are allowed, too."""
-    for position, token in enumerate(tokens):
-        if not -rows <= token < vocab_size:
-            raise InvalidRequest(
-                f"{name}: token id {token} at position {position} is not in the vocabulary [0, {vocab_size})"
-            )
+    if len(tokens) == 0:
+        return
+    position = first_outside(_array(tokens) if isinstance(tokens, tuple) else tokens, -rows, vocab_size)
+    if position is not None:
+        raise InvalidRequest(
+            f"{name}: token id {tokens[position]} at position {position} is not in the vocabulary"
+            f" [0, {vocab_size})"
+        )
+
+
+def first_outside(values: npt.NDArray[Any], low: int, high: int) -> int | None:
+    """Where the first of at least one value that is not in [low, high) stands; None: all are."""
+    if values.min() >= low and values.max() < high:
+        return None
+    return int(np.flatnonzero((values < low) | (values >= high))[0])
+
+
+def _array(tokens: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Prompts are long, and numpy takes twice as long to read them as struct."""
+    try:
+        return np.frombuffer(struct.pack(f"{len(tokens)}q", *tokens), np.int64)
+    except struct.error:  # one of them has more than 64 bits
+        return np.array(tokens, object)
 
 
 def check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:

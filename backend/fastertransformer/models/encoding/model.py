@@ -93,8 +93,11 @@ class InputEmbedding:
         if self.positions is not None:
             hidden = add_positions(hidden, self.positions, positions)
         if self.token_types is not None:
-            types = torch.zeros_like(ids) if token_types is None else token_types
-            hidden = add_positions(hidden, self.token_types, types)
+            hidden = (
+                hidden.add_(self.token_types[0])
+                if token_types is None
+                else add_positions(hidden, self.token_types, token_types)
+            )
         hidden = hidden if self.project is None else self.project(hidden)
         return hidden if self.norm is None else self.norm(hidden)
 
@@ -167,18 +170,19 @@ class EncoderModel:
             hidden = block(hidden, metadata)
         return hidden
 
-    def encode(self, output: str, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def encode(self, output: str, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
         """What inputs are encoded to, one behind the other, float32; last stage only. Not ATTENTIONS, which
         all stages collect.
 
         Args:
-            tokens: [n, H], the last hidden states of these inputs. lengths: [b] int64.
+            tokens: [n, H], the last hidden states of these inputs.
+            cu_seqlens: [b + 1] int32, where each of them begins.
         """
         if output == LAST_HIDDEN_STATE:
             return tokens.float()
         if output == EMBEDDING:
-            return self.sentence(tokens, lengths)
+            return self.sentence(tokens, cu_seqlens)
         head = self.heads[output]
         assert head.chain is not None
         is_first = head.rows is Rows.FIRST
-        return head.chain(tokens[lengths.cumsum(0) - lengths] if is_first else tokens)
+        return head.chain(tokens.index_select(0, cu_seqlens[:-1]) if is_first else tokens)

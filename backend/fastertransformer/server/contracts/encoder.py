@@ -13,7 +13,7 @@ import numpy as np
 
 from ... import messages, validation
 from ...errors import InvalidRequest
-from ...messages import EncodeRequest, EngineInfo
+from ...messages import EncodeRequest, EngineInfo, pack_ids
 from ..call import Row
 from ..protocol import Array, Input, declared, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
@@ -77,8 +77,8 @@ def _request(number: int, values: Mapping[str, Any]) -> EncodeRequest:
     length = _length(values, len(tokens if hidden is None else hidden))
     return EncodeRequest(
         id=number,
-        tokens=() if tokens is None else tuple(tokens[:length].tolist()),
-        token_types=() if types is None else tuple(types[:length].tolist()),
+        tokens=b"" if tokens is None else pack_ids(tokens[:length]),
+        token_types=b"" if types is None else pack_ids(types[:length]),
         hidden_states=None if hidden is None else _array(hidden[:length]),
         outputs=(),
         ia3_task=values["ia3_task"],

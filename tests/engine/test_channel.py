@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The engine's end of the socket, without an engine: what every client hears, small and large."""
+
+import threading
+
+import pytest
+
+from fastertransformer.engine.channel import Channel
+from fastertransformer.messages import (
+    Array,
+    EncodeRequest,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    Output,
+    Submit,
+    pack_ids,
+)
+from fastertransformer.server.client import EngineClient
+
+INFO = EngineInfo(model_type="none", vocab_size=9, max_model_len=9, start_id=0, end_ids=(), plan="")
+STATS = EngineStats()
+
+
+@pytest.fixture
+def channel(tmp_path):
+    channel = Channel(str(tmp_path / "socket"), INFO, first_client_seconds=5)
+    yield channel
+    channel.close()
+
+
+@pytest.fixture
+def clients(channel, tmp_path):
+    """Three that connect one after the other."""
+    found: list[EngineClient] = []
+    connecting = threading.Thread(
+        target=lambda: found.extend(EngineClient(tmp_path / "socket") for _ in range(3))
+    )
+    connecting.start()
+    while connecting.is_alive():
+        channel.receive(0.01)
+    yield found
+    for client in found:
+        client.close()
+
+
+def test_every_client_is_greeted(clients):
+    assert [client.info for client in clients] == [INFO] * 3
+
+
+def test_requests_come_with_who_sent_them(channel, clients):
+    request = EncodeRequest(id=5, tokens=pack_ids((1, 2)), outputs=("embedding",))
+    clients[1].submit([request])
+    assert channel.receive(5) == [(1, Submit([request]))]
+
+
+def test_an_answer_larger_than_the_socket_takes_arrives_whole_and_before_the_next(channel, clients):
+    data = bytes(range(256)) * (1 << 14)
+    large = Output(1, finish_reason=FinishReason.ENCODED, arrays={"last": Array((1 << 20,), data)})
+    channel.send([(0, large), (2, Output(7, (4,)))], STATS)
+    channel.send([(0, Output(2, (3,)))], STATS)
+    came: list[Output] = []
+
+    def read() -> None:
+        for message in clients[0].outputs():
+            came.extend(message.outputs)
+            if len(came) == 2:
+                return
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    while reading.is_alive():
+        channel.receive(0.01)
+    assert came == [large, Output(2, (3,))]
+    assert next(clients[2].outputs()).outputs == [Output(7, (4,))]
