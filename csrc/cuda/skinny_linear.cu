@@ -41,43 +41,16 @@ void run(Choose* choose, const SkinnyProduct& product, DType out_dtype) {
   choose(product)(product);
 }
 
-void run_linear(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
-                const std::optional<Tensor>& bias, int64_t stream) {
-  SkinnyProduct product("skinny_linear", out, x, weight, stream);
-  product.bias = pointer_to(bias);
-  run(choose, product, x.dtype);
+void run_activated(Choose* choose, SkinnyProduct product, const std::string& kind, bool is_gated) {
+  product.activate(kind, is_gated);
+  run(choose, product, product.x.dtype);
 }
 
-void run_activated(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
-                   const std::optional<Tensor>& bias, const std::string& kind, int64_t stream) {
-  SkinnyProduct product("skinny_activated_linear", out, x, weight, stream);
-  product.bias = pointer_to(bias);
-  product.activation = activation_of(product.op, kind);
-  run(choose, product, x.dtype);
-}
-
-void run_gated(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
-               const std::optional<Tensor>& bias, const std::string& kind, int64_t stream) {
-  SkinnyProduct product("skinny_gated_linear", out, x, weight, stream);
-  product.bias = pointer_to(bias);
-  product.activation = activation_of(product.op, kind);
-  product.is_gated = true;
-  run(choose, product, x.dtype);
-}
-
-void run_sum(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
-             const Tensor& second_x, const Tensor& second_weight, const std::optional<Tensor>& bias,
-             int64_t stream) {
-  SkinnyProduct product("skinny_linear_sum", out, x, weight, stream);
-  product.bias = pointer_to(bias);
+void run_sum(Choose* choose, SkinnyProduct product, const Tensor& second_x,
+             const Tensor& second_weight) {
   product.second_x = &second_x;
   product.second_weight = &second_weight;
-  run(choose, product, x.dtype);
-}
-
-void run_logits(Choose* choose, const Tensor& out, const Tensor& x, const Tensor& weight,
-                int64_t stream) {
-  run(choose, SkinnyProduct("skinny_logits", out, x, weight, stream), DType::kFloat32);
+  run(choose, product, product.x.dtype);
 }
 
 // x and weight, or the second ones of a sum.
@@ -125,58 +98,58 @@ void check_skinny(const SkinnyProduct& product) {
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run_linear(best, out, x, weight, bias, stream);
+  run(best, {"skinny_linear", out, x, weight, bias, stream}, x.dtype);
 }
 
 void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                              const std::optional<Tensor>& bias, const std::string& kind,
                              int64_t stream) {
-  run_activated(best, out, x, weight, bias, kind, stream);
+  run_activated(best, {"skinny_activated_linear", out, x, weight, bias, stream}, kind, false);
 }
 
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream) {
-  run_gated(best, out, x, weight, bias, kind, stream);
+  run_activated(best, {"skinny_gated_linear", out, x, weight, bias, stream}, kind, true);
 }
 
 void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
                        const Tensor& second_x, const Tensor& second_weight,
                        const std::optional<Tensor>& bias, int64_t stream) {
-  run_sum(best, out, x, weight, second_x, second_weight, bias, stream);
+  run_sum(best, {"skinny_linear_sum", out, x, weight, bias, stream}, second_x, second_weight);
 }
 
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run_logits(best, out, x, weight, stream);
+  run(best, {"skinny_logits", out, x, weight, {}, stream}, DType::kFloat32);
 }
 
 namespace sm80 {
 
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream) {
-  run_linear(older, out, x, weight, bias, stream);
+  run(older, {"skinny_linear", out, x, weight, bias, stream}, x.dtype);
 }
 
 void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                              const std::optional<Tensor>& bias, const std::string& kind,
                              int64_t stream) {
-  run_activated(older, out, x, weight, bias, kind, stream);
+  run_activated(older, {"skinny_activated_linear", out, x, weight, bias, stream}, kind, false);
 }
 
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream) {
-  run_gated(older, out, x, weight, bias, kind, stream);
+  run_activated(older, {"skinny_gated_linear", out, x, weight, bias, stream}, kind, true);
 }
 
 void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
                        const Tensor& second_x, const Tensor& second_weight,
                        const std::optional<Tensor>& bias, int64_t stream) {
-  run_sum(older, out, x, weight, second_x, second_weight, bias, stream);
+  run_sum(older, {"skinny_linear_sum", out, x, weight, bias, stream}, second_x, second_weight);
 }
 
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream) {
-  run_logits(older, out, x, weight, stream);
+  run(older, {"skinny_logits", out, x, weight, {}, stream}, DType::kFloat32);
 }
 
 }  // namespace sm80

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "core/tensor.h"
 #include "cuda/activation.cuh"
@@ -19,7 +20,7 @@ struct SkinnyProduct {
   const Tensor& out;  // the type of x, or float32 without an activation
   const Tensor &x, &weight;
   const Tensor* scale = nullptr;  // of int8 weights
-  const Tensor* bias = nullptr;
+  const Tensor* bias;
   std::optional<Activation> activation = {};
   // Whether the activation is that of the first half of the sums, which multiply the second one.
   bool is_gated = false;
@@ -28,13 +29,14 @@ struct SkinnyProduct {
   int64_t stream;
 
   SkinnyProduct(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
-                int64_t stream)
-      : op(op), out(out), x(x), weight(weight), stream(stream) {}
-};
+                const std::optional<Tensor>& bias, int64_t stream)
+      : op(op), out(out), x(x), weight(weight), bias(bias ? &*bias : nullptr), stream(stream) {}
 
-inline const Tensor* pointer_to(const std::optional<Tensor>& tensor) {
-  return tensor ? &*tensor : nullptr;
-}
+  void activate(const std::string& kind, bool gated) {
+    activation = activation_of(op, kind);
+    is_gated = gated;
+  }
+};
 
 // All but the types of out and weight.
 void check_skinny(const SkinnyProduct& product);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear_int8, its gated form and skinny_logits_int8: weights of one byte, widened between
+// skinny_linear_int8, its other forms and skinny_logits_int8: weights of one byte, widened between
 // shared memory and the product; the scale of a row multiplies its sum.
 #include "cuda/launchers.h"
 #include "cuda/skinny_linear.h"
@@ -8,9 +8,9 @@
 namespace ft::cuda {
 namespace {
 
-void run(const SkinnyProduct& product, DType out_dtype) {
+void run(SkinnyProduct product, const Tensor& scale, DType out_dtype) {
   const char* const op = product.op;
-  const Tensor& scale = *product.scale;
+  product.scale = &scale;
   check_dtype(op, "out", product.out, out_dtype);
   check_dtype(op, "weight", product.weight, DType::kInt8);
   check_skinny(product);
@@ -26,42 +26,34 @@ void run(const SkinnyProduct& product, DType out_dtype) {
   });
 }
 
+void run_activated(SkinnyProduct product, const Tensor& scale, const std::string& kind,
+                   bool is_gated) {
+  product.activate(kind, is_gated);
+  run(product, scale, product.x.dtype);
+}
+
 }  // namespace
 
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream) {
-  SkinnyProduct product("skinny_linear_int8", out, x, weight, stream);
-  product.scale = &scale;
-  product.bias = pointer_to(bias);
-  run(product, x.dtype);
+  run({"skinny_linear_int8", out, x, weight, bias, stream}, scale, x.dtype);
 }
 
 void skinny_activated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                                   const Tensor& scale, const std::optional<Tensor>& bias,
                                   const std::string& kind, int64_t stream) {
-  SkinnyProduct product("skinny_activated_linear_int8", out, x, weight, stream);
-  product.scale = &scale;
-  product.bias = pointer_to(bias);
-  product.activation = activation_of(product.op, kind);
-  run(product, x.dtype);
+  run_activated({"skinny_activated_linear_int8", out, x, weight, bias, stream}, scale, kind, false);
 }
 
 void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                               const Tensor& scale, const std::optional<Tensor>& bias,
                               const std::string& kind, int64_t stream) {
-  SkinnyProduct product("skinny_gated_linear_int8", out, x, weight, stream);
-  product.scale = &scale;
-  product.bias = pointer_to(bias);
-  product.activation = activation_of(product.op, kind);
-  product.is_gated = true;
-  run(product, x.dtype);
+  run_activated({"skinny_gated_linear_int8", out, x, weight, bias, stream}, scale, kind, true);
 }
 
 void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, int64_t stream) {
-  SkinnyProduct product("skinny_logits_int8", out, x, weight, stream);
-  product.scale = &scale;
-  run(product, DType::kFloat32);
+  run({"skinny_logits_int8", out, x, weight, {}, stream}, scale, DType::kFloat32);
 }
 
 }  // namespace ft::cuda

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The instructions of Hopper that have no C++ name: bulk tensor copies and what they count in,
-// warpgroup products. (PTX ISA 8.x, sections "mbarrier", "cp.async.bulk.tensor", "wgmma".) Only for
-// sm_90a.
+// The instructions of Hopper that have no C++ name: bulk tensor copies and what they count in. (PTX
+// ISA 8.x, sections "mbarrier", "cp.async.bulk.tensor".) From sm_90 on.
 #pragma once
 
 #include <cuda.h>
@@ -34,14 +33,20 @@ __device__ __forceinline__ void barrier_expect(uint64_t* barrier, int bytes) {
                : "memory");
 }
 
-// Boxes of a matrix, side by side from box `box` on, their first row is `row`. (cuda/tensor_map.h)
-__device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int row, int box,
-                                           uint64_t* barrier, uint64_t cache_hint) {
+// The box of a tensor that starts at these coordinates, those of the innermost dimension first.
+__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x0, int x1, int x2,
+                                         uint64_t* barrier, uint64_t cache_hint) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
-      "l"(&map), "r"(0), "r"(row), "r"(box), "r"(shared_address(barrier)), "l"(cache_hint)
+      "l"(&map), "r"(x0), "r"(x1), "r"(x2), "r"(shared_address(barrier)), "l"(cache_hint)
       : "memory");
+}
+
+// Boxes of a matrix, side by side from box `box` on, their first row is `row`. (cuda/tensor_map.h)
+__device__ __forceinline__ void copy_boxes(void* to, const CUtensorMap& map, int row, int box,
+                                           uint64_t* barrier, uint64_t cache_hint) {
+  copy_box(to, map, 0, row, box, barrier, cache_hint);
 }
 
 // The same of a matrix of several parts: `row` is that of every part.
@@ -54,17 +59,7 @@ __device__ __forceinline__ void copy_part_boxes(void* to, const CUtensorMap& map
       : "memory");
 }
 
-// The box of a tensor that starts at these coordinates, those of the innermost dimension first.
-__device__ __forceinline__ void copy_box(void* to, const CUtensorMap& map, int x0, int x1, int x2,
-                                         uint64_t* barrier, uint64_t cache_hint) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(shared_address(to)),
-      "l"(&map), "r"(x0), "r"(x1), "r"(x2), "r"(shared_address(barrier)), "l"(cache_hint)
-      : "memory");
-}
-
-// The same of a cache's block of keys: groups of eight from group `group` of the page on.
+// A cache's block of keys: groups of eight from group `group` of the page on.
 __device__ __forceinline__ void copy_keys(void* to, const CUtensorMap& map, int group, int page,
                                           uint64_t* barrier, uint64_t cache_hint) {
   asm volatile(

@@ -121,19 +121,20 @@ class TritonServer:
     variables: dict[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes]" = field(init=False)
     _folder: "tempfile.TemporaryDirectory[str]" = field(init=False)
+    _installation: Installation = field(init=False)
     _num_starts: int = 0
 
     def __enter__(self) -> "TritonServer":
         self._folder = tempfile.TemporaryDirectory(prefix="tritonserver-")
-        write_backends(find_installation(), self._backends)
+        self._installation = find_installation()
+        write_backends(self._installation, self._backends)
         self._start()
         return self
 
     def _start(self) -> None:
-        installation = find_installation()
         command = [
             *self.prefix,
-            str(installation.program),
+            str(self._installation.program),
             f"--backend-directory={self._backends}",
             f"--model-repository={self.repository}",
             f"--http-address={self.host}",
@@ -150,7 +151,7 @@ class TritonServer:
                 command,
                 stdout=log,
                 stderr=log,
-                env=environment(installation) | self.variables,
+                env=environment(self._installation) | self.variables,
                 start_new_session=True,
             )
         self._num_starts += 1

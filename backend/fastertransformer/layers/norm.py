@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Sums, and normalisation, fused with the residual sum before it."""
+"""Normalisation, alone or fused with the residual sum before it."""
 
 from torch import Tensor
 
@@ -38,9 +38,3 @@ class LayerNorm:
 
 
 NormLayer = RmsNorm | LayerNorm
-
-
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """`x` [T, H] after `y` was added to it in place."""
-    ops.add(x, y)
-    return x

@@ -17,7 +17,7 @@ from ..layers.encoder_attention import EncoderMetadata
 from ..layers.linear import LinearSum
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
-from ..layers.norm import NormLayer, add
+from ..layers.norm import NormLayer
 from ..parallel.comm import Communicator
 from .spec import Residual
 
@@ -76,8 +76,7 @@ class Block(Generic[Metadata, Context]):
             mlp = partial(self.mlp, ia3_rows=metadata.ia3_rows)
 
         def both(y: Tensor, z: Tensor) -> Tensor:
-            if self.pair is None:
-                return add(attends["norm1"](y), mlp(z))
+            assert self.pair is not None
             attended = self.pair.attention(y, metadata, *args, **kwargs)
             return self.pair.output(attended, self.pair.mlp(z, metadata.ia3_rows))
 

@@ -96,7 +96,9 @@ class BlockBuilder:
         norms = topology.norms if cross_attention is None else (*topology.norms, "cross_norm")
         mlp = self._mlp(place) if moe is None else self._moe(place, moe)
         pair = None
-        if topology.is_parallel and isinstance(attention, Attention) and isinstance(mlp, Mlp):
+        if topology.is_parallel:
+            assert isinstance(attention, Attention)
+            assert isinstance(mlp, Mlp)
             pair = Pair(attention.inner, mlp.inner, LinearSum(attention.output, mlp.down))
         return Block(
             topology=topology,

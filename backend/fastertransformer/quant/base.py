@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from .. import ops
+
 
 class Weight(Protocol):
     """A matrix [N, K] in some format."""
@@ -34,3 +36,10 @@ class Weight(Protocol):
     def logits(self, x: Tensor) -> Tensor:
         """x [M, K] -> x @ weight^T [M, N] in float32."""
         ...
+
+
+def sum_of_products(weight: Weight, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
+    """`Weight.matmul_sum` one product after the other, which any two formats can."""
+    result = weight.matmul(x, bias)
+    ops.add(result, other.matmul(other_x, None))
+    return result

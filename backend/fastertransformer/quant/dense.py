@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
-from .base import Weight
+from .base import Weight, sum_of_products
 
 
 class DenseWeight:
@@ -38,9 +38,7 @@ class DenseWeight:
                 return ops.skinny_linear_sum(x, self.tensor, other_x, other.tensor, bias)
             if x.shape[0] > max(self._skinny_rows, other._skinny_rows):
                 return linear(x, self.tensor, bias).addmm_(other_x, other.tensor.T)
-        result = self.matmul(x, bias)
-        ops.add(result, other.matmul(other_x, None))
-        return result
+        return sum_of_products(self, x, other, other_x, bias)
 
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:

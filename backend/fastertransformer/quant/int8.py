@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
-from .base import Weight
+from .base import Weight, sum_of_products
 
 _LARGEST = 127
 _ROWS_AT_A_TIME = 1024
@@ -69,9 +69,7 @@ class Int8Weight:
 
     def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
         """Two products, since each has scales of its own."""
-        result = self.matmul(x, bias)
-        ops.add(result, other.matmul(other_x, None))
-        return result
+        return sum_of_products(self, x, other, other_x, bias)
 
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ....models.spec import ModelSpec, Residual
+from ....models.block import TOPOLOGIES
+from ....models.spec import ModelSpec
 from ....ops.registry import OPS
 from ..timing import Call
 from .case import Arguments, Case, Inputs
 
-_PARALLEL = (Residual.PARALLEL, Residual.PARALLEL_ONE_NORM)
 _LOGIT_BYTES = 4
 _SCALE_BYTES = 4
 
@@ -37,9 +37,8 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
         for role, (n, k) in matrices(spec).items():
             yield _linear(role, m, n, k, itemsize)
             yield _linear_int8(role, m, n, k, itemsize)
-        activated = _gated if spec.gated_mlp else _activated
-        yield from activated(m, *matrices(spec)["up"], spec.activation, itemsize)
-        if spec.residual in _PARALLEL:
+        yield from _activated(m, *matrices(spec)["up"], spec.activation, spec.gated_mlp, itemsize)
+        if TOPOLOGIES[spec.residual].is_parallel:
             yield _sum(m, *matrices(spec)["output"], matrices(spec)["down"][1], itemsize)
         yield _logits(m, spec.vocab_size, spec.hidden_size, itemsize)
         yield _logits_int8(m, spec.vocab_size, spec.hidden_size, itemsize)
@@ -71,7 +70,13 @@ def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
     )
 
 
-def _activated(m: int, n: int, k: int, kind: str, itemsize: int) -> Iterator[Case]:
+def _activated(m: int, n: int, k: int, kind: str, is_gated: bool, itemsize: int) -> Iterator[Case]:
+    role, op, peer = (
+        ("gate_up", "skinny_gated_linear", OPS["gated_activation"])
+        if is_gated
+        else ("up", "skinny_activated_linear", OPS["activation"])
+    )
+
     def make(inputs: Inputs) -> Arguments:
         return inputs.normal(m, k), inputs.normal(n, k), None, kind
 
@@ -80,14 +85,12 @@ def _activated(m: int, n: int, k: int, kind: str, itemsize: int) -> Iterator[Cas
 
     def make_peer(inputs: Inputs) -> Call:
         x, weight, bias, _ = make(inputs)
-        return lambda: OPS["activation"].body(linear(x, weight, bias), kind)
+        return lambda: peer.body(linear(x, weight, bias), kind)
 
-    sizes, tokens = f"up {n}x{k} {kind} M={m}", (m * k + m * n) * itemsize
-    case = partial(Case, sizes=sizes, flops=2 * m * n * k)
-    yield case(
-        op="skinny_activated_linear", make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer
-    )
-    yield case(op="skinny_activated_linear_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens)
+    tokens = (m * k + m * n // (2 if is_gated else 1)) * itemsize
+    case = partial(Case, sizes=f"{role} {n}x{k} {kind} M={m}", flops=2 * m * n * k)
+    yield case(op=op, make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer)
+    yield case(op=f"{op}_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens)
 
 
 def _sum(m: int, n: int, k: int, second_k: int, itemsize: int) -> Case:
@@ -108,23 +111,6 @@ def _sum(m: int, n: int, k: int, second_k: int, itemsize: int) -> Case:
         flops=2 * m * n * columns,
         make_peer=make_peer,
     )
-
-
-def _gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Iterator[Case]:
-    def make(inputs: Inputs) -> Arguments:
-        return inputs.normal(m, k), inputs.normal(n, k), None, kind
-
-    def make_int8(inputs: Inputs) -> Arguments:
-        return inputs.normal(m, k), *_int8(inputs, n, k), None, kind
-
-    def make_peer(inputs: Inputs) -> Call:
-        x, weight, bias, _ = make(inputs)
-        return lambda: OPS["gated_activation"].body(linear(x, weight, bias), kind)
-
-    sizes, tokens = f"gate_up {n}x{k} {kind} M={m}", (m * k + m * n // 2) * itemsize
-    case = partial(Case, sizes=sizes, flops=2 * m * n * k)
-    yield case(op="skinny_gated_linear", make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer)
-    yield case(op="skinny_gated_linear_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens)
 
 
 def _logits(m: int, n: int, k: int, itemsize: int) -> Case:
