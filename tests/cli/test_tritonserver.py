@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A tritonserver that aborts while it starts: once in a while, or for good."""
+"""A tritonserver while it starts: it aborts once in a while, or for good, or a signal comes."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from triton_process import bundled_server, free_ports
 
-from fastertransformer.cli.tritonserver import START_ABORT, Ports, ServerError, TritonServer
+from fastertransformer.cli.tritonserver import START_ABORT, Ports, ServerError, TritonServer, signals_held
 
 FAILS_SO_OFTEN = """#!/bin/sh
 echo start >> "$0.starts"
@@ -42,3 +43,21 @@ def test_what_does_not_pass_is_told(tmp_path, monkeypatch, count, text):
     with pytest.raises(ServerError, match=f"code -6:\n.*{text}"):
         start(tmp_path, monkeypatch, count, text)
     assert len((tmp_path / "bin" / "tritonserver.starts").read_text().splitlines()) == count
+
+
+def raise_while_held(number: signal.Signals, reached: list[int]) -> None:
+    with signals_held():
+        signal.raise_signal(number)
+        reached.append(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_process_is_known(number):
+    before, reached = signal.signal(number, signal.default_int_handler), []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            raise_while_held(number, reached)
+        assert reached == [number]
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,6 +105,22 @@ def environment(installation: Installation) -> dict[str, str]:
     }
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Handlers of signals run at the end: no process is left that was started and not yet known."""
+    came: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # handlers run in no other
+    numbers = [n for n in signal.valid_signals() if is_main and callable(signal.getsignal(n))]
+    handlers = {number: signal.signal(number, lambda found, _: came.append(found)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for found in came:
+        signal.raise_signal(found)
+
+
 @dataclass(slots=True)
 class TritonServer:
     """A running tritonserver; a context that ends with it.
@@ -122,13 +140,19 @@ class TritonServer:
     process: "subprocess.Popen[bytes]" = field(init=False)
     _folder: "tempfile.TemporaryDirectory[str]" = field(init=False)
     _installation: Installation = field(init=False)
+    _undo: ExitStack = field(init=False)
     _num_starts: int = 0
 
     def __enter__(self) -> "TritonServer":
         self._folder = tempfile.TemporaryDirectory(prefix="tritonserver-")
         self._installation = find_installation()
-        write_backends(self._installation, self._backends)
-        self._start()
+        with ExitStack() as undo:
+            undo.callback(self._folder.cleanup)
+            write_backends(self._installation, self._backends)
+            with signals_held():
+                self._start()
+                undo.callback(self.stop)
+            self._undo = undo.pop_all()
         return self
 
     def _start(self) -> None:
@@ -157,8 +181,7 @@ class TritonServer:
         self._num_starts += 1
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
-        self._folder.cleanup()
+        self._undo.close()
 
     @property
     def _backends(self) -> Path:
@@ -178,7 +201,8 @@ class TritonServer:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 if START_ABORT in self.log and self._num_starts < _MOST_STARTS:
-                    self._start()
+                    with signals_held():
+                        self._start()
                     continue
                 raise ServerError(
                     f"tritonserver ended with code {self.process.returncode}:\n{self.explanation()}"
