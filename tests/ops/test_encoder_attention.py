@@ -97,9 +97,11 @@ def test_tiles_of_128_queries(kernels, head_dim, dtype):
 
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_sequence_gets_the_same_alone(kernels, dtype):
-    """Bit for bit, in whatever company."""
-    given = arguments(LENGTHS, dtype=dtype, reach=20)
+@pytest.mark.parametrize("reach", [0, 20])
+@pytest.mark.parametrize("num_heads", [3, 40])
+def test_a_sequence_gets_the_same_alone(kernels, dtype, reach, num_heads):
+    """Bit for bit, in whatever company, also where one alone is too little for the same tiles."""
+    given = arguments(LENGTHS, num_heads, dtype=dtype, reach=reach)
     q, k, v, bounds, _, scale, bias = given
     together = attend(kernels, given)
     for start, end in pairwise(bounds.tolist()):
@@ -107,6 +109,25 @@ def test_a_sequence_gets_the_same_alone(kernels, dtype):
         rows = (x[start:end] for x in (q, k, v))
         result = attend(kernels, [*rows, alone, end - start, scale, bias])
         assert torch.equal(result, together[start:end])
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_what_is_no_number_stays_in_its_sequence(kernels, head_dim, dtype):
+    lengths = [70, 9, 130, 20, 200, 1]
+    given = arguments(lengths, head_dim=head_dim, dtype=dtype)
+    expected = attend(kernels, given)
+    q, k, v, bounds, *_ = given
+    for start, end, wrong in ((70, 79, torch.nan), (209, 229, torch.inf)):
+        assert (start, end) in pairwise(bounds.tolist())
+        for x in (q, k, v):
+            x[start:end] = wrong
+        expected[start:end] = 0
+    result = attend(kernels, given)
+    for start, end in ((70, 79), (209, 229)):
+        result[start:end] = 0
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("kernels", SETS)

@@ -12,6 +12,7 @@ void launch_encoder(const EncoderAttention<T>& attention, bool is_plain, int64_t
     if (!is_plain && is_relative) {
       return launch_prefill_heads<RelativeScore, 1, 64, 128>(attention, stream);
     }
+    if (!is_plain && launch_encoder_sm90(attention, stream)) return;
     if (!is_plain) return launch_prefill_heads<Score, 2, 32, 64, 96, 128>(attention, stream);
   }
   if (is_relative) return launch_plain_with<RelativeScore>(attention, false, stream);

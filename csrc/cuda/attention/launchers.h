@@ -41,6 +41,11 @@ void launch_plain(const Attention<T>& attention, bool skip_single, int64_t strea
 // Packed sequences; `is_plain`: also what the tensor cores do not take, any type and alignment.
 template <typename T>
 void launch_encoder(const EncoderAttention<T>& attention, bool is_plain, int64_t stream);
+// The same without relative bias on Hopper; false if it does not take this head size or device. T
+// is a 16-bit type.
+template <typename T>
+bool launch_encoder_sm90(const EncoderAttention<T>& attention, int64_t stream);
+
 template <typename T>
 void launch_disentangled(const DisentangledAttention<T>& attention, bool is_plain, int64_t stream);
 

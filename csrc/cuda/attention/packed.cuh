@@ -10,6 +10,8 @@ namespace ft::cuda {
 // k and v [T, N, D] have the same strides.
 template <typename T>
 struct PackedAttention : Queries<T> {
+  static constexpr bool kIsPaged = false;
+
   const T* k;
   const T* v;
   int64_t key_stride, key_head_stride;

@@ -13,15 +13,16 @@ namespace ft::cuda::prefill_sm90 {
 
 // A lane has two rows, `half` 0 and 1, lane / 4 and lane / 4 + 8 of the warp's 16; accumulator i
 // belongs to half i / 2 % 2 and column i / 4 * 8 + lane % 4 * 2 + i % 2.
-template <typename T, int kHeadDim>
+template <typename A, typename S>
 class Rows {
-  using S = Shape<kHeadDim>;
+  using T = typename A::Element;
+  static constexpr int kHeadDim = S::kHeadDim;
   static constexpr int kTileKeys = S::kTileKeys;
   static constexpr int kScores = kTileKeys / 2, kSums = kHeadDim / 2;
   static constexpr int kSteps = kTileKeys / 16;
 
  public:
-  __device__ Rows(const Attention<T>& a, int warpgroup)
+  __device__ Rows(const A& a, int warpgroup)
       : a_(a),
         score_(a),
         first_row_(warpgroup * kWarpgroupRows),
@@ -44,13 +45,13 @@ class Rows {
     for (int k = 0; k < kHeadDim / 16; ++k) {
       const int strip = k / 4, bytes = k % 4 * 32;
       device::multiply_rows<T>(scores_, rows + (strip * S::kQueryStripBytes + bytes) / 16,
-                               columns + (strip * kGroupBytes + bytes) / 16, k > 0);
+                               columns + (strip * S::kKeyStripBytes + bytes) / 16, k > 0);
     }
     device::products_commit();
   }
 
   __device__ void start_sums(const char* values) {
-    const uint64_t columns = device::strip_descriptor(values, S::kKeyGroupBytes, kGroupBytes);
+    const uint64_t columns = device::strip_descriptor(values, S::kKeyGroupBytes, S::kKeyStripBytes);
     device::pin(weights_);
     device::pin(sums_);
     device::products_fence();
@@ -217,7 +218,7 @@ class Rows {
     }
   }
 
-  const Attention<T>& a_;
+  const A& a_;
   const Score score_;
   const int first_row_, row_;
   float best_[2], total_[2], correction_[2];  // best: times the exponent's factor
