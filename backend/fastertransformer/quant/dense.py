@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Weights in the model's own data type."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
 from .base import Weight, sum_of_products
+
+_EPILOGUES = {"gelu_tanh": True, "relu": False}
+"""What cuBLAS applies to the sums of a product with a bias, and whether torch calls it a GELU."""
 
 
 class DenseWeight:
@@ -15,6 +19,8 @@ class DenseWeight:
         self.tensor = tensor.contiguous()
         self._skinny_rows = ops.skinny_rows(self.tensor)
         self._fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
+        has_epilogues = tensor.is_cuda and tensor.dtype != torch.float32
+        self._epilogues = _EPILOGUES if has_epilogues else {}
 
     @property
     def num_bytes(self) -> int:
@@ -29,6 +35,9 @@ class DenseWeight:
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._fused_rows:
             return ops.skinny_activated_linear(x, self.tensor, bias, kind)
+        if bias is not None and kind in self._epilogues:
+            use_gelu = self._epilogues[kind]
+            return torch._addmm_activation(bias, x, self.tensor.T, use_gelu=use_gelu)
         return ops.activation(self.matmul(x, bias), kind)
 
     def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
