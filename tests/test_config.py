@@ -25,6 +25,9 @@ def test_what_was_given_stays_on_every_device():
     assert (cpu.data_type, gpu.data_type) == ("fp32", "bf16")
     assert 0 < cpu.max_num_seqs < gpu.max_num_seqs
     assert 0 < cpu.max_num_batched_tokens < gpu.max_num_batched_tokens
+    encoder = on_device(left, "cuda", encodes=True)
+    assert encoder.max_num_batched_tokens > gpu.max_num_batched_tokens
+    assert on_device(left, "cpu", encodes=True) == cpu
 
 
 def test_unknown_data_type():

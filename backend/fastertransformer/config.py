@@ -191,16 +191,18 @@ def resolve_data_type(data_type: str, device: str) -> str:
     return {"cpu": "fp32", "cuda": "bf16"}[device] if data_type == "auto" else data_type
 
 
-def on_device(config: EngineConfig, device: str) -> EngineConfig:
+def on_device(config: EngineConfig, device: str, encodes: bool = False) -> EngineConfig:
     """`config` with what depends on the device decided.
 
     A GPU needs thousands of tokens for its matrix rate; a CPU reaches its own with few, and a step of many
-    would let all others wait.
+    would let all others wait. Nobody waits for a next token where a model only encodes.
 
     Args:
         device: where the model computes, cpu or cuda.
+        encodes: whether it generates nothing.
     """
-    max_num_seqs, max_num_batched_tokens = {"cpu": (64, 512), "cuda": (256, 8192)}[device]
+    tokens_on_gpu = 16384 if encodes else 8192
+    max_num_seqs, max_num_batched_tokens = {"cpu": (64, 512), "cuda": (256, tokens_on_gpu)}[device]
     return msgspec.structs.replace(
         config,
         data_type=resolve_data_type(config.data_type, device),

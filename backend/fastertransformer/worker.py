@@ -28,7 +28,7 @@ from .engine.engine import Clients, Engine, Runner, follow
 from .engine.scheduler import Scheduler
 from .errors import ModelLoadError
 from .messages import EncoderInfo, EngineInfo, PromptKind, PromptLearning
-from .models import EncoderModel, Model, Prompts, load, load_prompts
+from .models import EncoderModel, Model, Prompts, encodes, load, load_prompts
 from .parallel.world import LocalWorld, World
 from .runtime.device import choose_device
 from .runtime.encode_runner import EncodeRunner
@@ -79,7 +79,7 @@ def run(config: EngineConfig, world: World, socket_path: str) -> None:
     Raises:
         ModelLoadError: before anything is served.
     """
-    config = configuration.on_device(config, world.device.type)
+    config = configuration.on_device(config, world.device.type, encodes(config))
     rank = load_rank(config, world)
     gc.collect()
     gc.freeze()  # what is loaded stays: no step shall wait for a collection that looks through it

@@ -4,7 +4,7 @@
 from ..layers.attention import CrossMetadata, StepMetadata
 from ..layers.encoder_attention import AttentionMaps, EncoderMetadata
 from .encoding.model import ATTENTIONS, EncoderModel
-from .loader import encoding_outputs, load
+from .loader import encodes, encoding_outputs, load
 from .prompts import Prompts, load_prompts
 from .transformer import Model
 
@@ -17,6 +17,7 @@ __all__ = [
     "Model",
     "Prompts",
     "StepMetadata",
+    "encodes",
     "encoding_outputs",
     "load",
     "load_prompts",

@@ -60,6 +60,12 @@ def load(
     return model
 
 
+def encodes(config: EngineConfig) -> bool:
+    """Whether the model encodes and does not generate. Raises: ModelLoadError: as `family_of`."""
+    checkpoint = open_checkpoint(config.model_checkpoint_path, config.load_format)
+    return family_of(checkpoint, config.model_type).encoding is not None
+
+
 def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str, ...]:
     """What a model that encodes gives; nothing where it generates.
 

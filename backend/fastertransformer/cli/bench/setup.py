@@ -54,9 +54,10 @@ def prepared(
         folder = path or stack.enter_context(shape_folder(shape))
         load_format = "dummy" if shape or dummy_weights else "auto"
         device = choose_device(given.get("device", "auto"))
-        parameters = _parameters(folder, given | {"load_format": load_format}, batches, device.type)
+        spec, kind = read_model(folder, load_format, given.get("model_type", ""))
+        given = given | {"load_format": load_format}
+        parameters = _parameters(folder, given, batches, device.type, kind is Kind.ENCODER)
         config = configuration.from_triton(parameters)
-        spec, kind = read_model(folder, load_format, config.model_type)
         with errors.status("Measuring the machine"):
             machine = measure_machine(device, config.data_type, config.num_threads)
         yield Setup(
@@ -70,7 +71,9 @@ def prepared(
         )
 
 
-def _parameters(folder: Path, given: dict[str, str], batches: list[int], device: str) -> dict[str, str]:
+def _parameters(
+    folder: Path, given: dict[str, str], batches: list[int], device: str, encodes: bool
+) -> dict[str, str]:
     parameters = {
         "model_checkpoint_path": str(folder.resolve()),
         "enable_kv_cache_reuse": "false",  # a repeated workload must compute its prompts again
@@ -78,7 +81,7 @@ def _parameters(folder: Path, given: dict[str, str], batches: list[int], device:
     }
     if parameters.get("num_threads", "0") == "0":
         parameters["num_threads"] = str(len(os.sched_getaffinity(0)))
-    config = configuration.on_device(configuration.from_triton(parameters), device)
+    config = configuration.on_device(configuration.from_triton(parameters), device, encodes)
     together = config.max_num_seqs if "max_num_seqs" in given else max([config.max_num_seqs, *batches])
     return parameters | {
         "data_type": config.data_type,
