@@ -2,7 +2,8 @@
 """A layer of the transformer, and the ways in which its sublayers meet the residual stream.
 
 Every way takes `x`, what the layer before left, adds it to `residual` in place, and returns what it leaves
-to be added itself: so a norm and the sum before it are one pass. Sublayers return this rank's part of a sum.
+to be added itself: so a norm and the sum before it are one pass. Where a norm is behind the sum, what a layer
+leaves replaces the stream instead. Sublayers return this rank's part of a sum.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ class Block(Generic[Metadata, Context]):
         *args: Context.args,
         **kwargs: Context.kwargs,
     ) -> Tensor:
-        """[T, H] each: adds `x` to `residual` in place; returns what is left to add."""
+        """[T, H] each: adds `x` to `residual` in place; returns what is left to add. Both are overwritten."""
         attends: dict[str, Sublayer] = {"norm1": lambda y: self.attention(y, metadata, *args, **kwargs)}
         cross_attention = self.cross_attention
         if cross_attention is not None:
@@ -81,6 +82,11 @@ class Block(Generic[Metadata, Context]):
             return self.pair.output(attended, self.pair.mlp(z, metadata.ia3_rows))
 
         return self.topology.forward(self, x, residual, Sublayers(attends, mlp, both))
+
+    def settle(self, residual: Tensor) -> None:
+        """Behind the last layer: what that left is to be added to `residual`, in every topology."""
+        if self.topology.replaces:
+            residual.zero_()
 
     def normed(self, role: str, x: Tensor | None, residual: Tensor) -> Tensor:
         """residual += x in place; the norm of the sum."""
@@ -115,6 +121,8 @@ class Topology:
     is_parallel: bool = False
     """Attention and MLP are added up."""
     adapters: tuple[str, ...] = ()
+    replaces: bool = False
+    """What a layer leaves is the stream, and what lies in `residual` counts no more."""
 
 
 def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
@@ -126,12 +134,10 @@ def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) ->
 
 def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r = norm1(r + attention(r)), for each attention; r = norm2(r + mlp(r))"""
-    stream = residual if x is None else residual.add_(x)
+    stream = residual if x is None else x
     for norm, attend in own.attends.items():
         stream = block.normed(norm, block.group.all_reduce(attend(stream)), stream)
-    output = block.normed("norm2", block.group.all_reduce(own.mlp(stream)), stream)
-    residual.zero_()  # the norm replaces the stream instead of adding to it
-    return output
+    return block.normed("norm2", block.group.all_reduce(own.mlp(stream)), stream)
 
 
 def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
@@ -163,7 +169,7 @@ def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers
 
 TOPOLOGIES = {
     Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True),
-    Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True),
+    Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True, replaces=True),
     Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2"), is_parallel=True),
     Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",), is_parallel=True),
     Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),

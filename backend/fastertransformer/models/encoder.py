@@ -34,4 +34,5 @@ class Encoder:
         for block in self.blocks:
             x = block(x, hidden, metadata)
         assert x is not None
+        self.blocks[-1].settle(hidden)
         return hidden.add_(x) if self.final_norm is None else self.final_norm.add(x, hidden)

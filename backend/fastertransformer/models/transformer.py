@@ -113,6 +113,7 @@ class Model:
         for block, layer_cache in zip(self.blocks, layer_caches, strict=True):
             x = block(x, hidden, metadata, layer_cache)
         assert x is not None
+        self.blocks[-1].settle(hidden)
         return x
 
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
