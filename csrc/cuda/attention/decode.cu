@@ -6,7 +6,7 @@
 
 namespace ft::cuda {
 
-template void launch_decode(const Attention<__nv_bfloat16>&, int, int64_t);
-template void launch_decode(const Attention<__half>&, int, int64_t);
+template void launch_decode(const DecodeAttention<__nv_bfloat16>&, int, int64_t);
+template void launch_decode(const DecodeAttention<__half>&, int, int64_t);
 
 }  // namespace ft::cuda

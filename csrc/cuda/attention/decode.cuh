@@ -6,7 +6,8 @@
 // only the newest key is of this step, all others were written before the step began. What warps
 // leave of an item is merged head by head, a warp for each, while the others go on. The chunks of a
 // longer sequence leave their states in the workspace, and the warp that comes last merges them in
-// the order of the chunks.
+// the order of the chunks. The kernel may be given the step's keys and values itself: then even the
+// group of the newest key is copied early, but for its row.
 // (Flash-Decoding, pytorch.org/blog/flash-decoding; Dao et al., arXiv 2205.14135)
 #pragma once
 
@@ -14,6 +15,7 @@
 
 #include "cuda/attention/decode_group.cuh"
 #include "cuda/attention/decode_merge.cuh"
+#include "cuda/attention/decode_newest.cuh"
 #include "cuda/attention/decode_shared.cuh"
 #include "cuda/attention/decode_stream.cuh"
 #include "cuda/attention/limits.h"
@@ -24,16 +26,19 @@
 namespace ft::cuda {
 
 // The state of the item's groups `first`, first + step, ..., which leave the ring from `stage` on.
+// `room`: for the queries that the kernel turns, until the state takes it.
 template <typename T, int kHeadDim, typename S>
-__device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem& item,
+__device__ DecodeState<kHeadDim> attend(const DecodeAttention<T>& a, const DecodeItem& item,
                                         DecodeStream<T, kHeadDim>& stream, int& stage, int first,
-                                        int step, int lane) {
+                                        int step, float* room, int lane) {
   using Shape = DecodeShape<kHeadDim>;
   // Copies behind those of the next keys, and then behind those of the next values.
   constexpr int kPending = 2 * Shape::kStages - 1;
   const S score(a);
   uint32_t queries[kHeadDim / 16][2];
-  load_queries<T, kHeadDim>(queries, a, item, lane);
+  T* turned = reinterpret_cast<T*>(room);
+  turn_queries(a, item, turned, Shape::kSumStride * sizeof(float) / sizeof(T), lane);
+  load_queries<T, kHeadDim>(queries, turned, item.num_heads, a.head_dim, lane);
   float slopes[2];
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
@@ -43,6 +48,11 @@ __device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem&
   DecodeState<kHeadDim> state;
   for (int key = item.first_key() + first * kGroupKeys; key < item.end; key += step * kGroupKeys) {
     float weights[4];
+    if (a.newest.is_given && key + kGroupKeys >= item.length) {
+      const int offset = (item.length - 1 - key) * Shape::kRowBytes;
+      put_newest(a, item, reinterpret_cast<T*>(stream.keys(stage) + offset),
+                 reinterpret_cast<T*>(stream.values(stage) + offset), kHeadDim, lane);
+    }
     device::wait_for_copies<kPending>();
     __syncwarp();
     score_keys<T, kHeadDim>(weights, stream.keys(stage), queries, lane);
@@ -65,14 +75,14 @@ __device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem&
 template <typename T, int kHeadDim, typename S>
 struct DecodeWorker {
   using Shape = DecodeShape<kHeadDim>;
-  const Attention<T>& attention;
+  const DecodeAttention<T>& attention;
   const DecodeShared<kHeadDim>& shared;
   const int warp, lane;
   DecodeStream<T, kHeadDim> stream;
   BufferPosition<kHeadDim> at;
   int stage = 0;
 
-  __device__ DecodeWorker(const Attention<T>& a, const DecodeShared<kHeadDim>& memory, int thread)
+  __device__ DecodeWorker(const DecodeAttention<T>& a, const DecodeShared<kHeadDim>& memory, int thread)
       : attention(a),
         shared(memory),
         warp(thread / 32),
@@ -83,9 +93,10 @@ struct DecodeWorker {
   __device__ void start(int num_items, bool is_early) {
     stream.start(shared.items, num_items);
     stage = 0;
+    if (is_early && num_items > 0) prefetch_angles(shared.items[0].position);
 #pragma unroll 1
     for (int filled = 0; filled < Shape::kStages; ++filled) {
-      if (is_early && stream.has_newest()) wait_for_predecessor(is_early);
+      if (is_early && stream.awaits_newest()) wait_for_predecessor(is_early);
       stream.copy(filled);
     }
     if (is_early) wait_for_predecessor(is_early);
@@ -102,6 +113,13 @@ struct DecodeWorker {
   }
 
  private:
+  // They come from memory, what they turn from the second cache.
+  __device__ void prefetch_angles(int position) const {
+    const Angles& angles = attention.newest.angles;
+    if (!attention.newest.turns() || lane * 32 >= 2 * angles.half) return;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(angles.row(position) + lane * 32));
+  }
+
   __device__ void wait_for_predecessor(bool& is_early) const {
     device::wait_for_predecessor(attention.num_sequences);
     is_early = false;
@@ -110,9 +128,9 @@ struct DecodeWorker {
   __device__ void run(const DecodeItem& item, int worker, int num_groups) {
     const DecodeStates<kHeadDim> states = shared.states(at.buffer);
     if (worker < num_groups) {
-      const auto state =
-          attend<T, kHeadDim, S>(attention, item, stream, stage, worker, shared.num_warps, lane);
       device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
+      const auto state = attend<T, kHeadDim, S>(attention, item, stream, stage, worker,
+                                                shared.num_warps, states.sum(worker, 0), lane);
       state.store(states, worker, lane, item.num_heads);
     } else {
       device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
@@ -137,7 +155,7 @@ struct DecodeWorker {
 template <typename T, int kHeadDim, typename S>
 __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32,
                                   DecodeShape<kHeadDim>::kBlocks)
-    decode_kernel(const __grid_constant__ Attention<T> a) {
+    decode_kernel(const __grid_constant__ DecodeAttention<T> a) {
   extern __shared__ __align__(16) char memory[];
   const int num_warps = blockDim.x / 32, thread = threadIdx.x;
   const DecodeShared<kHeadDim> shared(memory, num_warps,
@@ -178,7 +196,7 @@ int num_decode_warps(int num_heads) {
 }
 
 template <typename T, int kHeadDim, typename S>
-void launch_decode_of(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
+void launch_decode_of(const DecodeAttention<T>& attention, int max_seqlen_k, int64_t stream) {
   const char* op = "paged_attention";
   const auto kernel = decode_kernel<T, kHeadDim, S>;
   const int group = attention.num_heads / attention.num_kv_heads;
@@ -201,7 +219,7 @@ void launch_decode_of(const Attention<T>& attention, int max_seqlen_k, int64_t s
 }
 
 template <typename T, typename S>
-void launch_decode_with(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
+void launch_decode_with(const DecodeAttention<T>& attention, int max_seqlen_k, int64_t stream) {
   const int head_dim = attention.head_dim;
   if (head_dim <= 64) return launch_decode_of<T, 64, S>(attention, max_seqlen_k, stream);
   if (head_dim <= 80) return launch_decode_of<T, 80, S>(attention, max_seqlen_k, stream);
@@ -211,7 +229,7 @@ void launch_decode_with(const Attention<T>& attention, int max_seqlen_k, int64_t
 }
 
 template <typename T>
-void launch_decode(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
+void launch_decode(const DecodeAttention<T>& attention, int max_seqlen_k, int64_t stream) {
   if (attention.relative_bias != nullptr) {
     launch_decode_with<T, RelativeScore>(attention, max_seqlen_k, stream);
   } else {
