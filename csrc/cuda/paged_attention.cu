@@ -172,6 +172,7 @@ void decode_attention(const Tensor& out, const Tensor& q, const Tensor& k, const
   if (cos_sin) check_rope(call.op, q, k, positions, *cos_sin);
   check_cache_write(call.op, k, v, k_cache, v_cache, slot_mapping);
   check_call(call);
+  check_heads(call.op, "k", k, q);
   const bool turns_words = !cos_sin || (cos_sin->shape[1] % 4 == 0 && has_packs<float>(*cos_sin, 2));
   if (!turns_words || !call.fits_tensor_cores() || !fits_tensor_cores({k, v})) {
     if (cos_sin) {

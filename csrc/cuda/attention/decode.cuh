@@ -36,9 +36,15 @@ __device__ DecodeState<kHeadDim> attend(const DecodeAttention<T>& a, const Decod
   constexpr int kPending = 2 * Shape::kStages - 1;
   const S score(a);
   uint32_t queries[kHeadDim / 16][2];
-  T* turned = reinterpret_cast<T*>(room);
-  turn_queries(a, item, turned, Shape::kSumStride * sizeof(float) / sizeof(T), lane);
-  load_queries<T, kHeadDim>(queries, turned, item.num_heads, a.head_dim, lane);
+  const T* query = a.query(item.token, item.head);
+  int stride = static_cast<int>(a.q_head_stride);
+  if (a.newest.turns()) {
+    T* turned = reinterpret_cast<T*>(room);
+    stride = Shape::kSumStride * sizeof(float) / sizeof(T);
+    turn_queries(a, item, turned, stride, false, lane);
+    query = turned;
+  }
+  load_queries<T, kHeadDim>(queries, query, stride, item.num_heads, a.head_dim, lane);
   float slopes[2];
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
@@ -51,7 +57,7 @@ __device__ DecodeState<kHeadDim> attend(const DecodeAttention<T>& a, const Decod
     if (a.newest.is_given && key + kGroupKeys >= item.length) {
       const int offset = (item.length - 1 - key) * Shape::kRowBytes;
       put_newest(a, item, reinterpret_cast<T*>(stream.keys(stage) + offset),
-                 reinterpret_cast<T*>(stream.values(stage) + offset), kHeadDim, lane);
+                 reinterpret_cast<T*>(stream.values(stage) + offset), kHeadDim, false, lane);
     }
     device::wait_for_copies<kPending>();
     __syncwarp();
@@ -93,13 +99,15 @@ struct DecodeWorker {
   __device__ void start(int num_items, bool is_early) {
     stream.start(shared.items, num_items);
     stage = 0;
-    if (is_early && num_items > 0) prefetch_angles(shared.items[0].position);
 #pragma unroll 1
     for (int filled = 0; filled < Shape::kStages; ++filled) {
       if (is_early && stream.awaits_newest()) wait_for_predecessor(is_early);
       stream.copy(filled);
     }
-    if (is_early) wait_for_predecessor(is_early);
+    if (!is_early) return;
+    if (attention.newest.is_given && num_items > 0) rehearse(shared.items[0]);
+    wait_for_predecessor(is_early);
+    if (num_items > 0) prefetch(attention, shared.items[0], lane);
   }
 
   __device__ void run(int num_items) {
@@ -107,17 +115,18 @@ struct DecodeWorker {
     for (int i = 0; i < num_items; ++i) {
       const DecodeItem& item = shared.items[i];
       const int num_groups = item.num_groups();
+      if (worker == 0 && i + 1 < num_items) prefetch(attention, shared.items[i + 1], lane);
       if (num_groups > 0) run(item, worker, num_groups);
       if (++worker == shared.num_warps) worker = 0;
     }
   }
 
  private:
-  // They come from memory, what they turn from the second cache.
-  __device__ void prefetch_angles(int position) const {
-    const Angles& angles = attention.newest.angles;
-    if (!attention.newest.turns() || lane * 32 >= 2 * angles.half) return;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(angles.row(position) + lane * 32));
+  // What comes behind the predecessor's end, so that code and angles are there.
+  __device__ void rehearse(const DecodeItem& item) const {
+    T* room = reinterpret_cast<T*>(shared.states(0).sum(warp, 0));
+    if (attention.newest.turns()) turn_queries(attention, item, room, 0, true, lane);
+    put_newest(attention, item, room, room + kHeadDim, kHeadDim, true, lane);
   }
 
   __device__ void wait_for_predecessor(bool& is_early) const {
@@ -128,9 +137,10 @@ struct DecodeWorker {
   __device__ void run(const DecodeItem& item, int worker, int num_groups) {
     const DecodeStates<kHeadDim> states = shared.states(at.buffer);
     if (worker < num_groups) {
-      device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
+      if (attention.newest.turns()) device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
       const auto state = attend<T, kHeadDim, S>(attention, item, stream, stage, worker,
                                                 shared.num_warps, states.sum(worker, 0), lane);
+      device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
       state.store(states, worker, lane, item.num_heads);
     } else {
       device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);

@@ -10,11 +10,10 @@ namespace ft::cuda {
 
 // The queries of an item as the second operand: lane (g, t) holds head g, dims 16 i + 2t and + 8.
 template <typename T, int kHeadDim>
-__device__ void load_queries(uint32_t (&queries)[kHeadDim / 16][2], const T* first, int num_heads,
-                             int head_dim, int lane) {
-  constexpr int kStride = DecodeShape<kHeadDim>::kSumStride * sizeof(float) / sizeof(T);
+__device__ void load_queries(uint32_t (&queries)[kHeadDim / 16][2], const T* first, int stride,
+                             int num_heads, int head_dim, int lane) {
   const bool valid = lane / 4 < num_heads;
-  const T* query = first + lane / 4 * kStride;
+  const T* query = first + (valid ? lane / 4 : 0) * stride;
 #pragma unroll
   for (int i = 0; i < kHeadDim / 8; ++i) {
     const int dim = i * 8 + lane % 4 * 2;

@@ -40,47 +40,67 @@ __device__ void turn_heads(const T* from, int stride, T* to, int to_stride, int 
   }
 }
 
-// The item's queries. A function of its own, like the next: code takes time to arrive, too.
+// The item's queries; a rehearsal turns what lies in `to`. A function of its own, like the next: code
+// takes time to arrive, too.
 template <typename T>
 __device__ __noinline__ void turn_queries(const DecodeAttention<T>& a, const DecodeItem& item, T* to,
-                                          int to_stride, int lane) {
+                                          int to_stride, bool is_rehearsal, int lane) {
   constexpr int kBatch = 4;
-  const T* from = a.query(item.token, item.head);
+  const T* from = is_rehearsal ? to : a.query(item.token, item.head);
+  const int stride = is_rehearsal ? 0 : static_cast<int>(a.q_head_stride);
+  const int count = is_rehearsal ? 1 : item.num_heads;
   if (a.newest.interleaved) {
-    turn_heads<T, true, kBatch>(from, static_cast<int>(a.q_head_stride), to, to_stride, item.num_heads, a, item.position,
-                        lane);
+    turn_heads<T, true, kBatch>(from, stride, to, to_stride, count, a, item.position, lane);
   } else {
-    turn_heads<T, false, kBatch>(from, static_cast<int>(a.q_head_stride), to, to_stride, item.num_heads, a, item.position,
-                         lane);
+    turn_heads<T, false, kBatch>(from, stride, to, to_stride, count, a, item.position, lane);
   }
   __syncwarp();
 }
 
 // The newest key and value of the item into their rows of a tile, zeros behind them up to `width`,
-// and into the cache. Of the items that share a key-value head it is the first that stores.
+// and into the cache. Of the items that share a key-value head it is the first that stores. A
+// rehearsal does so with what lies in the rows, and stores nothing.
 template <typename T>
 __device__ __noinline__ void put_newest(const DecodeAttention<T>& a, const DecodeItem& item, T* key,
-                                        T* value, int width, int lane) {
+                                        T* value, int width, bool is_rehearsal, int lane) {
   const Newest<T>& newest = a.newest;
-  const T* from = newest.k.at(item.token, item.kv_head);
+  const T* from = is_rehearsal ? key : newest.k.at(item.token, item.kv_head);
   if (newest.interleaved) {
     turn_heads<T, true, 1>(from, 0, key, 0, 1, a, item.position, lane);
   } else {
     turn_heads<T, false, 1>(from, 0, key, 0, 1, a, item.position, lane);
   }
-  const int at = lane * 8;
+  const int at = lane * 8;  // at most 256 dims: one pack for each lane
   if (at < a.head_dim) {
-    device::store_pack(value + at, device::load_pack(newest.to.v.at(item.token, item.kv_head) + at));
+    from = is_rehearsal ? value : newest.to.v.at(item.token, item.kv_head);
+    device::store_pack(value + at, device::load_pack(from + at));
   } else if (at < width) {
     device::store_pack(key + at, device::Pack<T>{});
     device::store_pack(value + at, device::Pack<T>{});
   }
   __syncwarp();
-  if (item.slot < 0 || at >= a.head_dim || item.head * a.num_kv_heads != item.kv_head * a.num_heads) return;
+  const bool is_first = item.head * a.num_kv_heads == item.kv_head * a.num_heads;
+  if (is_rehearsal || item.slot < 0 || at >= a.head_dim || !is_first) return;
   device::store_pack(newest.to.k_cache.at(item.slot, item.kv_head) + at,
                      device::load_pack(key + at));
   device::store_pack(newest.to.v_cache.at(item.slot, item.kv_head) + at,
                      device::load_pack(value + at));
+}
+
+// What an item needs of the predecessor's results, into the first cache.
+template <typename T>
+__device__ __noinline__ void prefetch(const DecodeAttention<T>& a, const DecodeItem& item, int lane) {
+  constexpr int kSector = 32 / sizeof(T);
+  const int sectors = (a.head_dim + kSector - 1) / kSector;
+  const int heads = item.num_heads + (a.newest.is_given ? 2 : 0);
+  for (int i = lane; i < heads * sectors; i += 32) {
+    const int head = i / sectors;
+    const T* row = head < item.num_heads    ? a.query(item.token, item.head + head)
+                   : head == item.num_heads ? a.newest.k.at(item.token, item.kv_head)
+                                            : a.newest.to.v.at(item.token, item.kv_head);
+    unsigned unused;
+    asm volatile("ld.global.b32 %0, [%1];" : "=r"(unused) : "l"(row + i % sectors * kSector));
+  }
 }
 
 }  // namespace ft::cuda
