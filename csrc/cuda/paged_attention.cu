@@ -95,8 +95,8 @@ void check_call(const Call& call) {
 }
 
 template <typename T>
-DecodeAttention<T> argument(const Call& call) {
-  DecodeAttention<T> attention{};
+Attention<T> argument(const Call& call) {
+  Attention<T> attention{};
   attention.out = call.out.as<T>();
   attention.q = call.q.as<T>();
   attention.k_cache = call.k_cache.as<T>();
@@ -146,15 +146,15 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
     const auto attention = argument<T>(call);
     if constexpr (sizeof(T) == 2) {
       if (call.fits_tensor_cores()) {
-        if (max_seqlen_q > 1 && relative_bias) launch_plain<T>(attention, true, stream);
-        if (max_seqlen_q > 1 && !relative_bias && !launch_prefill_sm90<T>(attention, stream)) {
-          launch_prefill<T>(attention, stream);
+        if (max_seqlen_q > 1 && relative_bias) launch_plain(attention, true, stream);
+        if (max_seqlen_q > 1 && !relative_bias && !launch_prefill_sm90(attention, stream)) {
+          launch_prefill(attention, stream);
         }
         launch_decode(attention, static_cast<int>(max_seqlen_k), stream);
         return;
       }
     }
-    launch_plain<T>(attention, false, stream);
+    launch_plain(attention, false, stream);
   });
 }
 
@@ -188,17 +188,15 @@ void decode_attention(const Tensor& out, const Tensor& q, const Tensor& k, const
   if (call.is_empty()) return;
   dispatch_half(q, [&](auto type) {
     using T = decltype(type);
-    auto attention = argument<T>(call);
-    Newest<T>& newest = attention.newest;
-    newest.is_given = true;
-    newest.interleaved = interleaved;
-    newest.k = Heads<T>(k);
-    newest.to = {PagedCache<T>(k_cache), PagedCache<T>(v_cache), Heads<T>(v),
-                 slot_mapping.as<int32_t>()};
+    DecodeAttention<T> attention{argument<T>(call)};
+    attention.k = Heads<T>(k);
+    attention.newest = {PagedCache<T>(k_cache), PagedCache<T>(v_cache), Heads<T>(v),
+                        slot_mapping.as<int32_t>()};
     if (cos_sin) {
-      newest.angles = {positions.as<int32_t>(), cos_sin->as<float>(),
-                       static_cast<int>(cos_sin->shape[1] / 2)};
+      attention.angles = {positions.as<int32_t>(), cos_sin->as<float>(),
+                          static_cast<int>(cos_sin->shape[1] / 2)};
     }
+    attention.interleaved = interleaved;
     launch_decode(attention, static_cast<int>(max_seqlen_k), stream);
   });
 }

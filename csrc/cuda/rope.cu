@@ -35,7 +35,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t token = blockIdx.x;
   const int unit = blockIdx.y * kThreads + threadIdx.x, turns = angles.half / kLanes;
   const int head = unit / turns;
-  const auto turn = load_turn<kLanes, kInterleaved>(angles, angles.positions[token], unit % turns);
+  const float* angles_row = angles.row(angles.positions[token]);
+  const auto turn = load_turn<kLanes, kInterleaved>(angles_row, angles.half, unit % turns);
   device::wait_for_predecessor(gridDim.x);
   if (head >= num_heads + num_kv_heads) return;
   T* row = head < num_heads ? q.at(token, head) : k.at(token, head - num_heads);
@@ -51,7 +52,8 @@ __global__ void __launch_bounds__(kThreads)
   const int num_turns = (num_heads + num_kv_heads) * turns;
   Turn<kLanes> turn;
   if (unit < num_turns) {
-    turn = load_turn<kLanes, kInterleaved>(angles, angles.positions[token], unit % turns);
+    const float* angles_row = angles.row(angles.positions[token]);
+    turn = load_turn<kLanes, kInterleaved>(angles_row, angles.half, unit % turns);
   }
   const int slot = to.slot_mapping[token];
   device::wait_for_predecessor(gridDim.x);

@@ -25,11 +25,11 @@ struct Turn {
 };
 
 template <int kLanes, bool kInterleaved>
-__device__ __forceinline__ Turn<kLanes> load_turn(const Angles& angles, int position, int index) {
-  const float* cos = angles.row(position) + index * kLanes;
+__device__ __forceinline__ Turn<kLanes> load_turn(const float* row, int half, int index) {
+  const float* cos = row + index * kLanes;
   const int first = kInterleaved ? 2 * index * kLanes : index * kLanes;
-  return {device::load_pack<kLanes>(cos), device::load_pack<kLanes>(cos + angles.half), first,
-          first + (kInterleaved ? kLanes : angles.half)};
+  return {device::load_pack<kLanes>(cos), device::load_pack<kLanes>(cos + half), first,
+          first + (kInterleaved ? kLanes : half)};
 }
 
 template <typename T, int kLanes>

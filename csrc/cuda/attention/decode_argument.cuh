@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The argument of attention with single queries.
+// One call of decode_attention. Attention with single queries takes this or an Attention.
 #pragma once
 
 #include "cuda/attention/attention.cuh"
@@ -8,21 +8,16 @@
 
 namespace ft::cuda {
 
-// What a step adds to the cache, where the kernel does so itself; none: all keys lie there, and
-// queries are turned.
-template <typename T>
-struct Newest {
-  bool is_given, interleaved;
-  Heads<T> k;
-  Destination<T> to;
-  Angles angles;  // half 0: nothing turns
-
-  __device__ bool turns() const { return is_given && angles.half > 0; }
-};
-
+// Queries and newest keys are to be turned, the latter and their values to be put into the cache.
 template <typename T>
 struct DecodeAttention : Attention<T> {
-  Newest<T> newest;
+  static constexpr const char* kOp = "decode_attention";
+  static constexpr bool kAddsKeys = true;
+
+  Heads<T> k;
+  Destination<T> newest;
+  Angles angles;  // half 0: nothing turns
+  bool interleaved;
 };
 
 }  // namespace ft::cuda

@@ -12,7 +12,7 @@ constexpr int kPlannedItems = 32;  // of a block, at a time
 
 struct DecodeItem {
   int sequence, length, token;
-  int position, slot;            // of the token, where the kernel needs them
+  int position, slot;            // of the token, where keys are added
   int chunk;                     // in the plan
   int first_chunk, num_chunks;   // those of the sequence that have visible keys
   int sequence_chunk;            // the first one of the sequence
@@ -27,13 +27,13 @@ struct DecodeItem {
   }
 };
 
-template <typename T>
+template <typename A>
 struct DecodePlan {
-  const DecodeAttention<T>& attention;
+  const A& attention;
   const int* cumulative;  // chunks up to each sequence, in shared memory
   int group, tiles_per_kv_head, num_tiles, num_items;
 
-  __device__ DecodePlan(const DecodeAttention<T>& a, const int* chunks)
+  __device__ DecodePlan(const A& a, const int* chunks)
       : attention(a), cumulative(chunks) {
     group = a.num_heads / a.num_kv_heads;
     tiles_per_kv_head = (group + kItemHeads - 1) / kItemHeads;
@@ -66,9 +66,10 @@ struct DecodePlan {
     item.sequence = low;
     item.length = attention.seq_lens[low];
     item.token = attention.cu_seqlens_q[low];
-    const Newest<T>& newest = attention.newest;
-    item.position = newest.turns() ? newest.angles.positions[item.token] : 0;
-    item.slot = newest.is_given ? newest.to.slot_mapping[item.token] : -1;
+    if constexpr (A::kAddsKeys) {
+      item.slot = attention.newest.slot_mapping[item.token];
+      item.position = attention.angles.half > 0 ? attention.angles.positions[item.token] : 0;
+    }
     item.sequence_chunk = cumulative[low];
     const int chunk_keys = keys_of_chunks(item.length, cumulative[low + 1] - cumulative[low]);
     const int oldest = attention.oldest_visible(item.length - 1);

@@ -9,15 +9,16 @@
 namespace ft::cuda {
 
 // Brings the groups of one warp into its rings, in the order in which they are used.
-template <typename T, int kHeadDim>
+template <typename A, int kHeadDim>
 class DecodeStream {
+  using T = typename A::Element;
   using Shape = DecodeShape<kHeadDim>;
   static constexpr int kPacks = kHeadDim / 8;  // of a key
   static constexpr int64_t kZeros = -1, kLeft = -2;  // what becomes of a row that is not copied
   static constexpr int kLanePacks = Packs<32, kPacks>::template kCount<kGroupKeys>;
 
  public:
-  __device__ DecodeStream(const DecodeAttention<T>& attention, char* ring, int warp, int num_warps,
+  __device__ DecodeStream(const A& attention, char* ring, int warp, int num_warps,
                           int lane)
       : attention_(attention),
         ring_(ring),
@@ -40,7 +41,7 @@ class DecodeStream {
 
   // Whether to copy the next group means to read what the predecessor writes.
   __device__ bool awaits_newest() const {
-    return !attention_.newest.is_given && !is_done() &&
+    return !A::kAddsKeys && !is_done() &&
            min(key_ + kGroupKeys, item_->end) == item_->length;
   }
 
@@ -86,14 +87,14 @@ class DecodeStream {
     return key_ + row >= item_->begin && key_ + row < item_->end;
   }
 
-  // The newest key may still be on its way: then its row is left to put_newest().
+  // Where keys are added the newest one is not: its row is left to put_newest().
   __device__ bool is_cached(int row) const {
-    return is_visible(row) && key_ + row < item_->length - attention_.newest.is_given;
+    return is_visible(row) && key_ + row < item_->length - A::kAddsKeys;
   }
 
   // Lane i looks up key i % 16, long before it is needed.
   __device__ void find_row() {
-    const DecodeAttention<T>& a = attention_;
+    const A& a = attention_;
     const int row = lane_ % kGroupKeys, page = (key_ + row) / a.block_size;
     slot_ = key_ + row - page * a.block_size;
     page_ = is_visible(row) ? a.block_tables[item_->sequence * a.table_stride + page] : 0;
@@ -143,7 +144,7 @@ class DecodeStream {
     }
   }
 
-  const DecodeAttention<T>& attention_;
+  const A& attention_;
   char* ring_;
   const DecodeItem *item_, *end_;
   int key_, page_, slot_;
