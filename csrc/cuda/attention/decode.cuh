@@ -115,9 +115,6 @@ struct DecodeWorker {
       if (num_items > 0) rehearse(shared.items[0]);
     }
     wait_for_predecessor(is_early);
-    if constexpr (A::kAddsKeys) {
-      if (num_items > 0) prefetch(attention, shared.items[0], lane);
-    }
   }
 
   __device__ void run(int num_items) {
@@ -125,9 +122,6 @@ struct DecodeWorker {
     for (int i = 0; i < num_items; ++i) {
       const DecodeItem& item = shared.items[i];
       const int num_groups = item.num_groups();
-      if constexpr (A::kAddsKeys) {
-        if (worker == 0 && i + 1 < num_items) prefetch(attention, shared.items[i + 1], lane);
-      }
       if (num_groups > 0) run(item, worker, num_groups);
       if (++worker == shared.num_warps) worker = 0;
     }
@@ -139,9 +133,10 @@ struct DecodeWorker {
     using T = typename A::Element;
     T* room = reinterpret_cast<T*>(shared.states(0).sum(warp, 0));
     T* const none = nullptr;
+    const T* some = attention.k_cache;  // nothing but the ring reads it, and past the first cache
     const HeadTurn how = turn_of(attention, item);
-    if (how.half > 0) turn_queries<T>(room, 0, room, 0, 1, how, lane);
-    put_newest<T>(room, room + kHeadDim, room, room + kHeadDim, none, none, kHeadDim, how, lane);
+    if (how.half > 0) turn_queries<T>(some, 0, room, 0, 1, how, lane);
+    put_newest<T>(some, some, room, room + kHeadDim, none, none, kHeadDim, how, lane);
   }
 
   __device__ void wait_for_predecessor(bool& is_early) const {
