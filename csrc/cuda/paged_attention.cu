@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// paged_attention and decode_attention: checks, and which kernel takes what. Sequences with one query
-// and those with several go to a kernel each, in one call.
+// paged_attention and decode_attention: checks, and which kernel takes what. Sequences with one
+// query and those with several go to a kernel each, in one call.
 #include <algorithm>
 #include <climits>
 
@@ -71,7 +71,8 @@ void check_call(const Call& call) {
   const char* op = call.op;
   check_float(op, "q", call.q);
   check_floats(op, "q", call.q, call.q.dtype, {-1, -1, -1});
-  check_floats(op, "out", call.out, call.q.dtype, {call.q.shape[0], call.q.shape[1], call.q.shape[2]});
+  check_floats(op, "out", call.out, call.q.dtype,
+               {call.q.shape[0], call.q.shape[1], call.q.shape[2]});
   check_contiguous(op, "out", call.out);
   check_caches(op, call.q, call.k_cache, call.v_cache);
   check_that(op, "q", call.q.shape[2] <= kMaxHeadDim, "has heads of more than 256 dimensions");
@@ -86,7 +87,8 @@ void check_call(const Call& call) {
   check_contiguous(op, "work", call.work);
   check_floats(op, "workspace", call.workspace, DType::kFloat32, {-1});
   check_that(op, "scale", call.scale > 0.0, "is not positive");
-  if (call.alibi_slopes) check_floats(op, "alibi_slopes", *call.alibi_slopes, DType::kFloat32, {call.q.shape[1]});
+  if (call.alibi_slopes)
+    check_floats(op, "alibi_slopes", *call.alibi_slopes, DType::kFloat32, {call.q.shape[1]});
   check_relative_bias(op, call.relative_bias, call.q.shape[1]);
   if (call.relative_bias) {
     check_on_gpu(op, "relative_bias", *call.relative_bias);
@@ -107,7 +109,8 @@ Attention<T> argument(const Call& call) {
   attention.work = call.work.as<int32_t>();
   attention.alibi_slopes = call.alibi_slopes ? call.alibi_slopes->as<float>() : nullptr;
   attention.relative_bias = call.relative_bias ? call.relative_bias->as<float>() : nullptr;
-  attention.relative_reach = call.relative_bias ? static_cast<int>(call.relative_bias->shape[1]) - 1 : 0;
+  attention.relative_reach =
+      call.relative_bias ? static_cast<int>(call.relative_bias->shape[1]) - 1 : 0;
   attention.q_token_stride = call.q.strides[0];
   attention.q_head_stride = call.q.strides[1];
   attention.page_stride = call.k_cache.strides[0];
@@ -121,7 +124,8 @@ Attention<T> argument(const Call& call) {
   attention.num_kv_heads = static_cast<int>(call.k_cache.shape[1]);
   attention.head_dim = static_cast<int>(call.q.shape[2]);
   attention.block_size = static_cast<int>(call.k_cache.shape[2]);
-  attention.window = static_cast<int>(std::min<int64_t>(std::max<int64_t>(call.window, 0), INT_MAX));
+  attention.window =
+      static_cast<int>(std::min<int64_t>(std::max<int64_t>(call.window, 0), INT_MAX));
   attention.scale = static_cast<float>(call.scale);
   attention.soft_cap = static_cast<float>(call.soft_cap);
   set_workspace(attention, call.workspace);
@@ -173,7 +177,8 @@ void decode_attention(const Tensor& out, const Tensor& q, const Tensor& k, const
   check_cache_write(call.op, k, v, k_cache, v_cache, slot_mapping);
   check_call(call);
   check_heads(call.op, "k", k, q);
-  const bool turns_words = !cos_sin || (cos_sin->shape[1] % 4 == 0 && has_packs<float>(*cos_sin, 2));
+  const bool turns_words =
+      !cos_sin || (cos_sin->shape[1] % 4 == 0 && has_packs<float>(*cos_sin, 2));
   if (!turns_words || !call.fits_tensor_cores() || !fits_tensor_cores({k, v})) {
     if (cos_sin) {
       rope_kv_write(q, k, v, positions, *cos_sin, interleaved, k_cache, v_cache, slot_mapping,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a layer does with the cache in a step of single queries, as one op: rotation, cache write, attention."""
+"""Rotation, cache write and attention as one op, for steps in which no sequence has several queries."""
 
 import torch
 from torch import Tensor
@@ -33,12 +33,14 @@ def decode_attention(
     alibi_slopes: Tensor | None,
     relative_bias: Tensor | None,
 ) -> Tensor:
-    """`rope_kv_write`, or `kv_write` without cos_sin, then `paged_attention`. Afterwards q and k hold anything.
+    """`rope_kv_write`, or `kv_write` without cos_sin, then `paged_attention`.
+
+    Afterwards q and k hold anything.
 
     Args:
         q: [T, N, D]; a sequence has one query, or none.
-        slot_mapping: [T] int32, where the last of a sequence's seq_lens keys lies; -1 for tokens of no sequence,
-            and for sequences without keys, of which nothing is written.
+        slot_mapping: [T] int32, where the last of the sequence's seq_lens keys lies; -1 for tokens of no
+            sequence, of which nothing is written and whose result is anything.
 
     The others as in those ops.
 

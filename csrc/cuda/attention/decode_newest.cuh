@@ -24,8 +24,8 @@ __device__ __forceinline__ HeadTurn turn_of(const DecodeAttention<T>& a, const D
 // Turns `count` heads that lie `stride` elements apart, kBatch at a time; what lies behind the
 // turned dimensions is copied. By a whole warp; other lanes see it behind __syncwarp().
 template <typename T, bool kInterleaved, int kBatch>
-__device__ __forceinline__ void turn_heads(const T* from, int stride, T* to, int to_stride, int count,
-                                           const HeadTurn& how, int lane) {
+__device__ __forceinline__ void turn_heads(const T* from, int stride, T* to, int to_stride,
+                                           int count, const HeadTurn& how, int lane) {
   constexpr int kLanes = 2;
 #pragma unroll 1
   for (int index = lane; index < how.half / kLanes; index += 32) {
@@ -58,16 +58,16 @@ __device__ __forceinline__ void turn_heads(const T* from, int stride, T* to, int
 }
 
 template <typename T, bool kInterleaved>
-__device__ __forceinline__ void turn_heads(const T* from, int stride, T* to, int to_stride, int count,
-                                           const HeadTurn& how, int lane) {
+__device__ __forceinline__ void turn_heads(const T* from, int stride, T* to, int to_stride,
+                                           int count, const HeadTurn& how, int lane) {
   if (count == 1) return turn_heads<T, kInterleaved, 1>(from, 0, to, 0, 1, how, lane);
   turn_heads<T, kInterleaved, 4>(from, stride, to, to_stride, count, how, lane);
 }
 
 // The queries of an item. A function of its own, like the next: code takes time to arrive, too.
 template <typename T>
-__device__ __noinline__ void turn_queries(const T* from, int stride, T* to, int to_stride, int count,
-                                          HeadTurn how, int lane) {
+__device__ __noinline__ void turn_queries(const T* from, int stride, T* to, int to_stride,
+                                          int count, HeadTurn how, int lane) {
   __builtin_assume(__isGlobal(from) && __isGlobal(how.angles) && __isShared(to));
   if (how.interleaved) {
     turn_heads<T, true>(from, stride, to, to_stride, count, how, lane);

@@ -33,8 +33,7 @@ struct DecodePlan {
   const int* cumulative;  // chunks up to each sequence, in shared memory
   int group, tiles_per_kv_head, num_tiles, num_items;
 
-  __device__ DecodePlan(const A& a, const int* chunks)
-      : attention(a), cumulative(chunks) {
+  __device__ DecodePlan(const A& a, const int* chunks) : attention(a), cumulative(chunks) {
     group = a.num_heads / a.num_kv_heads;
     tiles_per_kv_head = (group + kItemHeads - 1) / kItemHeads;
     num_tiles = a.num_kv_heads * tiles_per_kv_head;

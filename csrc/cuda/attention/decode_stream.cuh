@@ -13,13 +13,12 @@ template <typename A, int kHeadDim>
 class DecodeStream {
   using T = typename A::Element;
   using Shape = DecodeShape<kHeadDim>;
-  static constexpr int kPacks = kHeadDim / 8;  // of a key
+  static constexpr int kPacks = kHeadDim / 8;        // of a key
   static constexpr int64_t kZeros = -1, kLeft = -2;  // what becomes of a row that is not copied
   static constexpr int kLanePacks = Packs<32, kPacks>::template kCount<kGroupKeys>;
 
  public:
-  __device__ DecodeStream(const A& attention, char* ring, int warp, int num_warps,
-                          int lane)
+  __device__ DecodeStream(const A& attention, char* ring, int warp, int num_warps, int lane)
       : attention_(attention),
         ring_(ring),
         warp_(warp),
@@ -41,8 +40,7 @@ class DecodeStream {
 
   // Whether to copy the next group means to read what the predecessor writes.
   __device__ bool awaits_newest() const {
-    return !A::kAddsKeys && !is_done() &&
-           min(key_ + kGroupKeys, item_->end) == item_->length;
+    return !A::kAddsKeys && !is_done() && min(key_ + kGroupKeys, item_->end) == item_->length;
   }
 
   // The next group into a stage of the rings: two groups of copies, empty ones at the end.
@@ -129,8 +127,8 @@ class DecodeStream {
     }
   }
 
-  // Lane i has the offset of key i % 16, or what becomes of its row instead. A function of its own: code takes time to arrive,
-  // too, and few groups need this.
+  // Lane i has the offset of key i % 16, or what becomes of its row instead. A function of its own:
+  // code takes time to arrive, too, and few groups need this.
   static __device__ __noinline__ void copy_rows(char* tile, const T* head, int64_t offset,
                                                 int head_dim, int lane) {
     const Packs<32, kPacks> packs{lane};

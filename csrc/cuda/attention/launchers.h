@@ -23,7 +23,8 @@ inline bool fits_tensor_cores(std::initializer_list<Tensor> tensors) {
   });
 }
 
-// Sequences with one query, the chunks of the plan. A: Attention or DecodeAttention, of a 16-bit type.
+// Sequences with one query, the chunks of the plan. A: Attention or DecodeAttention, of a 16-bit
+// type.
 template <typename A>
 void launch_decode(const A& attention, int max_seqlen_k, int64_t stream);
 
