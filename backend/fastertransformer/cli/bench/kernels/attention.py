@@ -32,7 +32,7 @@ def heads_of(spec: ModelSpec) -> Heads:
 
 
 def decode_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
-    """One query for each of `batch` sequences with `context` keys, the newest of which an op may add itself."""
+    """One query for each of `batch` sequences with `context` keys, the newest of which the op may add."""
     for of_model in heads:
         for batch, context in sizes:
             case = _case(of_model, itemsize, batch, 1, context)
