@@ -44,6 +44,7 @@ struct Queries {
 template <typename T>
 struct Attention : Queries<T> {
   static constexpr const char* kOp = "paged_attention";
+  static constexpr bool kAddsKeys = false;
 
   const T* k_cache;
   const T* v_cache;
