@@ -12,6 +12,9 @@
 namespace ft::cuda {
 namespace {
 
+// Measured: with smaller heads the kernel that adds keys takes longer than two, but for few.
+constexpr int kAddingHeadDim = 128, kAddingSequences = 16;
+
 void check_integers(const char* op, const char* argument, const Tensor& tensor,
                     std::initializer_list<int64_t> shape) {
   check_on_gpu(op, argument, tensor);
@@ -179,7 +182,8 @@ void decode_attention(const Tensor& out, const Tensor& q, const Tensor& k, const
   check_heads(call.op, "k", k, q);
   const bool turns_words =
       !cos_sin || (cos_sin->shape[1] % 4 == 0 && has_packs<float>(*cos_sin, 2));
-  if (!turns_words || !call.fits_tensor_cores() || !fits_tensor_cores({k, v})) {
+  const bool is_fast = q.shape[2] >= kAddingHeadDim || seq_lens.shape[0] <= kAddingSequences;
+  if (!is_fast || !turns_words || !call.fits_tensor_cores() || !fits_tensor_cores({k, v})) {
     if (cos_sin) {
       rope_kv_write(q, k, v, positions, *cos_sin, interleaved, k_cache, v_cache, slot_mapping,
                     stream);

@@ -223,15 +223,18 @@ void launch_decode_of(const A& attention, int max_seqlen_k, int64_t stream) {
   const int group = attention.num_heads / attention.num_kv_heads;
   const int num_heads = std::min(group, kItemHeads);
   const int num_warps = num_decode_warps<kHeadDim>(num_heads);
-  const size_t bytes = num_warps * DecodeShape<kHeadDim>::warp_bytes(num_heads) +
-                       DecodeShared<kHeadDim>::kPlanBytes +
-                       (attention.num_sequences + 1) * sizeof(int);
+  const int64_t tiles = attention.num_kv_heads * ((group + kItemHeads - 1) / kItemHeads);
+  size_t bytes = num_warps * DecodeShape<kHeadDim>::warp_bytes(num_heads) +
+                 DecodeShared<kHeadDim>::kPlanBytes + (attention.num_sequences + 1) * sizeof(int);
+  // Few blocks would start in pairs on the first multiprocessors that the kernel before leaves.
+  if (attention.num_sequences * tiles <= num_multiprocessors()) {
+    bytes = std::max(bytes, shared_bytes_per_multiprocessor() / 2);
+  }
   static const bool allowed = (allow_shared(op, kernel, shared_bytes_per_block() - 1024), true);
   (void)allowed;
   int blocks = 0;
   check_cuda(op,
              cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, num_warps * 32, bytes));
-  const int64_t tiles = attention.num_kv_heads * ((group + kItemHeads - 1) / kItemHeads);
   const int64_t chunks = (max_seqlen_k + kChunkKeys - 1) / kChunkKeys;  // at most
   const int64_t items = std::max<int64_t>(1, attention.num_sequences * chunks * tiles);
   const int64_t resident = static_cast<int64_t>(std::max(1, blocks)) * num_multiprocessors();
