@@ -110,7 +110,7 @@ __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, cons
       Accumulators<S, kTiles> acc = {};
       for (int unit = 0; unit < units; ++unit, at.advance(ring.stages)) {
         device::barrier_wait(&ring.full[at.stage], at.phase);
-        multiply_stage<T, S, kTiles>(acc, ring, part, at.stage, rows);
+        multiply_stage<T, S, kTiles>(acc, ring, part, at.stage, rows, result.tokens);
       }
       finish_tile<S, kTiles>(acc, ring, part, result, tiles.first_row(tile), rows);
     });
@@ -154,7 +154,7 @@ Source source_of(const char* op, const Tensor& x, const Tensor& weight, int fewe
     source.weight[i] = box_map(op, weight, (fewer_groups + i) * kGroupRows / kParts, S::kBoxColumns,
                                S::kBoxes, kParts);
   }
-  source.x = box_map(op, x, static_cast<int>(x.shape[0]), kXBoxColumns, 1);
+  source.x = box_map(op, x, static_cast<int>(x.shape[0]), kXBoxColumns, S::kXBoxes);
   source.units = static_cast<int>((weight.shape[1] + S::kUnitColumns - 1) / S::kUnitColumns);
   return source;
 }

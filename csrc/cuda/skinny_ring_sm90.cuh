@@ -36,8 +36,7 @@ struct Shape {
   static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
   static constexpr int kUnitColumns = kBoxes * kBoxColumns;
   static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
-  static constexpr int kXBoxBytes = kTokens * kBoxRowBytes;
-  static constexpr int kXBytes = kXBoxes * kXBoxBytes;
+  static constexpr int kXBytes = kXBoxes * kTokens * kBoxRowBytes;
 
   // Two warps share a slice of the columns: few tokens are all multiplied by both, each with every
   // second 16 rows of a tile; of many, each takes every second 8 with all rows.
@@ -163,8 +162,8 @@ __device__ void load_weights(const Ring<S>& ring, const Sources& sources, const 
   }
 }
 
-// Box by box, each of as many rows as there are tokens: rows outside of x would cost more than
-// others. What lies behind them in shared memory multiplies into sums that nobody needs.
+// Boxes of as many rows as there are tokens: rows outside of x would cost more than others. What
+// lies behind them in shared memory multiplies into sums that nobody needs.
 template <typename S>
 __device__ void load_x(const Ring<S>& ring, const Sources& sources, int tiles) {
   device::wait_for_predecessor();
@@ -173,11 +172,8 @@ __device__ void load_x(const Ring<S>& ring, const Sources& sources, int tiles) {
     for (const Source& source : sources.of) {
       for (int unit = 0; unit < source.units; ++unit, at.advance(ring.stages)) {
         device::barrier_wait(&ring.empty[at.stage], at.phase ^ 1);
-#pragma unroll
-        for (int box = 0; box < S::kXBoxes; ++box) {
-          device::copy_boxes(ring.x(at.stage) + box * S::kXBoxBytes, source.x, 0,
-                             unit * S::kXBoxes + box, &ring.full[at.stage], device::kEvictLast);
-        }
+        device::copy_boxes(ring.x(at.stage), source.x, 0, unit * S::kXBoxes, &ring.full[at.stage],
+                           device::kEvictLast);
       }
     }
   }

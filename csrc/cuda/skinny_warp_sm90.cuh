@@ -16,6 +16,12 @@ __device__ __forceinline__ int swizzled(int row, int piece) {
          ((piece ^ row % kGroupRows) << 4);
 }
 
+// The same of x, whose boxes of a unit lie one behind the other, with as many rows as there are
+// tokens: `line` counts their rows.
+__device__ __forceinline__ int swizzled_line(int line, int piece) {
+  return line * kBoxRowBytes + ((piece ^ line % kGroupRows) << 4);
+}
+
 // What a warp takes of every step.
 template <typename S>
 struct Part {
@@ -45,11 +51,11 @@ struct Operands {
     device::load_matrices(a, box + swizzled(first + lane % 16, piece));
   }
 
-  // All tokens of the warp, from x's box at `box`.
-  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* box,
+  // All tokens of the warp, from the box of x that starts with line `first`.
+  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x, int first,
                                 const Part<S>& part, int /*product*/) {
     const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + lane / 8 % 2;
-    const uint32_t from = device::shared_address(box) + swizzled(lane % 8, piece);
+    const uint32_t from = device::shared_address(x) + swizzled_line(first + lane % 8, piece);
     if constexpr (S::kWarpGroups == 1) {
       device::load_matrices(b[0], from);
     } else {
@@ -82,10 +88,10 @@ struct Operands<T, S, int8_t> {
     }
   }
 
-  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* box,
+  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x, int first,
                                 const Part<S>& part, int product) {
     const int lane = threadIdx.x % 32, piece = part.slice % 2 * 4 + product * 2 + lane % 4 / 2;
-    const char* const from = box + swizzled(lane / 4, piece) + lane % 2 * 8;
+    const char* const from = x + swizzled_line(first + lane / 4, piece) + lane % 2 * 8;
 #pragma unroll
     for (int i = 0; i < S::kWarpGroups; ++i) {
       const uint2 four = *reinterpret_cast<const uint2*>(from + part.group(i) * kGroupBytes);
@@ -101,18 +107,17 @@ using Accumulators = float[kTiles][S::kWarpGroups][4];
 // Adds a stage whose tile has `rows` rows; of what lies behind them the sums are of no use.
 template <typename T, typename S, int kTiles>
 __device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring,
-                               const Part<S>& part, int stage, int rows) {
+                               const Part<S>& part, int stage, int rows, int tokens) {
   using O = Operands<T, S, typename S::W>;
   const uint32_t weight = device::shared_address(ring.weight(stage));
 #pragma unroll
   for (int step = 0; step < S::kSteps; ++step) {
     const uint32_t box = weight + (step * kStepBoxes + part.box()) * rows * kBoxRowBytes;
-    const char* const x_box =
-        ring.x(stage) + (step * S::kXBoxes / S::kSteps + part.x_box()) * S::kXBoxBytes;
+    const int x_box = step * S::kXBoxes / S::kSteps + part.x_box();
 #pragma unroll
     for (int product = 0; product < S::kSliceColumns / 16; ++product) {
       uint32_t b[S::kWarpGroups][2];
-      O::load_x(b, x_box, part, product);
+      O::load_x(b, ring.x(stage), x_box * tokens, part, product);
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
         uint32_t a[4];

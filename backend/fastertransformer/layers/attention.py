@@ -116,6 +116,40 @@ class Attention:
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
+        attend = self._attend_single if metadata.max_seqlen_q == 1 else self._attend
+        return attend(q, k, v, metadata, kv_cache).view(x.shape[0], -1)
+
+    def _attend_single(
+        self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor
+    ) -> Tensor:
+        """[T, N, D] where every sequence has one query."""
+        shape = self._shape
+        return ops.decode_attention(
+            q,
+            k,
+            v,
+            metadata.positions,
+            self._rope_table,
+            shape.interleaved,
+            kv_cache[0],
+            kv_cache[1],
+            metadata.slot_mapping,
+            metadata.block_tables,
+            metadata.seq_lens,
+            metadata.cu_seqlens_q,
+            metadata.work,
+            metadata.workspace,
+            metadata.max_seqlen_k,
+            shape.scale,
+            shape.window,
+            shape.soft_cap,
+            self._alibi_slopes,
+            self._relative_bias,
+        )
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """The same of any step."""
+        shape = self._shape
         k_cache, v_cache = kv_cache[0], kv_cache[1]
         if self._rope_table is None:
             ops.kv_write(k, v, k_cache, v_cache, metadata.slot_mapping)
@@ -131,7 +165,7 @@ class Attention:
                 v_cache,
                 metadata.slot_mapping,
             )
-        attended = ops.paged_attention(
+        return ops.paged_attention(
             q,
             k_cache,
             v_cache,
@@ -148,7 +182,6 @@ class Attention:
             self._alibi_slopes,
             self._relative_bias,
         )
-        return attended.view(x.shape[0], -1)
 
 
 def _per_head(norm: NormLayer, heads: Tensor) -> Tensor:

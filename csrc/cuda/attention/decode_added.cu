@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The attention kernel for sequences with one query, whose newest keys it adds to the cache itself.
+#include "cuda/attention/decode.cuh"
+
+#include "cuda/attention/launchers.h"
+
+namespace ft::cuda {
+
+template void launch_decode(const DecodeAttention<__nv_bfloat16>&, int, int64_t);
+template void launch_decode(const DecodeAttention<__half>&, int, int64_t);
+
+}  // namespace ft::cuda
