@@ -40,7 +40,7 @@ void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
 void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                              const std::optional<Tensor>& bias, const std::string& kind,
-                             int64_t stream);
+                             int64_t first, int64_t stream);
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream);
@@ -52,7 +52,7 @@ void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
 void skinny_activated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                                   const Tensor& scale, const std::optional<Tensor>& bias,
-                                  const std::string& kind, int64_t stream);
+                                  const std::string& kind, int64_t first, int64_t stream);
 void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                               const Tensor& scale, const std::optional<Tensor>& bias,
                               const std::string& kind, int64_t stream);
@@ -118,7 +118,7 @@ void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                    const std::optional<Tensor>& bias, int64_t stream);
 void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                              const std::optional<Tensor>& bias, const std::string& kind,
-                             int64_t stream);
+                             int64_t first, int64_t stream);
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream);

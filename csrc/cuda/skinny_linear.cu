@@ -41,8 +41,13 @@ void run(Choose* choose, const SkinnyProduct& product, DType out_dtype) {
   choose(product)(product);
 }
 
-void run_activated(Choose* choose, SkinnyProduct product, const std::string& kind, bool is_gated) {
-  product.activate(kind, is_gated);
+void run_activated(Choose* choose, SkinnyProduct product, const std::string& kind, int64_t first) {
+  product.activate(kind, first);
+  run(choose, product, product.x.dtype);
+}
+
+void run_gated(Choose* choose, SkinnyProduct product, const std::string& kind) {
+  product.gate(kind);
   run(choose, product, product.x.dtype);
 }
 
@@ -78,6 +83,8 @@ void check_skinny(const SkinnyProduct& product) {
   check_operands(product, "x", x, "weight", weight);
   check_that(op, "weight", !product.is_gated || weight.shape[0] % 2 == 0,
              "has an odd number of rows");
+  check_that(op, "first", product.first_activated >= 0 && product.first_activated <= out.shape[1],
+             "is no column of the result");
   check_shape(op, "out", out, {x.shape[0], weight.shape[0] / (product.is_gated ? 2 : 1)});
   check_on_gpu(op, "out", out);
   check_contiguous(op, "out", out);
@@ -103,14 +110,14 @@ void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
 
 void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                              const std::optional<Tensor>& bias, const std::string& kind,
-                             int64_t stream) {
-  run_activated(best, {"skinny_activated_linear", out, x, weight, bias, stream}, kind, false);
+                             int64_t first, int64_t stream) {
+  run_activated(best, {"skinny_activated_linear", out, x, weight, bias, stream}, kind, first);
 }
 
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream) {
-  run_activated(best, {"skinny_gated_linear", out, x, weight, bias, stream}, kind, true);
+  run_gated(best, {"skinny_gated_linear", out, x, weight, bias, stream}, kind);
 }
 
 void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
@@ -132,14 +139,14 @@ void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
 
 void skinny_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                              const std::optional<Tensor>& bias, const std::string& kind,
-                             int64_t stream) {
-  run_activated(older, {"skinny_activated_linear", out, x, weight, bias, stream}, kind, false);
+                             int64_t first, int64_t stream) {
+  run_activated(older, {"skinny_activated_linear", out, x, weight, bias, stream}, kind, first);
 }
 
 void skinny_gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                          const std::optional<Tensor>& bias, const std::string& kind,
                          int64_t stream) {
-  run_activated(older, {"skinny_gated_linear", out, x, weight, bias, stream}, kind, true);
+  run_gated(older, {"skinny_gated_linear", out, x, weight, bias, stream}, kind);
 }
 
 void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,

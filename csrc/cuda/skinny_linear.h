@@ -22,6 +22,7 @@ struct SkinnyProduct {
   const Tensor* scale = nullptr;  // of int8 weights
   const Tensor* bias;
   std::optional<Activation> activation = {};
+  int64_t first_activated = 0;  // column
   // Whether the activation is that of the first half of the sums, which multiply the second one.
   bool is_gated = false;
   const Tensor* second_x = nullptr;  // with second_weight: another product, added
@@ -32,11 +33,20 @@ struct SkinnyProduct {
                 const std::optional<Tensor>& bias, int64_t stream)
       : op(op), out(out), x(x), weight(weight), bias(bias ? &*bias : nullptr), stream(stream) {}
 
-  void activate(const std::string& kind, bool gated) {
+  void activate(const std::string& kind, int64_t first) {
     activation = activation_of(op, kind);
-    is_gated = gated;
+    first_activated = first;
+  }
+  void gate(const std::string& kind) {
+    activation = activation_of(op, kind);
+    is_gated = true;
   }
 };
+
+// The first activated column of the result, behind the last one for none.
+inline int first_activated(const SkinnyProduct& product) {
+  return static_cast<int>(product.activation ? product.first_activated : product.out.shape[1]);
+}
 
 // All but the types of out and weight.
 void check_skinny(const SkinnyProduct& product);

@@ -27,8 +27,13 @@ void run(SkinnyProduct product, const Tensor& scale, DType out_dtype) {
 }
 
 void run_activated(SkinnyProduct product, const Tensor& scale, const std::string& kind,
-                   bool is_gated) {
-  product.activate(kind, is_gated);
+                   int64_t first) {
+  product.activate(kind, first);
+  run(product, scale, product.x.dtype);
+}
+
+void run_gated(SkinnyProduct product, const Tensor& scale, const std::string& kind) {
+  product.gate(kind);
   run(product, scale, product.x.dtype);
 }
 
@@ -41,14 +46,14 @@ void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight
 
 void skinny_activated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                                   const Tensor& scale, const std::optional<Tensor>& bias,
-                                  const std::string& kind, int64_t stream) {
-  run_activated({"skinny_activated_linear_int8", out, x, weight, bias, stream}, scale, kind, false);
+                                  const std::string& kind, int64_t first, int64_t stream) {
+  run_activated({"skinny_activated_linear_int8", out, x, weight, bias, stream}, scale, kind, first);
 }
 
 void skinny_gated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                               const Tensor& scale, const std::optional<Tensor>& bias,
                               const std::string& kind, int64_t stream) {
-  run_activated({"skinny_gated_linear_int8", out, x, weight, bias, stream}, scale, kind, true);
+  run_gated({"skinny_gated_linear_int8", out, x, weight, bias, stream}, scale, kind);
 }
 
 void skinny_logits_int8(const Tensor& out, const Tensor& x, const Tensor& weight,

@@ -24,7 +24,7 @@ struct Result {
   const T* bias;       // [columns * kParts] or null
   int tokens, columns;
   Activation activation;
-  bool is_activated;
+  int first_activated;  // column, behind the last one for none
 
 #ifdef FT_HOPPER
   // Of a tile whose rows are [first, first + rows) of all parts; sum_of(row) by all rows of a warp.
@@ -35,7 +35,7 @@ struct Result {
       const int column = first / kParts + row;
       if (token >= tokens || column >= columns) return;
       float value = finished(sum_of(row), column);
-      if (is_activated) value = activate(activation, value);
+      if (column >= first_activated) value = activate(activation, value);
       if constexpr (kParts > 1) value *= finished(sum_of(row + part_rows), columns + column);
       out[int64_t{token} * columns + column] = device::from_float<Out>(value);
     }
@@ -178,7 +178,7 @@ void run_shape(const SkinnyProduct& product, Share share) {
                                       static_cast<int>(product.x.shape[0]),
                                       static_cast<int>(product.out.shape[1]),
                                       product.activation.value_or(Activation{}),
-                                      product.activation.has_value()};
+                                      first_activated(product)};
   launch(product.op, kernel, static_cast<unsigned>(share.blocks), kThreads, S::kSharedBytes,
          product.stream, sources, result, share);
 }

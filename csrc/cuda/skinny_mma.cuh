@@ -231,7 +231,7 @@ void run_product(const SkinnyProduct& product, const Tensor& x, const Tensor& we
   problem.rows = static_cast<int>(product.out.shape[1]);
   problem.columns = static_cast<int>(weight.shape[1]);
   problem.activation = product.activation.value_or(Activation{});
-  problem.is_activated = product.activation.has_value() && !kGated;
+  problem.first_activated = kGated ? problem.rows : first_activated(product);
   problem.is_added = is_added;
   launch_problem(product.op, problem, product.stream);
 }

@@ -70,8 +70,8 @@ struct Problem {
   int tokens, rows, columns;  // rows: of the result, half of the weight's with a gate
   int slab_shift;             // log2 of a token's pieces in a slab
   Activation activation;
-  bool is_activated;  // without a gate
-  bool is_added;      // to what `out` holds
+  int first_activated;  // column, behind the last one for none; without a gate
+  bool is_added;        // to what `out` holds
 
   // Of a tile's 16 weight rows, the last eight follow the first ones; with a gate, they are those
   // that the first ones gate, half of the weight further on.
@@ -89,7 +89,7 @@ struct Problem {
   __device__ void store(int token, int row, float value) const {
     const int64_t at = static_cast<int64_t>(token) * rows + row;
     if (is_added) value += device::to_float(static_cast<T*>(out)[at]);
-    if (is_activated) value = activate(activation, value);
+    if (row >= first_activated) value = activate(activation, value);
     if (out_is_float) {
       static_cast<float*>(out)[at] = value;
     } else {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastertransformer.layers.linear import Linear, LinearSum
+from fastertransformer.layers.linear import JointLinear, Linear, LinearSum
 from fastertransformer.ops.activation import FUNCTIONS
 from fastertransformer.quant.base import Weight
 from fastertransformer.quant.dense import DenseWeight
@@ -51,6 +51,28 @@ def test_activated(device, dtype, kind, rows):
     summed = product(linear.weight, x) + bias.double()
     for name, function in FUNCTIONS.items():
         assert_near(linear.activated(x, name), function(summed), dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("kinds", list(itertools.product(["dense", "int8"], repeat=2)))
+@pytest.mark.parametrize("biases", list(itertools.product([False, True], repeat=2)))
+def test_joint(device, dtype, kinds, biases):
+    weights = [held(kind, normal(dtype, device, n, K, seed=n)) for kind, n in zip(kinds, (N, L), strict=True)]
+    both = [
+        Linear(weight, normal(dtype, device, weight.num_rows, seed=1) if has_bias else None)
+        for weight, has_bias in zip(weights, biases, strict=True)
+    ]
+    joint = JointLinear(*both)
+    for rows in ROWS:
+        x = normal(dtype, device, rows, K, seed=3)
+        first, second = (
+            product(linear.weight, x) + (0.0 if linear.bias is None else linear.bias.double())
+            for linear in both
+        )
+        result, activated = joint(x, "gelu_tanh")
+        assert_near(result, first, dtype)
+        assert_near(activated, FUNCTIONS["gelu_tanh"](second), dtype)
 
 
 @pytest.mark.parametrize("device", DEVICES)

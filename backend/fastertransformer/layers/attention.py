@@ -90,7 +90,7 @@ class Attention:
     ) -> None:
         self._shape = shape
         self.output = output
-        self._qkv = qkv
+        self.qkv = qkv
         self._rope_table = rope_table
         self._alibi_slopes = alibi_slopes
         self._relative_bias = relative_bias
@@ -106,18 +106,21 @@ class Attention:
 
     def inner(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] -> what goes into `output` [T, N * D]"""
+        return self.attended(self.qkv(x), metadata, kv_cache)
+
+    def attended(self, qkv: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """What `qkv` leaves [T, (N + 2 K) * D] -> what goes into `output` [T, N * D]"""
         shape = self._shape
-        qkv = self._qkv(x)
         if self._ia3 is not None:
             self._ia3(qkv, metadata.ia3_rows)
-        heads = qkv.view(x.shape[0], -1, shape.head_dim)
+        heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
         if shape.qkv_limit:
             heads = heads.clamp_(-shape.qkv_limit, shape.qkv_limit)
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
         attend = self._attend_single if metadata.max_seqlen_q == 1 else self._attend
-        return attend(q, k, v, metadata, kv_cache).view(x.shape[0], -1)
+        return attend(q, k, v, metadata, kv_cache).view(qkv.shape[0], -1)
 
     def _attend_single(
         self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor

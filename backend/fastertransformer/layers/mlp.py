@@ -20,7 +20,7 @@ class Mlp:
         self.up = up
         self.down = down
         self.kind = activation
-        self._gated = gated
+        self.is_gated = gated
         self._ia3 = ia3
 
     def __call__(self, x: Tensor, ia3_rows: Tensor | None = None) -> Tensor:
@@ -29,7 +29,11 @@ class Mlp:
 
     def inner(self, x: Tensor, ia3_rows: Tensor | None = None) -> Tensor:
         """[T, H] -> what goes into `down` [T, I]"""
-        inner = self.up.gated(x, self.kind) if self._gated else self.up.activated(x, self.kind)
+        inner = self.up.gated(x, self.kind) if self.is_gated else self.up.activated(x, self.kind)
+        return self.scaled(inner, ia3_rows)
+
+    def scaled(self, inner: Tensor, ia3_rows: Tensor | None) -> Tensor:
+        """What `up` leaves [T, I] -> what goes into `down`"""
         if self._ia3 is not None:
             self._ia3(inner, ia3_rows)
         return inner

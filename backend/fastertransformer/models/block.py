@@ -13,9 +13,9 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from ..layers.attention import StepMetadata
+from ..layers.attention import Attention, StepMetadata
 from ..layers.encoder_attention import EncoderMetadata
-from ..layers.linear import LinearSum
+from ..layers.linear import JointLinear, LinearSum
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
 from ..layers.norm import NormLayer
@@ -31,10 +31,20 @@ Context = ParamSpec("Context")
 class Pair:
     """Attention and MLP side by side, whose last products are one sum."""
 
-    attention: Callable[..., Tensor]
-    """As that of a block, but up to its last product."""
-    mlp: Callable[[Tensor, Tensor | None], Tensor]
+    attention: Attention
+    mlp: Mlp
     output: LinearSum
+    input: JointLinear | None
+    """Of both, where they have one norm."""
+
+    def __call__(self, x: Tensor, mlp_x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """attention(x) + mlp(mlp_x), [T, H] each"""
+        if self.input is None:
+            attended = self.attention.inner(x, metadata, kv_cache)
+            return self.output(attended, self.mlp.inner(mlp_x, metadata.ia3_rows))
+        qkv, inner = self.input(x, self.mlp.kind)
+        attended = self.attention.attended(qkv, metadata, kv_cache)
+        return self.output(attended, self.mlp.scaled(inner, metadata.ia3_rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,7 @@ class Block(Generic[Metadata, Context]):
     """Of a decoder to its encoder, behind the attention to itself."""
     adapters: Mapping[str, Mlp] = field(default_factory=dict)
     """By role, those that the topology names."""
-    pair: Pair | None = None
+    pair: Callable[Concatenate[Tensor, Tensor, Metadata, Context], Tensor] | None = None
     """Where the topology adds both up."""
 
     @property
@@ -78,8 +88,7 @@ class Block(Generic[Metadata, Context]):
 
         def both(y: Tensor, z: Tensor) -> Tensor:
             assert self.pair is not None
-            attended = self.pair.attention(y, metadata, *args, **kwargs)
-            return self.pair.output(attended, self.pair.mlp(z, metadata.ia3_rows))
+            return self.pair(y, z, metadata, *args, **kwargs)
 
         return self.topology.forward(self, x, residual, Sublayers(attends, mlp, both))
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate
+from typing import Any, Concatenate
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ from ..layers.attention import Attention, AttentionShape, StepMetadata
 from ..layers.cross_attention import CrossAttention
 from ..layers.encoder_attention import EncoderAttention, EncoderMetadata
 from ..layers.ia3 import Ia3
-from ..layers.linear import Linear, LinearSum
+from ..layers.linear import JointLinear, Linear, LinearSum
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp, Router, SharedExpert, join
 from ..layers.norm import LayerNorm, NormLayer, RmsNorm
 from ..layers.position import RopeSpec, relative_bias_table, rope_table
 from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
-from .block import TOPOLOGIES, Block, Context, Metadata, Pair
+from .block import TOPOLOGIES, Block, Context, Metadata, Pair, Topology
 from .families.layouts import Layout
 from .spec import ModelSpec, MoeSpec, Norm
 from .weights import OUTSIDE, Fused, Part, Place, WeightReader
@@ -95,11 +95,6 @@ class BlockBuilder:
         assert cross_attention is None or topology.takes_cross_attention
         norms = topology.norms if cross_attention is None else (*topology.norms, "cross_norm")
         mlp = self._mlp(place) if moe is None else self._moe(place, moe)
-        pair = None
-        if topology.is_parallel:
-            assert isinstance(attention, Attention)
-            assert isinstance(mlp, Mlp)
-            pair = Pair(attention.inner, mlp.inner, LinearSum(attention.output, mlp.down))
         return Block(
             topology=topology,
             norms={role: self.layer_norm(role, place) for role in norms},
@@ -108,8 +103,16 @@ class BlockBuilder:
             group=self.group,
             cross_attention=cross_attention,
             adapters={role: self._adapter(role, place) for role in topology.adapters},
-            pair=pair,
+            pair=self._pair(topology, attention, mlp) if topology.is_parallel else None,
         )
+
+    def _pair(self, topology: Topology, attention: Any, mlp: Mlp | MoeMlp) -> Any:
+        """Side by side; only decoders are."""
+        assert isinstance(attention, Attention)
+        assert isinstance(mlp, Mlp)
+        shares_input = len(topology.norms) == 1 and not mlp.is_gated
+        joint = JointLinear(attention.qkv, mlp.up) if shares_input else None
+        return Pair(attention, mlp, LinearSum(attention.output, mlp.down), joint)
 
     def layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:
         return self.norm(role, self.spec.norm, self.spec.hidden_size, place)

@@ -51,12 +51,15 @@ def skinny_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-@op(out=lambda x, weight, bias, kind: x.new_empty((x.shape[0], weight.shape[0])))
-def skinny_activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
-    """act(x @ weight^T + bias) in float32, rounded once; kinds as in `activation`."""
+@op(out=lambda x, weight, *_: x.new_empty((x.shape[0], weight.shape[0])))
+def skinny_activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str, first: int) -> Tensor:
+    """act(x @ weight^T + bias) in float32, rounded once; kinds as in `activation`.
+
+    Args:
+        first: column of the result from which on it is activated.
+    """
     product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
-    result: Tensor = FUNCTIONS[kind](product)
-    return result.to(x.dtype)
+    return _activated(product, kind, first).to(x.dtype)
 
 
 @op(out=lambda x, weight, *_: x.new_empty((x.shape[0], weight.shape[0])))
@@ -97,14 +100,13 @@ def skinny_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
     return (product if bias is None else product + bias).to(x.dtype)
 
 
-@op(out=lambda x, weight, scale, bias, kind: x.new_empty((x.shape[0], weight.shape[0])))
+@op(out=lambda x, weight, *_: x.new_empty((x.shape[0], weight.shape[0])))
 def skinny_activated_linear_int8(
-    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, kind: str
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, kind: str, first: int
 ) -> Tensor:
     """`skinny_activated_linear` with the weights scale * weight: weight [N, K] int8, scale [N] float32."""
     product = F.linear(x.float(), weight.float()) * scale
-    result: Tensor = FUNCTIONS[kind](product if bias is None else product + bias)
-    return result.to(x.dtype)
+    return _activated(product if bias is None else product + bias, kind, first).to(x.dtype)
 
 
 @op(out=lambda x, weight, scale, bias, kind: x.new_empty((x.shape[0], weight.shape[0] // 2)))
@@ -120,6 +122,13 @@ def skinny_gated_linear_int8(
 def skinny_logits_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """`skinny_linear_int8` without a bias, its sums left in float32."""
     return F.linear(x.float(), weight.float()) * scale
+
+
+def _activated(product: Tensor, kind: str, first: int) -> Tensor:
+    """act of the columns from `first` on, in place."""
+    part = product[:, first:]
+    part.copy_(FUNCTIONS[kind](part))
+    return product
 
 
 def gated(product: Tensor, kind: str) -> Tensor:

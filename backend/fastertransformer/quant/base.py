@@ -14,12 +14,29 @@ class Weight(Protocol):
     @property
     def num_bytes(self) -> int: ...
 
+    @property
+    def num_rows(self) -> int: ...
+
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [M, K] -> x @ weight^T + bias [M, N]."""
         ...
 
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         """x [M, K] -> act(x @ weight^T + bias) [M, N]; kinds of act: those of ops.activation."""
+        ...
+
+    @property
+    def fused_rows(self) -> int:
+        """Up to how many rows one product beats several; 0 where never."""
+        ...
+
+    def joined(self, other: "Weight") -> "Weight | None":
+        """[N + M, K] of this and another one [M, K], which both are parts of from now on; None where formats
+        differ, or where no number of rows gains by it."""
+        ...
+
+    def activated_from(self, x: Tensor, bias: Tensor | None, kind: str, first: int) -> Tensor:
+        """`activated_matmul` of up to `fused_rows` rows; columns before `first` are not activated."""
         ...
 
     def matmul_sum(self, x: Tensor, other: "Weight", other_x: Tensor, bias: Tensor | None) -> Tensor:

@@ -18,13 +18,17 @@ class DenseWeight:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.contiguous()
         self._skinny_rows = ops.skinny_rows(self.tensor)
-        self._fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
+        self.fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
         has_epilogues = tensor.is_cuda and tensor.dtype != torch.float32
         self._epilogues = _EPILOGUES if has_epilogues else {}
 
     @property
     def num_bytes(self) -> int:
         return self.tensor.nbytes
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tensor)
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Few rows read the weights at memory speed; many are torch's own product."""
@@ -33,17 +37,27 @@ class DenseWeight:
         return linear(x, self.tensor, bias)
 
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
-        if x.shape[0] <= self._fused_rows:
-            return ops.skinny_activated_linear(x, self.tensor, bias, kind)
+        if x.shape[0] <= self.fused_rows:
+            return self.activated_from(x, bias, kind, 0)
         if bias is not None and kind in self._epilogues:
             use_gelu = self._epilogues[kind]
             return torch._addmm_activation(bias, x, self.tensor.T, use_gelu=use_gelu)
         return ops.activation(self.matmul(x, bias), kind)
 
+    def joined(self, other: Weight) -> "DenseWeight | None":
+        if not isinstance(other, DenseWeight) or self.fused_rows == 0:
+            return None
+        joint = DenseWeight(torch.cat((self.tensor, other.tensor)))
+        self.tensor, other.tensor = torch.split(joint.tensor, [len(self.tensor), len(other.tensor)])
+        return joint
+
+    def activated_from(self, x: Tensor, bias: Tensor | None, kind: str, first: int) -> Tensor:
+        return ops.skinny_activated_linear(x, self.tensor, bias, kind, first)
+
     def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
         """Few rows on a GPU are one product; of many, torch adds the second one to the first."""
         if isinstance(other, DenseWeight):
-            if x.shape[0] <= min(self._fused_rows, other._fused_rows):
+            if x.shape[0] <= min(self.fused_rows, other.fused_rows):
                 return ops.skinny_linear_sum(x, self.tensor, other_x, other.tensor, bias)
             if x.shape[0] > max(self._skinny_rows, other._skinny_rows):
                 return linear(x, self.tensor, bias).addmm_(other_x, other.tensor.T)

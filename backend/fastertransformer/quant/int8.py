@@ -27,7 +27,7 @@ class Int8Weight:
         self.scale = scale.contiguous()
         self._dtype = dtype
         self._skinny_rows = ops.skinny_int8_rows(self.values, dtype)
-        self._fused_rows = ops.skinny_fused_rows(self.values, dtype)
+        self.fused_rows = ops.skinny_fused_rows(self.values, dtype)
 
     @classmethod
     def from_float(cls, weight: Tensor, row_max: Tensor) -> "Int8Weight":
@@ -51,6 +51,10 @@ class Int8Weight:
     def num_bytes(self) -> int:
         return self.values.nbytes + self.scale.nbytes
 
+    @property
+    def num_rows(self) -> int:
+        return len(self.scale)
+
     def expand(self) -> Tensor:
         """The weights as they multiply, [N, K] in the type of the activations."""
         result = torch.empty(self.values.shape, dtype=self._dtype, device=self.values.device)
@@ -63,9 +67,22 @@ class Int8Weight:
         return linear(x, self.expand(), bias)
 
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
-        if x.shape[0] <= self._fused_rows:
-            return ops.skinny_activated_linear_int8(x, self.values, self.scale, bias, kind)
+        if x.shape[0] <= self.fused_rows:
+            return self.activated_from(x, bias, kind, 0)
         return ops.activation(self.matmul(x, bias), kind)
+
+    def joined(self, other: Weight) -> "Int8Weight | None":
+        if not isinstance(other, Int8Weight) or self.fused_rows == 0:
+            return None
+        values, scale = torch.cat((self.values, other.values)), torch.cat((self.scale, other.scale))
+        joint = Int8Weight(values, scale, self._dtype)
+        sizes = [len(self.scale), len(other.scale)]
+        self.values, other.values = torch.split(joint.values, sizes)
+        self.scale, other.scale = torch.split(joint.scale, sizes)
+        return joint
+
+    def activated_from(self, x: Tensor, bias: Tensor | None, kind: str, first: int) -> Tensor:
+        return ops.skinny_activated_linear_int8(x, self.values, self.scale, bias, kind, first)
 
     def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
         """Two products, since each has scales of its own."""

@@ -77,14 +77,16 @@ def _activated(m: int, n: int, k: int, kind: str, is_gated: bool, itemsize: int)
         else ("up", "skinny_activated_linear", OPS["activation"])
     )
 
+    how = (kind,) if is_gated else (kind, 0)
+
     def make(inputs: Inputs) -> Arguments:
-        return inputs.normal(m, k), inputs.normal(n, k), None, kind
+        return inputs.normal(m, k), inputs.normal(n, k), None, *how
 
     def make_int8(inputs: Inputs) -> Arguments:
-        return inputs.normal(m, k), *_int8(inputs, n, k), None, kind
+        return inputs.normal(m, k), *_int8(inputs, n, k), None, *how
 
     def make_peer(inputs: Inputs) -> Call:
-        x, weight, bias, _ = make(inputs)
+        x, weight, bias, *_ = make(inputs)
         return lambda: peer.body(linear(x, weight, bias), kind)
 
     tokens = (m * k + m * n // (2 if is_gated else 1)) * itemsize
