@@ -155,9 +155,9 @@ def _encoder_rank(config: EngineConfig, world: World, model: EncoderModel, longe
 def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients) -> Engine:
     """The loop of rank 0 for `clients`, with nothing in it yet."""
     scheduler = (
-        Scheduler(config, rank.info, rank.num_blocks, rank.prompt_tables)
-        if rank.info.encoder is None
-        else EncodeScheduler(config)
+        EncodeScheduler(config, rank.runner.result_size)
+        if isinstance(rank.runner, EncodeRunner)
+        else Scheduler(config, rank.info, rank.num_blocks, rank.prompt_tables)
     )
     return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 

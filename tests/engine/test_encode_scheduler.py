@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from toy_engine import engine_config
 
+from fastertransformer.config import EngineConfig
 from fastertransformer.engine.encode_batch import EncodeBatch, EncodeResult
-from fastertransformer.engine.encode_scheduler import EncodeScheduler
+from fastertransformer.engine.encode_scheduler import MAX_RESULT_NUMBERS, EncodeScheduler
 from fastertransformer.messages import Array, EncodeRequest, FinishReason, pack_ids
 
 SUM = ("sum",)
@@ -41,6 +42,10 @@ def run(scheduler: EncodeScheduler) -> tuple[list[list[int]], dict[tuple[int, in
     return steps, outputs
 
 
+def scheduler_of(config: EngineConfig, numbers_per_token: int = 1) -> EncodeScheduler:
+    return EncodeScheduler(config, lambda request: numbers_per_token * request.num_tokens)
+
+
 def value(output: object) -> float:
     assert output.finish_reason is FinishReason.ENCODED
     return float(np.frombuffer(output.arrays["sum"].data, np.float32)[0])
@@ -56,7 +61,7 @@ def value(output: object) -> float:
     ],
 )
 def test_whole_inputs_share_steps_in_order(lengths, steps):
-    scheduler = EncodeScheduler(engine_config())
+    scheduler = scheduler_of(engine_config())
     for number, length in enumerate(lengths):
         scheduler.add(0, request(number, length))
     found, outputs = run(scheduler)
@@ -65,8 +70,16 @@ def test_whole_inputs_share_steps_in_order(lengths, steps):
         assert value(outputs[0, number]) == length * (length + 1) / 2
 
 
+def test_a_step_leaves_no_more_than_fits():
+    scheduler = scheduler_of(engine_config(), MAX_RESULT_NUMBERS // 4)
+    for number, length in enumerate([3, 1, 1, 5, 2]):
+        scheduler.add(0, request(number, length))
+    found, _ = run(scheduler)
+    assert found == [[3, 1], [1], [5], [2]]  # 5 alone is beyond
+
+
 def test_tokens_and_hidden_states_have_steps_of_their_own():
-    scheduler = EncodeScheduler(engine_config())
+    scheduler = scheduler_of(engine_config())
     for item in (request(0, 2), embedded(1, 2), embedded(2, 3), request(3, 1)):
         scheduler.add(0, item)
     steps, outputs = run(scheduler)
@@ -75,7 +88,7 @@ def test_tokens_and_hidden_states_have_steps_of_their_own():
 
 
 def test_token_types_are_filled_up():
-    scheduler = EncodeScheduler(engine_config())
+    scheduler = scheduler_of(engine_config())
     scheduler.add(0, request(0, 2))
     scheduler.add(0, request(1, 3, token_types=pack_ids((0, 1, 1))))
     batch = scheduler.schedule()
@@ -83,7 +96,7 @@ def test_token_types_are_filled_up():
 
 
 def test_an_aborted_request_is_not_computed():
-    scheduler = EncodeScheduler(engine_config())
+    scheduler = scheduler_of(engine_config())
     for number in range(3):
         scheduler.add(0, request(number, 4))
     scheduler.abort(0, [1, 7])
@@ -93,7 +106,7 @@ def test_an_aborted_request_is_not_computed():
 
 
 def test_a_request_that_ends_in_flight_is_answered_once():
-    scheduler = EncodeScheduler(engine_config())
+    scheduler = scheduler_of(engine_config())
     scheduler.add(0, request(0, 4))
     scheduler.add(1, request(0, 3))
     batch = scheduler.schedule()
@@ -108,7 +121,7 @@ def test_a_request_that_ends_in_flight_is_answered_once():
 
 
 def test_refusals_name_their_reason():
-    scheduler = EncodeScheduler(engine_config(max_queue_size=1))
+    scheduler = scheduler_of(engine_config(max_queue_size=1))
     for number in (0, 0, 1):
         scheduler.add(0, request(number, 4))
     errors = [output.error for _, output in scheduler.take_outputs()]

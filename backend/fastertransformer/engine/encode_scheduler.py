@@ -2,11 +2,12 @@
 """Packs inputs into steps in the order of their arrival, for models that encode and do not generate.
 
 An input is computed whole, in one step, and holds nothing between steps: no slot, no cache. As many as
-the token budget allows share a step; one that is longer than the budget has a step of its own.
+the token budget allows share a step, and as leave no more than MAX_RESULT_NUMBERS; one that alone goes beyond
+has a step of its own.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from .batch import Int32Array, ia3_rows
 from .encode_batch import EncodeBatch, EncodeResult
 from .scheduler import ClientOutput
 
+MAX_RESULT_NUMBERS = 1 << 28
+"""float32, 1 GiB: logits of a vocabulary and maps of attention are many times larger than their inputs."""
+
 _Key = tuple[int, int]
 """(client, the client's request id)"""
 _Entry = tuple[int, EncodeRequest]
@@ -23,10 +27,15 @@ _Entry = tuple[int, EncodeRequest]
 
 
 class EncodeScheduler:
-    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone."""
+    """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
 
-    def __init__(self, config: EngineConfig) -> None:
+    Args:
+        result_size: how many numbers a request is answered with.
+    """
+
+    def __init__(self, config: EngineConfig, result_size: Callable[[EncodeRequest], int]) -> None:
         self._config = config
+        self._result_size = result_size
         self._live: dict[_Key, EncodeRequest] = {}
         self._waiting: deque[_Entry] = deque()
         self._in_flight: deque[list[_Entry]] = deque()
@@ -103,13 +112,13 @@ class EncodeScheduler:
     def _take(self) -> list[_Entry]:
         """The requests of one step: all have tokens, or all have hidden states."""
         taken: list[_Entry] = []
-        budget = self._config.max_num_batched_tokens
+        tokens, numbers = self._config.max_num_batched_tokens, MAX_RESULT_NUMBERS
         while self._waiting and len(taken) < self._config.max_num_seqs:
             _, request = self._waiting[0]
-            if taken and (request.num_tokens > budget or _is_embedded(request) != _is_embedded(taken[0][1])):
+            tokens, numbers = tokens - request.num_tokens, numbers - self._result_size(request)
+            if taken and (min(tokens, numbers) < 0 or _is_embedded(request) != _is_embedded(taken[0][1])):
                 break
             taken.append(self._waiting.popleft())
-            budget -= request.num_tokens
         return taken
 
     def _is_live(self, client: int, request: EncodeRequest) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import EngineConfig
 from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
-from ..messages import Array
+from ..messages import Array, EncodeRequest
 from ..models import ATTENTIONS, AttentionMaps, EncoderModel
 from ..parallel.world import World
 from .encode_graphs import EncodeGraphs
@@ -61,6 +61,11 @@ class EncodeRunner:
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:
             largest = max(config.max_num_batched_tokens, max_seqlen)
             self._graphs = EncodeGraphs(self._compute, model, config.max_num_seqs, largest, max_seqlen)
+
+    def result_size(self, request: EncodeRequest) -> int:
+        """How many numbers it is answered with."""
+        shape, length = self._model.shape, request.num_tokens
+        return sum(math.prod(shape(output, length)) for output in request.outputs)
 
     @property
     def max_graph_tokens(self) -> int:
