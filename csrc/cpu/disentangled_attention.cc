@@ -49,7 +49,6 @@ vec position_scores(const Problem& p, int64_t head, int64_t start, int64_t posit
 template <typename T>
 void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t end, int64_t first,
             int64_t count) {
-  const int64_t num_vecs = (p.head_dim + kLanes - 1) / kLanes;
   tile.rows = count;
   for (int64_t row = 0; row < count; ++row) {
     const int64_t position = first + row;
@@ -59,12 +58,11 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
     const int64_t left = end - start - key, keys = left < kLanes ? left : kLanes;
     load_group(tile, at<T>(p.k, start + key, head), p.k.strides[0], at<T>(p.v, start + key, head),
                p.v.strides[0], keys, p.head_dim);
-    for (int64_t row = 0; row < count; ++row) {
-      vec scores = score(tile, row, p.head_dim) +
-                   position_scores<T>(p, head, start, tile.position[row], key, keys);
+    attend_group(tile, p.head_dim, [&](int64_t row, vec scores) {
+      scores += position_scores<T>(p, head, start, tile.position[row], key, keys);
       for (int64_t j = keys; j < kLanes; ++j) scores[j] = kLowest;
-      accumulate(tile, row, scores, num_vecs);
-    }
+      return scores;
+    });
   }
   for (int64_t row = 0; row < count; ++row) {
     store_row(tile, row, at<T>(p.out, start + first + row, head), p.head_dim);

@@ -26,7 +26,6 @@ T* at(const Tensor& tensor, int64_t token, int64_t head) {
 template <typename T>
 void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t end, int64_t first,
             int64_t count) {
-  const int64_t num_vecs = (p.head_dim + kLanes - 1) / kLanes;
   tile.rows = count;
   for (int64_t row = 0; row < count; ++row) {
     const int64_t position = first + row;
@@ -36,14 +35,13 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
     const int64_t left = end - start - key;
     load_group(tile, at<T>(p.k, start + key, head), p.k.strides[0], at<T>(p.v, start + key, head),
                p.v.strides[0], left < kLanes ? left : kLanes, p.head_dim);
-    for (int64_t row = 0; row < count; ++row) {
-      vec scores = score(tile, row, p.head_dim);
+    attend_group(tile, p.head_dim, [&](int64_t row, vec scores) {
       if (p.relative_bias.table != nullptr) {
         scores += p.relative_bias(head, key, tile.position[row]);
       }
       for (int64_t j = left; j < kLanes; ++j) scores[j] = kLowest;
-      accumulate(tile, row, scores, num_vecs);
-    }
+      return scores;
+    });
   }
   for (int64_t row = 0; row < count; ++row) {
     store_row(tile, row, at<T>(p.out, start + first + row, head), p.head_dim);

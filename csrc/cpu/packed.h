@@ -7,7 +7,7 @@
 
 namespace ft::cpu::FT_ISA {
 
-constexpr int64_t kTileQueries = 64;
+constexpr int64_t kTileQueries = 128;
 
 // Calls body(head, start, end, first, count) for up to kTileQueries queries at a time of every
 // head: those of the sequence [start, end) from its query `first` on. On any thread, in any order.

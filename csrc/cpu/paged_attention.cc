@@ -9,8 +9,6 @@
 namespace ft::cpu::FT_ISA {
 namespace {
 
-constexpr int64_t kTileQueries = 16;
-
 struct Problem {
   Tensor out, q, k_cache, v_cache, block_tables;
   const int32_t* seq_lens;
@@ -79,7 +77,6 @@ void attend(const Problem& p, Tile& tile, int64_t sequence, int64_t kv_head, int
             int64_t count) {
   load_queries<T>(p, tile, sequence, kv_head, first, count);
   const int32_t* table = p.block_tables.as<int32_t>() + sequence * p.block_tables.strides[0];
-  const int64_t num_vecs = (p.head_dim + kLanes - 1) / kLanes;
   const int64_t last_key = tile.position[tile.rows - 1];
   const int64_t oldest = p.window == 0 ? 0 : tile.position[0] - p.window + 1;
   const int64_t first_page = oldest > 0 ? oldest / p.block_size : 0;
@@ -97,10 +94,11 @@ void attend(const Problem& p, Tile& tile, int64_t sequence, int64_t kv_head, int
       load_group(tile, keys + offset * p.k_cache.strides[2], p.k_cache.strides[2],
                  values + offset * p.v_cache.strides[2], p.v_cache.strides[2], keys_left,
                  p.head_dim);
-      for (int64_t row = 0; row < tile.rows; ++row) {
-        const vec scores = biased(p, tile, row, score(tile, row, p.head_dim), key, keys_left);
-        accumulate(tile, row, scores, num_vecs);
-      }
+      const int64_t older = key - tile.position[0];  // queries that see none of these keys
+      const auto finish = [&](int64_t row, vec scores) {
+        return biased(p, tile, row, scores, key, keys_left);
+      };
+      attend_group(tile, p.head_dim, finish, older > 0 ? older * p.group : 0);
     }
   }
   store_rows<T>(p, tile, p.cu_seqlens_q[sequence] + first);
@@ -173,8 +171,7 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                   q.shape[2],
                   q.shape[1] / k_cache.shape[1],
                   k_cache.shape[2]};
-  int64_t queries = kMaxRows / p.group;
-  if (queries > kTileQueries) queries = kTileQueries;
+  const int64_t queries = kMaxRows / p.group;
   const int64_t tiles = (max_seqlen_q + queries - 1) / queries;
   const int64_t sequences = seq_lens.shape[0], kv_heads = k_cache.shape[1];
   dispatch(q, [&](auto type) {

@@ -169,6 +169,38 @@ inline float sum_halves(typename Floats<Lanes>::type x) {
 // Always the same tree, so that a sum does not depend on who asks for it.
 inline float sum(vec x) { return sum_halves<kLanes>(x); }
 
+template <int Lanes>
+inline float largest_of_halves(typename Floats<Lanes>::type x) {
+  if constexpr (Lanes == 2) {
+    return x[0] > x[1] ? x[0] : x[1];
+  } else {
+    typename Floats<Lanes / 2>::type halves[2];
+    std::memcpy(halves, &x, sizeof(x));
+    return largest_of_halves<Lanes / 2>(halves[0] > halves[1] ? halves[0] : halves[1]);
+  }
+}
+
+inline float largest(vec x) { return largest_of_halves<kLanes>(x); }
+
+// Rows become columns: of every two rows `step` apart, pairs of lanes `step` apart are exchanged.
+inline void transpose(vec (&rows)[kLanes]) {
+  ivec lane{};
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+#pragma GCC unroll 4
+  for (int step = 1; step < kLanes; step *= 2) {
+    const ivec is_upper = (lane & step) != 0;
+    const ivec from_lower = is_upper ? lane + (kLanes - step) : lane;
+    const ivec from_upper = is_upper ? lane + kLanes : lane + step;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if ((i & step) != 0) continue;
+      const vec lower = rows[i], upper = rows[i + step];
+      rows[i] = __builtin_shuffle(lower, upper, from_lower);
+      rows[i + step] = __builtin_shuffle(lower, upper, from_upper);
+    }
+  }
+}
+
 inline vec maximum(vec a, vec b) { return a > b ? a : b; }
 inline vec minimum(vec a, vec b) { return a < b ? a : b; }
 
