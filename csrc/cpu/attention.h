@@ -14,8 +14,8 @@ namespace ft::cpu::FT_ISA {
 
 constexpr int64_t kMaxVecs = kMaxHeadDim / kLanes;
 constexpr int64_t kMaxRows = 128;
-constexpr int kMostRows = kLanes == 16 ? 8 : 4;  // whose sums fit into registers
-constexpr float kLowest = -3.0e38f;              // the score of a key that is not seen
+constexpr int kRowsAtOnce = kLanes == 16 ? 8 : 4;  // whose sums fit into registers
+constexpr float kLowest = -3.0e38f;                // the score of a key that is not seen
 
 // One task's running state. Rows beyond `rows` and lanes beyond the head are never read.
 struct Tile {
@@ -144,7 +144,7 @@ inline void accumulate(Tile& tile, int64_t row, const vec (&scores)[kRows], int6
 
 // The loaded group, by rows [row, tile.rows). finish(row, scores): the scores with what is added to
 // them, kLowest of keys that the row does not see.
-template <int kRows = kMostRows, typename Finish>
+template <int kRows = kRowsAtOnce, typename Finish>
 void attend_group(Tile& tile, int64_t head_dim, Finish finish, int64_t row = 0) {
   const int64_t num_vecs = (head_dim + kLanes - 1) / kLanes;
   for (; row + kRows <= tile.rows; row += kRows) {

@@ -7,8 +7,6 @@
 namespace ft::cpu::FT_ISA {
 namespace {
 
-static_assert(kTileQueries <= kMaxRows);
-
 struct Problem {
   Tensor out, q, k, v;
   std::optional<Tensor> content_to_position, position_to_content;

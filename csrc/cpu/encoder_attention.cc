@@ -8,8 +8,6 @@
 namespace ft::cpu::FT_ISA {
 namespace {
 
-static_assert(kTileQueries <= kMaxRows);
-
 struct Problem {
   Tensor out, q, k, v;
   RelativeBias relative_bias;

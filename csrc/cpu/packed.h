@@ -7,21 +7,19 @@
 
 namespace ft::cpu::FT_ISA {
 
-constexpr int64_t kTileQueries = 128;
-
-// Calls body(head, start, end, first, count) for up to kTileQueries queries at a time of every
+// Calls body(head, start, end, first, count) for up to kMaxRows queries at a time of every
 // head: those of the sequence [start, end) from its query `first` on. On any thread, in any order.
 template <typename Body>
 void for_query_tiles(const Tensor& cu_seqlens, int64_t max_seqlen, int64_t heads, Body body) {
   const int32_t* bounds = cu_seqlens.as<int32_t>();
   const int64_t sequences = cu_seqlens.shape[0] - 1;
-  const int64_t tiles = (max_seqlen + kTileQueries - 1) / kTileQueries;
+  const int64_t tiles = (max_seqlen + kMaxRows - 1) / kMaxRows;
   parallel_for(tiles * sequences * heads, 1, [&](int64_t task, int64_t) {
     const int64_t head = task % heads, tile = task / heads % tiles;
     const int64_t sequence = task / heads / tiles;
     const int64_t start = bounds[sequence], end = bounds[sequence + 1];
-    const int64_t first = tile * kTileQueries, left = end - start - first;
-    if (left > 0) body(head, start, end, first, left < kTileQueries ? left : kTileQueries);
+    const int64_t first = tile * kMaxRows, left = end - start - first;
+    if (left > 0) body(head, start, end, first, left < kMaxRows ? left : kMaxRows);
   });
 }
 

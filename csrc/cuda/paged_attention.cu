@@ -12,7 +12,8 @@
 namespace ft::cuda {
 namespace {
 
-// Measured: with smaller heads the kernel that adds keys takes longer than two, but for few.
+// Measured with 64, 80 and 128 dims and 1, 8, 64 and 256 sequences: with smaller heads and 64
+// sequences the kernel that adds keys takes longer than two.
 constexpr int kAddingHeadDim = 128, kAddingSequences = 16;
 
 void check_integers(const char* op, const char* argument, const Tensor& tensor,

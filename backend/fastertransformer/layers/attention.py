@@ -119,71 +119,22 @@ class Attention:
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
-        attend = self._attend_single if metadata.max_seqlen_q == 1 else self._attend
-        return attend(q, k, v, metadata, kv_cache).view(qkv.shape[0], -1)
-
-    def _attend_single(
-        self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor
-    ) -> Tensor:
-        """[T, N, D] where every sequence has one query."""
-        shape = self._shape
-        return ops.decode_attention(
-            q,
-            k,
-            v,
-            metadata.positions,
-            self._rope_table,
-            shape.interleaved,
-            kv_cache[0],
-            kv_cache[1],
-            metadata.slot_mapping,
-            metadata.block_tables,
-            metadata.seq_lens,
-            metadata.cu_seqlens_q,
-            metadata.work,
-            metadata.workspace,
-            metadata.max_seqlen_k,
-            shape.scale,
-            shape.window,
-            shape.soft_cap,
-            self._alibi_slopes,
-            self._relative_bias,
-        )
+        return self._attend(q, k, v, metadata, kv_cache).view(qkv.shape[0], -1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
-        """The same of any step."""
-        shape = self._shape
-        k_cache, v_cache = kv_cache[0], kv_cache[1]
-        if self._rope_table is None:
-            ops.kv_write(k, v, k_cache, v_cache, metadata.slot_mapping)
-        else:
-            ops.rope_kv_write(
-                q,
-                k,
-                v,
-                metadata.positions,
-                self._rope_table,
-                shape.interleaved,
-                k_cache,
-                v_cache,
-                metadata.slot_mapping,
-            )
+        """[T, N, D], over the cache with this step's keys and values; one op where no sequence has several
+        queries."""
+        shape, k_cache, v_cache = self._shape, kv_cache[0], kv_cache[1]
+        heads = q, k, v, metadata.positions, self._rope_table, shape.interleaved
+        added = (*heads, k_cache, v_cache, metadata.slot_mapping)
+        tables = metadata.block_tables, metadata.seq_lens, metadata.cu_seqlens_q
+        seen = (*tables, metadata.work, metadata.workspace)
+        scores = shape.scale, shape.window, shape.soft_cap, self._alibi_slopes, self._relative_bias
+        if metadata.max_seqlen_q == 1:
+            return ops.decode_attention(*added, *seen, metadata.max_seqlen_k, *scores)
+        ops.add_to_cache(*added)
         return ops.paged_attention(
-            q,
-            k_cache,
-            v_cache,
-            metadata.block_tables,
-            metadata.seq_lens,
-            metadata.cu_seqlens_q,
-            metadata.work,
-            metadata.workspace,
-            metadata.max_seqlen_q,
-            metadata.max_seqlen_k,
-            shape.scale,
-            shape.window,
-            shape.soft_cap,
-            self._alibi_slopes,
-            self._relative_bias,
+            q, k_cache, v_cache, *seen, metadata.max_seqlen_q, metadata.max_seqlen_k, *scores
         )
 
 

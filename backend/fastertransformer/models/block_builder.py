@@ -106,7 +106,7 @@ class BlockBuilder:
             pair=self._pair(topology, attention, mlp) if topology.is_parallel else None,
         )
 
-    def _pair(self, topology: Topology, attention: Any, mlp: Mlp | MoeMlp) -> Any:
+    def _pair(self, topology: Topology, attention: object, mlp: Mlp | MoeMlp) -> Any:
         """Side by side; only decoders are."""
         assert isinstance(attention, Attention)
         assert isinstance(mlp, Mlp)

@@ -35,7 +35,7 @@ from .moe import (
 )
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from .registry import cuda_architectures, disable, has_kernels, set_device, set_num_threads
-from .rope import rope, rope_kv_write
+from .rope import add_to_cache, rope, rope_kv_write
 from .sampling import (
     SAMPLING_FLOATS,
     SAMPLING_INTEGERS,
@@ -55,6 +55,7 @@ __all__ = [
     "add_layer_norm",
     "add_positions",
     "add_rms_norm",
+    "add_to_cache",
     "attention_work",
     "attention_workspace_size",
     "beam_candidates",

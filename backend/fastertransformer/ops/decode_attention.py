@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from .attention import paged_attention
-from .kv_cache import kv_write
 from .registry import op
-from .rope import rope_kv_write
+from .rope import add_to_cache
 
 
 @op(out=lambda q, *_: torch.empty(q.shape, dtype=q.dtype, device=q.device))
@@ -33,7 +32,7 @@ def decode_attention(
     alibi_slopes: Tensor | None,
     relative_bias: Tensor | None,
 ) -> Tensor:
-    """`rope_kv_write`, or `kv_write` without cos_sin, then `paged_attention`.
+    """`add_to_cache`, then `paged_attention`.
 
     Afterwards q and k hold anything.
 
@@ -47,10 +46,7 @@ def decode_attention(
     Returns:
         [T, N, D]
     """
-    if cos_sin is None:
-        kv_write(k, v, k_cache, v_cache, slot_mapping)
-    else:
-        rope_kv_write(q, k, v, positions, cos_sin, interleaved, k_cache, v_cache, slot_mapping)
+    add_to_cache(q, k, v, positions, cos_sin, interleaved, k_cache, v_cache, slot_mapping)
     return paged_attention(
         q,
         k_cache,

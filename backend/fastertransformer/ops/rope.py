@@ -49,6 +49,24 @@ def rope_kv_write(
     kv_write(k, v, k_cache, v_cache, slot_mapping)
 
 
+def add_to_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor | None,
+    interleaved: bool,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+) -> None:
+    """`rope_kv_write`, or `kv_write` where nothing turns: without cos_sin."""
+    if cos_sin is None:
+        kv_write(k, v, k_cache, v_cache, slot_mapping)
+    else:
+        rope_kv_write(q, k, v, positions, cos_sin, interleaved, k_cache, v_cache, slot_mapping)
+
+
 def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
     if interleaved:
         return x[..., ::2], x[..., 1::2]
