@@ -154,7 +154,6 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, copy_rows);
   FT_BIND(cuda, copy_blocks);
   FT_BIND(cuda, paged_attention);
-  FT_BIND(cuda, decode_attention);
   FT_BIND(cuda, encoder_attention);
   FT_BIND(cuda, disentangled_attention);
   FT_BIND(cuda, set_device);

@@ -35,7 +35,7 @@ void dispatch_kind(const char* op, const std::string& kind, Body body) {
 template <typename T, int kLanes, Activation kKind, bool kGated>
 __global__ void __launch_bounds__(kThreads)
     activation_kernel(T* out, int64_t out_stride, const T* x, int64_t x_stride, int size) {
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
   if (at >= size) return;
   const T* row = x + blockIdx.x * x_stride + at;

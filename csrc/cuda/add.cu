@@ -15,7 +15,7 @@ constexpr int kThreads = 256;
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     add_kernel(T* x, int64_t x_stride, const T* y, int64_t y_stride, int size) {
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
   if (at >= size) return;
   T* const place = x + blockIdx.x * x_stride + at;

@@ -20,7 +20,7 @@ template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     copy_kernel(Word* data, int64_t place_stride, int64_t part_stride, int size, Pairs pairs) {
   const int64_t source = pairs.sources[blockIdx.x], target = pairs.targets[blockIdx.x];
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   data += blockIdx.y * part_stride;
   for (int i = threadIdx.x; i < size; i += kThreads) {
     data[target * place_stride + i] = data[source * place_stride + i];

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
     normalise_rows_kernel(Logits logits, const int32_t* num_candidates) {
   __shared__ device::NormaliserShared<kBlocks> shared;
   const bool wanted = num_candidates[blockIdx.y] > 0;
-  device::wait_for_predecessor(gridDim.y);
+  device::wait_for_predecessor();
   if (!wanted) return;
   float* const row = logits.data + blockIdx.y * logits.stride;
   const Segment segment = device::segment_of<kBlocks, kThreads>(row, logits.vocab_size);
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
     beam_candidates_kernel(Logits logits, const int32_t* num_candidates, Candidates out) {
   __shared__ Shared shared;
   const int count = min(num_candidates[blockIdx.y], out.capacity);
-  device::wait_for_predecessor(gridDim.y);
+  device::wait_for_predecessor();
   if (count <= 0) return;
   out.tokens += static_cast<int64_t>(blockIdx.y) * out.capacity;
   out.logprobs += static_cast<int64_t>(blockIdx.y) * out.capacity;

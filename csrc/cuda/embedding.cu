@@ -16,7 +16,7 @@ template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     embedding_kernel(T* out, int64_t out_stride, const int32_t* ids, const T* weight,
                      int64_t weight_stride, int size) {
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   const int at = (blockIdx.y * kThreads + threadIdx.x) * kLanes;
   if (at >= size) return;
   const T* row = weight + ids[blockIdx.x] * weight_stride;
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
   if (inside) {
     position = device::load_pack<kLanes>(table + positions[blockIdx.x] * table_stride + at);
   }
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   if (!inside) return;
   T* place = hidden + blockIdx.x * hidden_stride + at;
   device::Pack<T, kLanes> value = device::load_pack<kLanes>(place);

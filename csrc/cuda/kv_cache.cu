@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads)
     kv_write_kernel(Heads<T> k, Heads<T> v, PagedCache<T> k_cache, PagedCache<T> v_cache,
                     const int32_t* slot_mapping, int num_heads, int head_packs) {
   const int slot = slot_mapping[blockIdx.x];
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   const int pack = blockIdx.y * kThreads + threadIdx.x;
   const int head = pack / head_packs, at = pack % head_packs * kLanes;
   if (slot < 0 || head >= 2 * num_heads) return;

@@ -92,14 +92,6 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                      int64_t max_seqlen_q, int64_t max_seqlen_k, double scale, int64_t window,
                      double soft_cap, const std::optional<Tensor>& alibi_slopes,
                      const std::optional<Tensor>& relative_bias, int64_t stream);
-void decode_attention(const Tensor& out, const Tensor& q, const Tensor& k, const Tensor& v,
-                      const Tensor& positions, const std::optional<Tensor>& cos_sin,
-                      bool interleaved, const Tensor& k_cache, const Tensor& v_cache,
-                      const Tensor& slot_mapping, const Tensor& block_tables,
-                      const Tensor& seq_lens, const Tensor& cu_seqlens_q, const Tensor& work,
-                      const Tensor& workspace, int64_t max_seqlen_k, double scale, int64_t window,
-                      double soft_cap, const std::optional<Tensor>& alibi_slopes,
-                      const std::optional<Tensor>& relative_bias, int64_t stream);
 
 // The device (launch.cu).
 void set_device(int index);

@@ -22,7 +22,7 @@ constexpr int kCombineThreads = 256;
 __global__ void __launch_bounds__(kRouteThreads)
     route_kernel(const float* logits, int64_t stride, int num_tokens, int num_experts, int top_k,
                  bool normalised, float* shares, int32_t* experts) {
-  device::wait_for_predecessor(num_tokens);
+  device::wait_for_predecessor();
   const int token = blockIdx.x * (kRouteThreads / 32) + device::warp();
   if (token >= num_tokens) return;
   const float* const row = logits + token * stride;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kGroupThreads)
   __shared__ int counts[kMaxExperts], of_warps[kGroupThreads / 32];
   const int expert = threadIdx.x;
   counts[expert] = 0;
-  device::wait_for_predecessor(num_pairs / top_k);
+  device::wait_for_predecessor();
   __syncthreads();
   for (int pair = threadIdx.x; pair < num_pairs; pair += kGroupThreads) {
     atomicAdd(&counts[experts[pair]], 1);
@@ -89,7 +89,7 @@ template <typename T, int kLanes>
 __global__ void __launch_bounds__(kCombineThreads)
     combine_experts_kernel(T* out, const T* results, const int32_t* places, const float* shares,
                            const T* shared, int top_k, int columns) {
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   const int column = (blockIdx.y * kCombineThreads + threadIdx.x) * kLanes;
   if (column >= columns) return;
   const int64_t token = blockIdx.x, at = token * columns + column;

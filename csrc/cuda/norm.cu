@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kPacks <= 2 ? 512 : 1024) norm_kernel(Argument
   constexpr bool kEarly = kPacks <= 2;  // more do not fit beside the row
   if (kEarly) weight.load(a.weight, a.size);
   if (kEarly && kCentred) bias.load(a.bias, a.size);
-  device::wait_for_predecessor(a.num_rows);
+  device::wait_for_predecessor();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   if (row >= a.num_rows) return;  // whole warps, in blocks without barriers
   x.load(a.x[row], a.size);

@@ -12,7 +12,6 @@ struct Heads {
   T* data;
   int64_t token_stride, head_stride;
 
-  Heads() = default;
   explicit Heads(const Tensor& tensor)
       : data(tensor.as<T>()), token_stride(tensor.strides[0]), head_stride(tensor.strides[1]) {}
   __device__ T* at(int64_t token, int head) const {
@@ -27,7 +26,6 @@ struct PagedCache {
   int64_t block_stride, head_stride, offset_stride;
   int block_size;
 
-  PagedCache() = default;
   explicit PagedCache(const Tensor& tensor)
       : data(tensor.as<T>()),
         block_stride(tensor.strides[0]),
@@ -38,14 +36,6 @@ struct PagedCache {
     return data + slot / block_size * block_stride + head * head_stride +
            slot % block_size * offset_stride;
   }
-};
-
-// Where a step's keys and values go, and the latter come from.
-template <typename T>
-struct Destination {
-  PagedCache<T> k_cache, v_cache;
-  Heads<T> v;
-  const int32_t* slot_mapping;
 };
 
 // k, v: [T, K, D]; k_cache, v_cache: [num_blocks, K, block_size, D]; slot_mapping: [T] int32.

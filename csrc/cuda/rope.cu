@@ -1,25 +1,69 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // rope and rope_kv_write, heads [T, N, D]. One thread turns `kLanes` pairs of a head, or copies a
-// pack that nothing turns.
+// pack that nothing turns. The two packs that hold its pairs: for pairs (i, i + R/2) one in each
+// half of the R turned dimensions, for pairs (2i, 2i + 1) two neighbours.
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/packs.h"
 #include "cuda/paged_cache.cuh"
-#include "cuda/rotation.cuh"
 #include "device/pdl.cuh"
 #include "device/vec.cuh"
 
 namespace ft::cuda {
 namespace {
 
+using device::Pack;
+
 constexpr int kThreads = 128;
+
+struct Angles {
+  const int32_t* positions;  // [T]
+  const float* cos_sin;      // [P, 2 * half]
+  int half;                  // R/2
+};
+
+template <typename T>
+struct Destination {
+  PagedCache<T> k_cache, v_cache;
+  Heads<T> v;
+  const int32_t* slot_mapping;
+};
+
+template <int kLanes>
+struct Turn {
+  Pack<float, kLanes> cos, sin;
+  int first, second;  // elements at which the packs start
+};
+
+template <int kLanes, bool kInterleaved>
+__device__ __forceinline__ Turn<kLanes> load_turn(const Angles& angles, int64_t token, int index) {
+  const int64_t position = angles.positions[token];
+  const float* cos = angles.cos_sin + position * 2 * angles.half + index * kLanes;
+  const int first = kInterleaved ? 2 * index * kLanes : index * kLanes;
+  return {device::load_pack<kLanes>(cos), device::load_pack<kLanes>(cos + angles.half), first,
+          first + (kInterleaved ? kLanes : angles.half)};
+}
+
+// Lane i of the two packs, seen as 2 * kLanes elements in a row.
+template <typename P>
+__device__ __forceinline__ auto& element(P& first, P& second, int i) {
+  return i < P::kSize ? first.lanes[i] : second.lanes[i - P::kSize];
+}
 
 template <typename T, int kLanes, bool kInterleaved>
 __device__ __forceinline__ void rotate(const T* from, T* to, const Turn<kLanes>& turn) {
-  Pairs<T, kLanes> pairs;
-  pairs.load(from, turn);
-  pairs.template rotate<kInterleaved>(turn);
-  pairs.store(to, turn);
+  Pack<T, kLanes> first = device::load_pack<kLanes>(from + turn.first);
+  Pack<T, kLanes> second = device::load_pack<kLanes>(from + turn.second);
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) {
+    T& a = element(first, second, kInterleaved ? 2 * i : i);
+    T& b = element(first, second, kInterleaved ? 2 * i + 1 : kLanes + i);
+    const float x = device::to_float(a), y = device::to_float(b);
+    a = device::from_float<T>(x * turn.cos.lanes[i] - y * turn.sin.lanes[i]);
+    b = device::from_float<T>(y * turn.cos.lanes[i] + x * turn.sin.lanes[i]);
+  }
+  device::store_pack(to + turn.first, first);
+  device::store_pack(to + turn.second, second);
 }
 
 template <int kLanes, typename T>
@@ -35,9 +79,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t token = blockIdx.x;
   const int unit = blockIdx.y * kThreads + threadIdx.x, turns = angles.half / kLanes;
   const int head = unit / turns;
-  const float* angles_row = angles.row(angles.positions[token]);
-  const auto turn = load_turn<kLanes, kInterleaved>(angles_row, angles.half, unit % turns);
-  device::wait_for_predecessor(gridDim.x);
+  const auto turn = load_turn<kLanes, kInterleaved>(angles, token, unit % turns);
+  device::wait_for_predecessor();
   if (head >= num_heads + num_kv_heads) return;
   T* row = head < num_heads ? q.at(token, head) : k.at(token, head - num_heads);
   rotate<T, kLanes, kInterleaved>(row, row, turn);
@@ -51,12 +94,9 @@ __global__ void __launch_bounds__(kThreads)
   const int unit = blockIdx.y * kThreads + threadIdx.x, turns = angles.half / kLanes;
   const int num_turns = (num_heads + num_kv_heads) * turns;
   Turn<kLanes> turn;
-  if (unit < num_turns) {
-    const float* angles_row = angles.row(angles.positions[token]);
-    turn = load_turn<kLanes, kInterleaved>(angles_row, angles.half, unit % turns);
-  }
+  if (unit < num_turns) turn = load_turn<kLanes, kInterleaved>(angles, token, unit % turns);
   const int slot = to.slot_mapping[token];
-  device::wait_for_predecessor(gridDim.x);
+  device::wait_for_predecessor();
   if (unit < num_heads * turns) {
     T* row = q.at(token, unit / turns);
     rotate<T, kLanes, kInterleaved>(row, row, turn);
@@ -79,6 +119,25 @@ __global__ void __launch_bounds__(kThreads)
     const int at = 2 * angles.half + (pack - num_value_packs) % rest_packs * kLanes;
     copy<kLanes>(k.at(token, head) + at, to.k_cache.at(slot, head) + at);
   }
+}
+
+void check_rope(const char* op, const Tensor& q, const Tensor& k, const Tensor& positions,
+                const Tensor& cos_sin) {
+  check_float(op, "q", q);
+  check_shape(op, "q", q, {-1, -1, -1});
+  check_heads(op, "q", q, q);
+  check_heads(op, "k", k, q);
+  check_shape(op, "positions", positions, {q.shape[0]});
+  check_dtype(op, "positions", positions, DType::kInt32);
+  check_contiguous(op, "positions", positions);
+  check_on_gpu(op, "positions", positions);
+  check_shape(op, "cos_sin", cos_sin, {-1, -1});
+  check_dtype(op, "cos_sin", cos_sin, DType::kFloat32);
+  check_contiguous(op, "cos_sin", cos_sin);
+  check_on_gpu(op, "cos_sin", cos_sin);
+  check_that(op, "cos_sin", cos_sin.shape[1] > 0, "has no columns");
+  check_that(op, "cos_sin", cos_sin.shape[1] % 2 == 0, "has an odd number of columns");
+  check_that(op, "cos_sin", cos_sin.shape[1] <= q.shape[2], "is wider than a head");
 }
 
 // Calls body(T{}, lanes, interleaved), the last two constants: `lanes` pairs of a head side by
@@ -108,25 +167,6 @@ void dispatch_rope(std::initializer_list<const Tensor*> heads, const Tensor& cos
 }
 
 }  // namespace
-
-void check_rope(const char* op, const Tensor& q, const Tensor& k, const Tensor& positions,
-                const Tensor& cos_sin) {
-  check_float(op, "q", q);
-  check_shape(op, "q", q, {-1, -1, -1});
-  check_heads(op, "q", q, q);
-  check_heads(op, "k", k, q);
-  check_shape(op, "positions", positions, {q.shape[0]});
-  check_dtype(op, "positions", positions, DType::kInt32);
-  check_contiguous(op, "positions", positions);
-  check_on_gpu(op, "positions", positions);
-  check_shape(op, "cos_sin", cos_sin, {-1, -1});
-  check_dtype(op, "cos_sin", cos_sin, DType::kFloat32);
-  check_contiguous(op, "cos_sin", cos_sin);
-  check_on_gpu(op, "cos_sin", cos_sin);
-  check_that(op, "cos_sin", cos_sin.shape[1] > 0, "has no columns");
-  check_that(op, "cos_sin", cos_sin.shape[1] % 2 == 0, "has an odd number of columns");
-  check_that(op, "cos_sin", cos_sin.shape[1] <= q.shape[2], "is wider than a head");
-}
 
 void rope(const Tensor& q, const Tensor& k, const Tensor& positions, const Tensor& cos_sin,
           bool interleaved, int64_t stream) {

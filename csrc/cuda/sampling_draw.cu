@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   const int slot = slots[blockIdx.y];
   if (slot < 0) {
-    device::wait_for_predecessor(gridDim.y);
+    device::wait_for_predecessor();
     if (is_first) *out = 0;
     return;
   }
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   Draw draw = draws ? draw_of(tables, seeds, slot, lengths[blockIdx.y]) : Draw{};
   const Decay decay = draws ? decay_of(tables, slot) : Decay{};
-  device::wait_for_predecessor(gridDim.y);
+  device::wait_for_predecessor();
   const float* const row = logits.data + blockIdx.y * logits.stride;
   const Segment segment = device::segment_of<kBlocks, kThreads>(row, logits.vocab_size);
   const uint64_t best = best_of(shared, segment);

@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
   const int slot = slots[blockIdx.y];
   const int length = lengths[blockIdx.y];
   const Request request = slot < 0 ? Request{} : request_of(tables, slot, length);
-  device::wait_for_predecessor(gridDim.y);
+  device::wait_for_predecessor();
   if (!request.asks()) return;
   const int begin = blockIdx.x * kSlice;
   const int size = min(kSlice, logits.vocab_size - begin);

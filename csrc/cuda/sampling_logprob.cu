@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ device::NormaliserShared<kBlocks> shared;
   const int slot = slots[blockIdx.y];
   const bool wanted = slot >= 0 && integers[kWantsLogprob * num_slots + slot] != 0;
-  device::wait_for_predecessor(gridDim.y);
+  device::wait_for_predecessor();
   const bool is_first = Cluster<kBlocks>::rank() == 0 && threadIdx.x == 0;
   if (!wanted) {
     if (is_first) out[blockIdx.y] = 0.0f;

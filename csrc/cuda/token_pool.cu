@@ -18,7 +18,7 @@ struct Places {
 };
 
 __global__ void __launch_bounds__(kThreads) take_tokens_kernel(int32_t* out, Places places) {
-  device::wait_for_predecessor(places.count);
+  device::wait_for_predecessor();
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= places.count) return;
   out[i] = places.pool[places.slots[i] * places.slot_stride + places.positions[i]];
@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) take_tokens_kernel(int32_t* out, Pla
 
 __global__ void __launch_bounds__(kThreads)
     put_tokens_kernel(Places places, const int32_t* tokens) {
-  device::wait_for_predecessor(places.count);
+  device::wait_for_predecessor();
   const int i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= places.count || places.slots[i] < 0) return;
   places.pool[places.slots[i] * places.slot_stride + places.positions[i]] = tokens[i];

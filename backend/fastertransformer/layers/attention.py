@@ -122,19 +122,15 @@ class Attention:
         return self._attend(q, k, v, metadata, kv_cache).view(qkv.shape[0], -1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
-        """[T, N, D], over the cache with this step's keys and values; one op where no sequence has several
-        queries."""
+        """[T, N, D], over the cache with this step's keys and values."""
         shape, k_cache, v_cache = self._shape, kv_cache[0], kv_cache[1]
-        heads = q, k, v, metadata.positions, self._rope_table, shape.interleaved
-        added = (*heads, k_cache, v_cache, metadata.slot_mapping)
+        turned = q, k, v, metadata.positions, self._rope_table, shape.interleaved
+        ops.add_to_cache(*turned, k_cache, v_cache, metadata.slot_mapping)
         tables = metadata.block_tables, metadata.seq_lens, metadata.cu_seqlens_q
-        seen = (*tables, metadata.work, metadata.workspace)
+        sizes = metadata.max_seqlen_q, metadata.max_seqlen_k
         scores = shape.scale, shape.window, shape.soft_cap, self._alibi_slopes, self._relative_bias
-        if metadata.max_seqlen_q == 1:
-            return ops.decode_attention(*added, *seen, metadata.max_seqlen_k, *scores)
-        ops.add_to_cache(*added)
         return ops.paged_attention(
-            q, k_cache, v_cache, *seen, metadata.max_seqlen_q, metadata.max_seqlen_k, *scores
+            q, k_cache, v_cache, *tables, metadata.work, metadata.workspace, *sizes, *scores
         )
 
 

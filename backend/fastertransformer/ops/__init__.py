@@ -5,7 +5,6 @@ from .activation import activation, gated_activation
 from .add import add
 from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, num_key_chunks, paged_attention
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
-from .decode_attention import decode_attention
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
 from .encoder_attention import bias_by_distance, encoder_attention
@@ -64,7 +63,6 @@ __all__ = [
     "copy_blocks",
     "copy_rows",
     "cuda_architectures",
-    "decode_attention",
     "disable",
     "disentangled_attention",
     "embedding",

@@ -45,7 +45,6 @@ template <typename T>
 struct Attention : Queries<T> {
   static constexpr const char* kOp = "paged_attention";
   static constexpr bool kIsPaged = true;
-  static constexpr bool kAddsKeys = false;
 
   const T* k_cache;
   const T* v_cache;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The attention kernel for sequences with one query, all of whose keys are in the cache.
+// The attention kernel for sequences with one query.
 #include "cuda/attention/decode.cuh"
 
 #include "cuda/attention/launchers.h"

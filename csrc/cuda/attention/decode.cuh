@@ -6,8 +6,7 @@
 // only the newest key is of this step, all others were written before the step began. What warps
 // leave of an item is merged head by head, a warp for each, while the others go on. The chunks of a
 // longer sequence leave their states in the workspace, and the warp that comes last merges them in
-// the order of the chunks. The kernel may be given the step's keys and values itself: then even the
-// group of the newest key is copied early, but for its row.
+// the order of the chunks.
 // (Flash-Decoding, pytorch.org/blog/flash-decoding; Dao et al., arXiv 2205.14135)
 #pragma once
 
@@ -15,7 +14,6 @@
 
 #include "cuda/attention/decode_group.cuh"
 #include "cuda/attention/decode_merge.cuh"
-#include "cuda/attention/decode_newest.cuh"
 #include "cuda/attention/decode_shared.cuh"
 #include "cuda/attention/decode_stream.cuh"
 #include "cuda/attention/limits.h"
@@ -26,29 +24,16 @@
 namespace ft::cuda {
 
 // The state of the item's groups `first`, first + step, ..., which leave the ring from `stage` on.
-// `room`: for the queries that the kernel turns, until the state takes it.
-template <typename A, int kHeadDim, typename S>
-__device__ DecodeState<kHeadDim> attend(const A& a, const DecodeItem& item,
-                                        DecodeStream<A, kHeadDim>& stream, int& stage, int first,
-                                        int step, float* room, int lane) {
-  using T = typename A::Element;
+template <typename T, int kHeadDim, typename S>
+__device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem& item,
+                                        DecodeStream<T, kHeadDim>& stream, int& stage, int first,
+                                        int step, int lane) {
   using Shape = DecodeShape<kHeadDim>;
   // Copies behind those of the next keys, and then behind those of the next values.
   constexpr int kPending = 2 * Shape::kStages - 1;
   const S score(a);
   uint32_t queries[kHeadDim / 16][2];
-  const T* query = a.query(item.token, item.head);
-  int stride = static_cast<int>(a.q_head_stride);
-  if constexpr (A::kAddsKeys) {
-    if (a.angles.half > 0) {
-      T* turned = reinterpret_cast<T*>(room);
-      constexpr int kStride = Shape::kSumStride * sizeof(float) / sizeof(T);
-      turn_queries(query, stride, turned, kStride, item.num_heads, turn_of(a, item), lane);
-      query = turned;
-      stride = kStride;
-    }
-  }
-  load_queries<T, kHeadDim>(queries, query, stride, item.num_heads, a.head_dim, lane);
+  load_queries<T, kHeadDim>(queries, a, item, lane);
   float slopes[2];
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
@@ -58,13 +43,6 @@ __device__ DecodeState<kHeadDim> attend(const A& a, const DecodeItem& item,
   DecodeState<kHeadDim> state;
   for (int key = item.first_key() + first * kGroupKeys; key < item.end; key += step * kGroupKeys) {
     float weights[4];
-    if constexpr (A::kAddsKeys) {
-      if (key + kGroupKeys >= item.length) {
-        const int offset = (item.length - 1 - key) * Shape::kRowBytes;
-        put_newest(a, item, reinterpret_cast<T*>(stream.keys(stage) + offset),
-                   reinterpret_cast<T*>(stream.values(stage) + offset), kHeadDim, lane);
-      }
-    }
     device::wait_for_copies<kPending>();
     __syncwarp();
     score_keys<T, kHeadDim>(weights, stream.keys(stage), queries, lane);
@@ -84,17 +62,17 @@ __device__ DecodeState<kHeadDim> attend(const A& a, const DecodeItem& item,
 
 // A warp that attends. Of an item's groups every warp takes each num_warps-th, at every item
 // another one the first. States are merged in the order of the groups, whichever warp it was.
-template <typename A, int kHeadDim, typename S>
+template <typename T, int kHeadDim, typename S>
 struct DecodeWorker {
   using Shape = DecodeShape<kHeadDim>;
-  const A& attention;
+  const Attention<T>& attention;
   const DecodeShared<kHeadDim>& shared;
   const int warp, lane;
-  DecodeStream<A, kHeadDim> stream;
+  DecodeStream<T, kHeadDim> stream;
   BufferPosition<kHeadDim> at;
   int stage = 0;
 
-  __device__ DecodeWorker(const A& a, const DecodeShared<kHeadDim>& memory, int thread)
+  __device__ DecodeWorker(const Attention<T>& a, const DecodeShared<kHeadDim>& memory, int thread)
       : attention(a),
         shared(memory),
         warp(thread / 32),
@@ -107,14 +85,10 @@ struct DecodeWorker {
     stage = 0;
 #pragma unroll 1
     for (int filled = 0; filled < Shape::kStages; ++filled) {
-      if (is_early && stream.awaits_newest()) wait_for_predecessor(is_early);
+      if (is_early && stream.has_newest()) wait_for_predecessor(is_early);
       stream.copy(filled);
     }
-    if (!is_early) return;
-    if constexpr (A::kAddsKeys) {
-      if (num_items > 0) rehearse(shared.items[0]);
-    }
-    wait_for_predecessor(is_early);
+    if (is_early) wait_for_predecessor(is_early);
   }
 
   __device__ void run(int num_items) {
@@ -128,29 +102,16 @@ struct DecodeWorker {
   }
 
  private:
-  // What comes behind the predecessor's end, so that code and angles are there.
-  __device__ void rehearse(const DecodeItem& item) const {
-    using T = typename A::Element;
-    T* room = reinterpret_cast<T*>(shared.states(0).sum(warp, 0));
-    T* const none = nullptr;
-    const T* some = attention.k_cache;  // nothing but the ring reads it, and past the first cache
-    const HeadTurn how = turn_of(attention, item);
-    if (how.half > 0) turn_queries<T>(some, 0, room, 0, 1, how, lane);
-    put_newest<T>(some, some, room, room + kHeadDim, none, none, kHeadDim, how, lane);
-  }
-
   __device__ void wait_for_predecessor(bool& is_early) const {
-    device::wait_for_predecessor(attention.num_sequences);
+    device::wait_for_predecessor();
     is_early = false;
   }
 
   __device__ void run(const DecodeItem& item, int worker, int num_groups) {
     const DecodeStates<kHeadDim> states = shared.states(at.buffer);
     if (worker < num_groups) {
-      // The room for its state takes turned queries first.
-      if constexpr (A::kAddsKeys) device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
-      const auto state = attend<A, kHeadDim, S>(attention, item, stream, stage, worker,
-                                                shared.num_warps, states.sum(worker, 0), lane);
+      const auto state =
+          attend<T, kHeadDim, S>(attention, item, stream, stage, worker, shared.num_warps, lane);
       device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
       state.store(states, worker, lane, item.num_heads);
     } else {
@@ -173,10 +134,10 @@ struct DecodeWorker {
   }
 };
 
-template <typename A, int kHeadDim, typename S>
+template <typename T, int kHeadDim, typename S>
 __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32,
                                   DecodeShape<kHeadDim>::kBlocks)
-    decode_kernel(const __grid_constant__ A a) {
+    decode_kernel(const __grid_constant__ Attention<T> a) {
   extern __shared__ __align__(16) char memory[];
   const int num_warps = blockDim.x / 32, thread = threadIdx.x;
   const DecodeShared<kHeadDim> shared(memory, num_warps,
@@ -188,11 +149,11 @@ __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32,
   }
   __syncthreads();
 
-  const DecodePlan<A> plan(a, shared.cumulative);
+  const DecodePlan<T> plan(a, shared.cumulative);
   const int block = blockIdx.x, step = gridDim.x;
   // The first block waits in any case: the kernel must not end before the one in front of it.
   if (block > 0 && block >= plan.num_items) return;
-  DecodeWorker<A, kHeadDim, S> worker(a, shared, thread);
+  DecodeWorker<T, kHeadDim, S> worker(a, shared, thread);
   int begin = block;
   do {
     const int index = begin + thread * step;
@@ -216,25 +177,22 @@ int num_decode_warps(int num_heads) {
   return static_cast<int>(std::clamp<size_t>(fitting, 1, DecodeShape<kHeadDim>::kMaxWarps));
 }
 
-template <typename A, int kHeadDim, typename S>
-void launch_decode_of(const A& attention, int max_seqlen_k, int64_t stream) {
-  const char* op = A::kOp;
-  const auto kernel = decode_kernel<A, kHeadDim, S>;
+template <typename T, int kHeadDim, typename S>
+void launch_decode_of(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
+  const char* op = "paged_attention";
+  const auto kernel = decode_kernel<T, kHeadDim, S>;
   const int group = attention.num_heads / attention.num_kv_heads;
   const int num_heads = std::min(group, kItemHeads);
   const int num_warps = num_decode_warps<kHeadDim>(num_heads);
-  const int64_t tiles = attention.num_kv_heads * ((group + kItemHeads - 1) / kItemHeads);
-  size_t bytes = num_warps * DecodeShape<kHeadDim>::warp_bytes(num_heads) +
-                 DecodeShared<kHeadDim>::kPlanBytes + (attention.num_sequences + 1) * sizeof(int);
-  // Few blocks would start in pairs on the first multiprocessors that the kernel before leaves.
-  if (attention.num_sequences * tiles <= num_multiprocessors()) {
-    bytes = std::max(bytes, shared_bytes_per_multiprocessor() / 2);
-  }
+  const size_t bytes = num_warps * DecodeShape<kHeadDim>::warp_bytes(num_heads) +
+                       DecodeShared<kHeadDim>::kPlanBytes +
+                       (attention.num_sequences + 1) * sizeof(int);
   static const bool allowed = (allow_shared(op, kernel, shared_bytes_per_block() - 1024), true);
   (void)allowed;
   int blocks = 0;
   check_cuda(op,
              cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, num_warps * 32, bytes));
+  const int64_t tiles = attention.num_kv_heads * ((group + kItemHeads - 1) / kItemHeads);
   const int64_t chunks = (max_seqlen_k + kChunkKeys - 1) / kChunkKeys;  // at most
   const int64_t items = std::max<int64_t>(1, attention.num_sequences * chunks * tiles);
   const int64_t resident = static_cast<int64_t>(std::max(1, blocks)) * num_multiprocessors();
@@ -242,22 +200,22 @@ void launch_decode_of(const A& attention, int max_seqlen_k, int64_t stream) {
          stream, attention);
 }
 
-template <typename A, typename S>
-void launch_decode_with(const A& attention, int max_seqlen_k, int64_t stream) {
+template <typename T, typename S>
+void launch_decode_with(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
   const int head_dim = attention.head_dim;
-  if (head_dim <= 64) return launch_decode_of<A, 64, S>(attention, max_seqlen_k, stream);
-  if (head_dim <= 80) return launch_decode_of<A, 80, S>(attention, max_seqlen_k, stream);
-  if (head_dim <= 96) return launch_decode_of<A, 96, S>(attention, max_seqlen_k, stream);
-  if (head_dim <= 128) return launch_decode_of<A, 128, S>(attention, max_seqlen_k, stream);
-  launch_decode_of<A, 256, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 64) return launch_decode_of<T, 64, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 80) return launch_decode_of<T, 80, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 96) return launch_decode_of<T, 96, S>(attention, max_seqlen_k, stream);
+  if (head_dim <= 128) return launch_decode_of<T, 128, S>(attention, max_seqlen_k, stream);
+  launch_decode_of<T, 256, S>(attention, max_seqlen_k, stream);
 }
 
-template <typename A>
-void launch_decode(const A& attention, int max_seqlen_k, int64_t stream) {
+template <typename T>
+void launch_decode(const Attention<T>& attention, int max_seqlen_k, int64_t stream) {
   if (attention.relative_bias != nullptr) {
-    launch_decode_with<A, RelativeScore>(attention, max_seqlen_k, stream);
+    launch_decode_with<T, RelativeScore>(attention, max_seqlen_k, stream);
   } else {
-    launch_decode_with<A, Score>(attention, max_seqlen_k, stream);
+    launch_decode_with<T, Score>(attention, max_seqlen_k, stream);
   }
 }
 

@@ -10,15 +10,15 @@ namespace ft::cuda {
 
 // The queries of an item as the second operand: lane (g, t) holds head g, dims 16 i + 2t and + 8.
 template <typename T, int kHeadDim>
-__device__ void load_queries(uint32_t (&queries)[kHeadDim / 16][2], const T* first, int stride,
-                             int num_heads, int head_dim, int lane) {
-  const bool valid = lane / 4 < num_heads;
-  const T* query = first + (valid ? lane / 4 : 0) * stride;
+__device__ void load_queries(uint32_t (&queries)[kHeadDim / 16][2], const Attention<T>& a,
+                             const DecodeItem& item, int lane) {
+  const bool valid = lane / 4 < item.num_heads;
+  const T* query = a.query(item.token, item.head + (valid ? lane / 4 : 0));
 #pragma unroll
   for (int i = 0; i < kHeadDim / 8; ++i) {
     const int dim = i * 8 + lane % 4 * 2;
     queries[i / 2][i % 2] =
-        valid && dim < head_dim ? *reinterpret_cast<const uint32_t*>(query + dim) : 0;
+        valid && dim < a.head_dim ? *reinterpret_cast<const uint32_t*>(query + dim) : 0;
   }
 }
 

@@ -2,7 +2,7 @@
 // The pieces of work of attention with single queries, and the sizes of the kernel.
 #pragma once
 
-#include "cuda/attention/decode_argument.cuh"
+#include "cuda/attention/attention.cuh"
 
 namespace ft::cuda {
 
@@ -12,7 +12,6 @@ constexpr int kPlannedItems = 32;  // of a block, at a time
 
 struct DecodeItem {
   int sequence, length, token;
-  int position, slot;            // of the token, where keys are added
   int chunk;                     // in the plan
   int first_chunk, num_chunks;   // those of the sequence that have visible keys
   int sequence_chunk;            // the first one of the sequence
@@ -27,13 +26,14 @@ struct DecodeItem {
   }
 };
 
-template <typename A>
+template <typename T>
 struct DecodePlan {
-  const A& attention;
+  const Attention<T>& attention;
   const int* cumulative;  // chunks up to each sequence, in shared memory
   int group, tiles_per_kv_head, num_tiles, num_items;
 
-  __device__ DecodePlan(const A& a, const int* chunks) : attention(a), cumulative(chunks) {
+  __device__ DecodePlan(const Attention<T>& a, const int* chunks)
+      : attention(a), cumulative(chunks) {
     group = a.num_heads / a.num_kv_heads;
     tiles_per_kv_head = (group + kItemHeads - 1) / kItemHeads;
     num_tiles = a.num_kv_heads * tiles_per_kv_head;
@@ -65,10 +65,6 @@ struct DecodePlan {
     item.sequence = low;
     item.length = attention.seq_lens[low];
     item.token = attention.cu_seqlens_q[low];
-    if constexpr (A::kAddsKeys) {
-      item.slot = attention.newest.slot_mapping[item.token];
-      item.position = attention.angles.half > 0 ? attention.angles.positions[item.token] : 0;
-    }
     item.sequence_chunk = cumulative[low];
     const int chunk_keys = keys_of_chunks(item.length, cumulative[low + 1] - cumulative[low]);
     const int oldest = attention.oldest_visible(item.length - 1);

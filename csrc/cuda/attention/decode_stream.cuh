@@ -9,16 +9,15 @@
 namespace ft::cuda {
 
 // Brings the groups of one warp into its rings, in the order in which they are used.
-template <typename A, int kHeadDim>
+template <typename T, int kHeadDim>
 class DecodeStream {
-  using T = typename A::Element;
   using Shape = DecodeShape<kHeadDim>;
-  static constexpr int kPacks = kHeadDim / 8;        // of a key
-  static constexpr int64_t kZeros = -1, kLeft = -2;  // what becomes of a row that is not copied
+  static constexpr int kPacks = kHeadDim / 8;  // of a key
   static constexpr int kLanePacks = Packs<32, kPacks>::template kCount<kGroupKeys>;
 
  public:
-  __device__ DecodeStream(const A& attention, char* ring, int warp, int num_warps, int lane)
+  __device__ DecodeStream(const Attention<T>& attention, char* ring, int warp, int num_warps,
+                          int lane)
       : attention_(attention),
         ring_(ring),
         warp_(warp),
@@ -38,9 +37,9 @@ class DecodeStream {
     enter_item();
   }
 
-  // Whether to copy the next group means to read what the predecessor writes.
-  __device__ bool awaits_newest() const {
-    return !A::kAddsKeys && !is_done() && min(key_ + kGroupKeys, item_->end) == item_->length;
+  // Whether the next group holds a key of this step.
+  __device__ bool has_newest() const {
+    return !is_done() && min(key_ + kGroupKeys, item_->end) == item_->length;
   }
 
   // The next group into a stage of the rings: two groups of copies, empty ones at the end.
@@ -85,14 +84,9 @@ class DecodeStream {
     return key_ + row >= item_->begin && key_ + row < item_->end;
   }
 
-  // Where keys are added the newest one is not: its row is left to put_newest().
-  __device__ bool is_cached(int row) const {
-    return is_visible(row) && key_ + row < item_->length - A::kAddsKeys;
-  }
-
   // Lane i looks up key i % 16, long before it is needed.
   __device__ void find_row() {
-    const A& a = attention_;
+    const Attention<T>& a = attention_;
     const int row = lane_ % kGroupKeys, page = (key_ + row) / a.block_size;
     slot_ = key_ + row - page * a.block_size;
     page_ = is_visible(row) ? a.block_tables[item_->sequence * a.table_stride + page] : 0;
@@ -102,12 +96,11 @@ class DecodeStream {
     if (!is_done()) {
       const T* head = cache + item_->kv_head * attention_.kv_head_stride;
       const int64_t offset = attention_.key_offset(page_, slot_);
-      if (has_whole_groups_ && is_visible(0) && is_cached(kGroupKeys - 1)) {
+      if (has_whole_groups_ && is_visible(0) && is_visible(kGroupKeys - 1)) {
         copy_whole(tile, head + offset - lane_ % kGroupKeys * kHeadDim);
       } else {
         const int row = lane_ % kGroupKeys;
-        const int64_t from = is_cached(row) ? offset : is_visible(row) ? kLeft : kZeros;
-        copy_rows(tile, head, from, attention_.head_dim, lane_);
+        copy_rows(tile, head, is_visible(row) ? offset : -1, attention_.head_dim, lane_);
       }
     }
     device::commit_copies();
@@ -127,8 +120,8 @@ class DecodeStream {
     }
   }
 
-  // Lane i has the offset of key i % 16, or what becomes of its row instead. A function of its own:
-  // code takes time to arrive, too, and few groups need this.
+  // Lane i has the offset of key i % 16, or -1. A function of its own: code takes time to arrive,
+  // too, and few groups need this.
   static __device__ __noinline__ void copy_rows(char* tile, const T* head, int64_t offset,
                                                 int head_dim, int lane) {
     const Packs<32, kPacks> packs{lane};
@@ -136,13 +129,12 @@ class DecodeStream {
     for (int i = 0; i < kLanePacks; ++i) {
       const int dim = packs.column(i) * 8;
       const int64_t from = __shfl_sync(0xffffffffu, offset, packs.row(i));
-      if (from == kLeft) continue;
       const bool valid = from >= 0 && dim < head_dim;
       device::copy_async(place(tile, i, lane), valid ? head + from + dim : head, valid);
     }
   }
 
-  const A& attention_;
+  const Attention<T>& attention_;
   char* ring_;
   const DecodeItem *item_, *end_;
   int key_, page_, slot_;

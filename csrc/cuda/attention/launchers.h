@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "cuda/attention/decode_argument.cuh"
 #include "cuda/attention/packed.cuh"
 
 namespace ft::cuda {
@@ -23,10 +22,9 @@ inline bool fits_tensor_cores(std::initializer_list<Tensor> tensors) {
   });
 }
 
-// Sequences with one query, the chunks of the plan. A: Attention or DecodeAttention, of a 16-bit
-// type.
-template <typename A>
-void launch_decode(const A& attention, int max_seqlen_k, int64_t stream);
+// Sequences with one query, the chunks of the plan. T is a 16-bit type.
+template <typename T>
+void launch_decode(const Attention<T>& attention, int max_seqlen_k, int64_t stream);
 
 // Sequences with several queries, the tiles of the plan. T is a 16-bit type. No relative bias.
 template <typename T>

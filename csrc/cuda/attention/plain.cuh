@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kPlainWarps * 32) plain_kernel(const A a, bool
     if (a.cu_seqlens_q[i] <= token && token < a.cu_seqlens_q[i + 1]) sequence = i;
   }
   __syncthreads();
-  device::wait_for_predecessor(a.num_tokens);
+  device::wait_for_predecessor();
   const int head = blockIdx.y * kPlainWarps + warp;
   if (sequence < 0 || head >= a.num_heads) return;  // a token that fills up the batch
   if (skip_single && a.num_queries(sequence) == 1) return;

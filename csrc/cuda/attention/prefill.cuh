@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kPrefillThreads, kRowTiles == 1 && kHeadDim <=
   const int count = num_items(a, Shape{}), first = blockIdx.x;
   // The first block waits in any case: the kernel must not end before the one in front of it.
   if (first > 0 && first >= count) return;
-  device::wait_for_predecessor(a.num_tokens);
+  device::wait_for_predecessor();
   PrefillBlock<A, S, kHeadDim, kRowTiles> block(a, shared);
   for (int i = first; i < count; i += gridDim.x) {
     const PrefillItem item = find_item(a, Shape{}, i);

@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     Stream<A, S>(a, maps, shared, control).run(threadIdx.x / 32);
   } else {
     device::raise_registers<S::kRegisters>();
-    device::wait_for_predecessor(a.num_tokens);
+    device::wait_for_predecessor();
     Consumer<A, S>(a, shared, control, warpgroup - 1).run();
   }
 #endif

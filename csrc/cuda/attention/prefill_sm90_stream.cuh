@@ -130,7 +130,7 @@ class Stream {
     PrefillItem item;
     int place = 0;
     bool is_there = source.next(item);
-    device::wait_for_predecessor(a_.num_tokens);
+    device::wait_for_predecessor();
     for (; is_there; is_there = source.next(item), at.advance()) {
       uint64_t* const full = start_item(item, at, place);
       if (is_first_) copy_rows(item, tiles_.queries(at.stage), full);
@@ -170,7 +170,7 @@ class Stream {
     Position<S::kStages> at;
     PrefillItem item;
     bool is_there = source.next(item);
-    device::wait_for_predecessor(a_.num_tokens);
+    device::wait_for_predecessor();
     for (; is_there; is_there = source.next(item)) {
       const int last = item.newest / S::kTileKeys;
 #pragma unroll 1

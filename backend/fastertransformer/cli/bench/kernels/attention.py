@@ -2,7 +2,6 @@
 """Cases: attention over the paged cache, decoding and of whole prompts, and of encoders; the peer is SDPA."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -32,16 +31,10 @@ def heads_of(spec: ModelSpec) -> Heads:
 
 
 def decode_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
-    """One query for each of `batch` sequences with `context` keys, the newest of which the op may add."""
+    """One query for each of `batch` sequences with `context` keys."""
     for of_model in heads:
         for batch, context in sizes:
-            case = _case(of_model, itemsize, batch, 1, context)
-            yield case
-            yield replace(
-                case,
-                op="decode_attention",
-                make=partial(_decode_arguments, of_model, batch, context),
-            )
+            yield _case(of_model, itemsize, batch, 1, context)
 
 
 def prefill_cases(heads: Iterable[Heads], itemsize: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
@@ -122,21 +115,6 @@ def _arguments(heads: Heads, batch: int, queries: int, keys: int, inputs: Inputs
         None,
         None,
     )
-
-
-def _decode_arguments(heads: Heads, batch: int, keys: int, inputs: Inputs) -> Arguments:
-    """Queries and newest keys of one product, turned in all of their dimensions."""
-    num_heads, kv_heads, dim = heads
-    _, k_cache, v_cache, tables, *lengths, _, max_seqlen_k, scale, window, cap, slopes, bias = _arguments(
-        heads, batch, 1, keys, inputs
-    )
-    product = inputs.normal(batch, num_heads + 2 * kv_heads, dim)
-    q, k, v = torch.split(product, [num_heads, kv_heads, kv_heads], 1)
-    newest = keys - 1
-    turns = (torch.full((batch,), newest, dtype=torch.int32, device=inputs.device), inputs.uniform(keys, dim))
-    slots = tables[:, newest // BLOCK_SIZE] * BLOCK_SIZE + newest % BLOCK_SIZE
-    caches = (k_cache, v_cache, slots.contiguous(), tables)
-    return (q, k, v, *turns, False, *caches, *lengths, max_seqlen_k, scale, window, cap, slopes, bias)
 
 
 def _encoder_arguments(num_heads: int, dim: int, batch: int, length: int, inputs: Inputs) -> Arguments:
