@@ -8,24 +8,14 @@
 
 namespace ft::device {
 
-// Up to so many rows the kernels between two products are too short to fill the memory.
-constexpr int kFewRows = 16;
-
-// Returns when the whole predecessor has ended and its writes are visible. `rows`: of the step, in
-// a kernel between products. Few: the next kernel starts behind the wait and not sooner, for it
-// loads weights ahead, which shall come while this kernel leaves the memory idle, not while the
-// predecessor keeps it busy. Many: this kernel is busy itself, and the next one, which loads less
-// or finds no room beside it, shall be there when it ends, and so starts with it.
-__device__ __forceinline__ void wait_for_predecessor(int rows) {
+// Returns when the whole predecessor has ended and its writes are visible. The next kernel starts
+// with this one: a product's first weights then come while the small kernels in front of it leave
+// the memory idle.
+__device__ __forceinline__ void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
-  if (rows > kFewRows) asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  if (rows <= kFewRows) asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-
-// The same in products and exchanges between GPUs: what follows them is small, loads nothing ahead,
-// and shall be there when they end.
-__device__ __forceinline__ void wait_for_predecessor() { wait_for_predecessor(kFewRows + 1); }
 
 }  // namespace ft::device
