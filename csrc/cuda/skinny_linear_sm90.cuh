@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                               const Result<T, Out, kParts> result, Share share) {
 #ifdef FT_HOPPER
   extern __shared__ char shared[];
-  const Ring<S> ring(shared, share);
+  const Ring<S> ring(shared, share, result.tokens);
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < ring.stages; ++stage) {
       device::barrier_init(&ring.full[stage], 1);

@@ -36,7 +36,6 @@ struct Shape {
   static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
   static constexpr int kUnitColumns = kBoxes * kBoxColumns;
   static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
-  static constexpr int kXBytes = kXBoxes * kTokens * kBoxRowBytes;
 
   // Two warps share a slice of the columns: few tokens are all multiplied by both, each with every
   // second 16 rows of a tile; of many, each takes every second 8 with all rows.
@@ -110,17 +109,19 @@ struct Ring {
   float* sums;  // [slice, token, row of kSumStride]
   uint64_t* full;
   uint64_t* empty;
-  int weight_bytes, stages;  // of a stage
+  int weight_bytes, stage_bytes, stages;
 
-  __device__ Ring(char* shared, const Share& share) {
+  __device__ Ring(char* shared, const Share& share, int tokens) {
     memory = shared + (kAlignment - device::shared_address(shared) % kAlignment) % kAlignment;
     sums = reinterpret_cast<float*>(memory + kRingBytes);
     full = reinterpret_cast<uint64_t*>(memory + kRingBytes + S::kSumBytes);
     empty = full + kMaxStages;
     weight_bytes = share.max_tile_groups() * S::kBoxes * kGroupBytes;
-    stages = min(kMaxStages, kRingBytes / (weight_bytes + S::kXBytes));
+    const int x_bytes = S::kXBoxes * tokens * kBoxRowBytes;
+    stage_bytes = weight_bytes + (x_bytes + kAlignment - 1) / kAlignment * kAlignment;
+    stages = min(kMaxStages, kRingBytes / stage_bytes);
   }
-  __device__ char* weight(int stage) const { return memory + stage * (weight_bytes + S::kXBytes); }
+  __device__ char* weight(int stage) const { return memory + stage * stage_bytes; }
   __device__ char* x(int stage) const { return weight(stage) + weight_bytes; }
 };
 
