@@ -15,9 +15,6 @@ from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
 from .transfer import to_device, upload
 
-NO_SLOT = -1
-"""The slot of a row that only fills a batch up: nothing is read or written for it."""
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
@@ -69,17 +66,16 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     cu_seqlens_q = _bounds(query_lens)
     positions = np.arange(len(rows), dtype=np.int32)
     positions += np.repeat(batch.num_computed - cu_seqlens_q[:-1], query_lens)
-    token_slots = np.repeat(batch.slots, query_lens)
     lengths = batch.num_computed + query_lens
-    attended = attention_rows(batch, np.where(batch.slots == NO_SLOT, 0, lengths), block_size)
+    attended = attention_rows(batch, lengths, block_size)
     arrays: dict[str, Int32Array] = {
         "positions": positions,
-        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, token_slots, block_size),
+        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, block_size),
         "block_tables": attended.block_tables,
         "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
-        "token_slots": np.maximum(token_slots, 0),
+        "token_slots": batch.slots[rows],
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
@@ -94,7 +90,6 @@ def _slot_mapping(
     block_tables: Int32Array,
     rows: Int32Array,
     positions: Int32Array,
-    token_slots: Int32Array,
     block_size: int,
 ) -> Int32Array:
     """[T] where keys and values of every token lie; as prompts are long, in few passes."""
@@ -103,7 +98,6 @@ def _slot_mapping(
     mapping -= column
     mapping *= block_size
     mapping += positions  # block * block_size + positions % block_size
-    mapping[token_slots == NO_SLOT] = NO_SLOT
     return mapping
 
 
