@@ -179,6 +179,18 @@ def test_rows_that_fill_up_a_batch(kernels):
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [{}, {"head_dim": 80}, {"relative_reach": 9}], ids=str)
+def test_a_graph_of_prompts_with_single_queries_alone(kernels, dtype, shape):
+    """max_seqlen_q is what there may be; a chunk of a prompt may have one query."""
+    arguments = replace(SINGLE, dtype=dtype, **shape).arguments()
+    expected, _ = run(kernels, "paged_attention", *arguments)
+    arguments[8] = 64
+    result, _ = run(kernels, "paged_attention", *arguments)
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
 def test_wrong_arguments_are_named(kernels):
     for index, name, wrong in (
         (2, "v_cache", torch.zeros(1, 2, 16, 64)),

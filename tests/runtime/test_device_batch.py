@@ -26,6 +26,6 @@ def batch_of(query_lens: list[int], ia3_rows: list[int] | None) -> Batch:
 
 @pytest.mark.parametrize("rows", [None, [0, 3, 1]])
 def test_every_token_has_the_task_of_its_sequence(rows):
-    step, _ = place(batch_of([2, 1, 3], rows), LAYOUT, WORKSPACE)
+    step = place(batch_of([2, 1, 3], rows), LAYOUT, WORKSPACE)
     found = step.metadata.ia3_rows
     assert (found is None) if rows is None else found.tolist() == [0, 0, 3, 1, 1, 1]

@@ -67,6 +67,11 @@ class Model:
         return (len(self.blocks), 2, num_blocks, self.num_kv_heads, block_size, self.spec.head_dim)
 
     @property
+    def layer_bytes(self) -> int:
+        """What a step reads of weights for each of this stage's layers, embedding and head shared out."""
+        return self.step_bytes // len(self.blocks)
+
+    @property
     def is_capturable(self) -> bool:
         """Whether a step asks the device nothing, so that a graph can hold it."""
         return all(block.is_capturable for block in self.blocks)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The step plan as the device reads it: every array of a Batch in one buffer, copied once."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +14,6 @@ from ..engine.batch import Batch, Cross, Int32Array
 from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
 from .transfer import to_device, upload
-
-NO_SLOT = -1
-"""The slot of a row that only fills a batch up: nothing is read or written for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,16 @@ class CacheLayout:
     num_kv_heads: int
 
 
+class Limits(NamedTuple):
+    """What kernels take for the largest of a step: a graph's are those of all steps that it may be."""
+
+    max_seqlen_q: int
+    max_seqlen_k: int
+    max_encoder_len: int
+    """0: there is no encoder."""
+    max_candidates: int
+
+
 def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     query_lens, block_size, num_kv_heads = batch.query_lens, layout.block_size, layout.num_kv_heads
@@ -57,17 +66,16 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     cu_seqlens_q = _bounds(query_lens)
     positions = np.arange(len(rows), dtype=np.int32)
     positions += np.repeat(batch.num_computed - cu_seqlens_q[:-1], query_lens)
-    token_slots = np.repeat(batch.slots, query_lens)
     lengths = batch.num_computed + query_lens
-    attended = attention_rows(batch, np.where(batch.slots == NO_SLOT, 0, lengths), block_size)
-    arrays = {
+    attended = attention_rows(batch, lengths, block_size)
+    arrays: dict[str, Int32Array] = {
         "positions": positions,
-        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, token_slots, block_size),
+        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, block_size),
         "block_tables": attended.block_tables,
         "cu_seqlens_q": _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
-        "token_slots": np.maximum(token_slots, 0),
+        "token_slots": batch.slots[rows],
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
@@ -75,9 +83,6 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
         **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
         "num_candidates": num_candidates(batch),
     }
-    updates = token_updates(batch)
-    if updates is not None:
-        arrays["updates"] = updates
     return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
 
 
@@ -85,7 +90,6 @@ def _slot_mapping(
     block_tables: Int32Array,
     rows: Int32Array,
     positions: Int32Array,
-    token_slots: Int32Array,
     block_size: int,
 ) -> Int32Array:
     """[T] where keys and values of every token lie; as prompts are long, in few passes."""
@@ -94,7 +98,6 @@ def _slot_mapping(
     mapping -= column
     mapping *= block_size
     mapping += positions  # block * block_size + positions % block_size
-    mapping[token_slots == NO_SLOT] = NO_SLOT
     return mapping
 
 
@@ -126,35 +129,40 @@ def _cross_arrays(cross: Cross | None, rows: Int32Array, num_kv_heads: int) -> d
     }
 
 
-def place(
-    batch: Batch,
-    layout: CacheLayout,
-    workspace: Tensor,
-    max_seqlen_k: int | None = None,
-    max_encoder_len: int | None = None,
-    max_candidates: int | None = None,
-) -> tuple[DeviceBatch, Tensor]:
-    """The batch beside `workspace`, by one copy; and the memory that holds all of its arrays.
-
-    Args:
-        max_seqlen_k, max_encoder_len, max_candidates: what kernels take for the longest sequence, the
-            longest encoder input and the most candidates; None takes the batch's own.
-    """
+def place(batch: Batch, layout: CacheLayout, workspace: Tensor) -> DeviceBatch:
+    """The batch beside `workspace`, by one copy."""
     arrays = step_arrays(batch, layout)
+    limits = Limits(
+        max_seqlen_q=int(batch.query_lens.max()),
+        max_seqlen_k=int(arrays["seq_lens"].max()),
+        max_encoder_len=0 if batch.cross is None else int(batch.cross.seq_lens.max()),
+        max_candidates=0 if batch.beams is None else batch.beams.num_candidates,
+    )
+    updates = token_updates(batch)
+    if updates is not None:
+        arrays["updates"] = updates
     packed = to_device(list(arrays.values()), workspace.device)
+    step = device_batch(arrays, packed, workspace, limits)
+    return replace(step, embeddings=_embeddings(batch, workspace.device), contexts=batch.contexts)
+
+
+def device_batch(
+    arrays: Mapping[str, Int32Array], packed: Tensor, workspace: Tensor, limits: Limits
+) -> DeviceBatch:
+    """The step that reads its arrays from `packed`, where they lie side by side in the order of `arrays`."""
     sizes = [array.size for array in arrays.values()]
     parts = {
         name: part if array.ndim == 1 else part.view(array.shape)
         for (name, array), part in zip(arrays.items(), packed.split_with_sizes(sizes), strict=True)
     }
     cross = None
-    if batch.cross is not None:
+    if "cross_seq_lens" in parts:
         cross = CrossMetadata(
             block_tables=parts["cross_block_tables"],
             seq_lens=parts["cross_seq_lens"],
             cu_seqlens_q=parts["cross_cu_seqlens_q"],
             work=parts["cross_work"],
-            max_seqlen_k=max_encoder_len or int(batch.cross.seq_lens.max()),
+            max_seqlen_k=limits.max_encoder_len,
         )
     metadata = StepMetadata(
         positions=parts["positions"],
@@ -164,24 +172,21 @@ def place(
         seq_lens=parts["seq_lens"],
         work=parts["work"],
         workspace=workspace,
-        max_seqlen_q=int(batch.query_lens.max()),
-        max_seqlen_k=max_seqlen_k or int(arrays["seq_lens"].max()),
+        max_seqlen_q=limits.max_seqlen_q,
+        max_seqlen_k=limits.max_seqlen_k,
         cross=cross,
         ia3_rows=parts.get("ia3_rows"),
     )
-    step = DeviceBatch(
+    return DeviceBatch(
         token_slots=parts["token_slots"],
         last_tokens=parts["last_tokens"],
         sample_slots=parts["sample_slots"],
         sample_positions=parts["sample_positions"],
         num_candidates=parts["num_candidates"],
-        max_candidates=max_candidates or (0 if batch.beams is None else batch.beams.num_candidates),
+        max_candidates=limits.max_candidates,
         metadata=metadata,
         updates=parts.get("updates"),
-        embeddings=_embeddings(batch, workspace.device),
-        contexts=batch.contexts,
     )
-    return step, packed
 
 
 def _embeddings(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor] | None:

@@ -11,6 +11,7 @@ from ..config import EngineConfig
 from ..engine.batch import MAX_CONTEXT_LOGITS_BYTES
 from ..errors import ModelLoadError
 from ..models import EncoderModel, Model
+from .buckets import prompt_buckets
 
 # A CPU machine is shared with the rest of the system, and pages of a large cache come in as they are used.
 _CPU_SHARE = 0.5
@@ -25,7 +26,7 @@ class MemoryPlan:
 
     weight_bytes: int
     workspace_bytes: int
-    """What the layers of a step and the graphs of decode steps need, by estimate; on a CPU not counted."""
+    """What the layers of a step and graphs need, by estimate; on a CPU not counted."""
     block_bytes: int
     num_blocks: int
     block_size: int
@@ -130,7 +131,9 @@ def workspace_bytes(config: EngineConfig, model: Model) -> int:
     if spec.moe is not None:
         of_expert = 2 * spec.hidden_size + 3 * spec.moe.intermediate_size
         widest += spec.moe.num_experts_per_tok * of_expert
-    num_tokens = max(config.max_num_batched_tokens, encoder_positions(model))
+    num_tokens = max(config.max_num_batched_tokens, encoder_positions(model)) + _most_graph_tokens(
+        config, model
+    )
     activations = num_tokens * widest * model.dtype.itemsize + 4 * _num_cross_chunks(config, model) * (
         ops.attention_workspace_size(1, model.num_heads, spec.head_dim)
     )
@@ -146,6 +149,12 @@ def workspace_size(config: EngineConfig, model: Model, num_blocks: int) -> int:
     num_chunks = 2 * (num_blocks * config.cache.block_size // ops.CHUNK_KEYS + config.max_num_seqs)
     num_chunks = max(num_chunks, _num_cross_chunks(config, model))
     return ops.attention_workspace_size(num_chunks, model.num_heads, model.spec.head_dim)
+
+
+def _most_graph_tokens(config: EngineConfig, model: Model) -> int:
+    """Of the largest graph, which has memory of its own."""
+    buckets = prompt_buckets(model.layer_bytes, config.max_num_batched_tokens, config.max_num_seqs)
+    return max((bucket.tokens for bucket in buckets), default=0)
 
 
 def encoder_positions(model: Model) -> int:

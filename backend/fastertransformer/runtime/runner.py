@@ -15,9 +15,10 @@ from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
 from .beams import BeamSampler, copy_beams
+from .buckets import prompt_buckets
 from .device_batch import CacheLayout, DeviceBatch, place, token_updates
 from .encoder_inputs import encoder_inputs
-from .graphs import DecodeGraphs
+from .graphs import StepGraphs
 from .memory import workspace_size
 from .prefixes import Prefixes
 from .raw_logits import RawLogits
@@ -104,12 +105,14 @@ class ModelRunner:
         self._raw_logits = RawLogits(model, config.max_num_seqs)
         self._prefixes = Prefixes(prefixes, block_size)
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
-        self._graphs: DecodeGraphs | None = None
+        self._graphs: StepGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
-            self._graphs = DecodeGraphs(
+            layer_bytes = world.minimum(model.layer_bytes)  # all ranks take the same graphs
+            self._graphs = StepGraphs(
                 self._compute,
+                prompt_buckets(layer_bytes, config.max_num_batched_tokens, config.max_num_seqs),
                 config.max_num_seqs,
                 max_model_len,
                 max_encoder_len,
@@ -121,7 +124,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prepare(self, progress: Callable[[int, int], None]) -> None:
-        """Captures the graphs of all decode steps, on a GPU.
+        """Captures the graphs of decode steps and of prompts, on a GPU.
 
         Args:
             progress: called with (graphs captured, graphs in all).
@@ -132,12 +135,12 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
-        if self._graphs is not None and self._graphs.fits(batch):
+        if self._graphs is not None and (bucket := self._graphs.bucket_of(batch)) is not None:
             updates = token_updates(batch)
             needs = self._start(batch, None if updates is None else upload(updates, self._model.device))
-            samples = self._graphs.replay(batch, needs)
+            samples = self._graphs.replay(bucket, batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
-        step, _ = place(batch, self._layout, self._workspace)
+        step = place(batch, self._layout, self._workspace)
         needs = self._start(batch, step.updates)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
@@ -226,7 +229,7 @@ class ModelRunner:
     def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Samples:
         if not len(step.last_tokens):
             return self._nothing
-        if len(step.last_tokens) < len(hidden):
+        if step.metadata.max_seqlen_q > 1 or len(step.last_tokens) < len(hidden):
             x, hidden = (each.index_select(0, step.last_tokens) for each in (x, hidden))
         logits = self._model.logits(x, hidden)
         raw = self._raw_logits.keep(logits) if needs.logits else None
