@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(max_row_threads(Pack<T>::kSize, kPacks))
   using Norm = device::RowNorm<T, kLanes, kPacks, kCentred>;
   __shared__ device::NormPartials partials[2];
   Norm norm(a);
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_rows);  // a product follows, as behind a norm
   const int first = blockIdx.x * per_block, rows = min(per_block, a.num_rows - first);
   typename Norm::Row x, residual;
   x.load(a.x[first], a.size);  // while the state of the mailbox comes, which tells where to write
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(max_row_threads(Pack<T>::kSize, kPacks))
   using Norm = device::RowNorm<T, kLanes, kPacks, kCentred>;
   __shared__ device::NormPartials partials[2];
   Norm norm(a);
-  device::wait_for_predecessor();
+  device::wait_for_predecessor(a.num_rows);  // a product follows, as behind a norm
   const Mailbox mailbox(arena);
   if (mailbox.is_closed()) return;
   const int first = blockIdx.x * per_block;
