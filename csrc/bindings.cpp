@@ -165,10 +165,13 @@ void bind_cuda(py::module_ module) {
       .def("handle", [](const PeerArena& arena) { return py::bytes(arena.handle()); })
       .def("open", &PeerArena::open)
       .def_property_readonly("late_rank", &PeerArena::late_rank)
-      .def_property_readonly("slot_bytes", &PeerArena::slot_bytes);
+      .def_property_readonly("slot_bytes", &PeerArena::slot_bytes)
+      .def_property_readonly("block_bytes", &PeerArena::block_bytes);
   FT_BIND(cuda, all_reduce_one_shot);
   FT_BIND(cuda, all_reduce_two_shot);
   FT_BIND(cuda, all_gather_columns);
+  FT_BIND(cuda, all_reduce_norm_one_shot);
+  FT_BIND(cuda, all_reduce_norm_two_shot);
 }
 
 // What the ops of these names run on architectures before Hopper.

@@ -44,7 +44,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "quant": ("ops",),
     "ops": ("errors", "_C"),
     "parallel": ("errors",),
-    "parallel.peers": ("_C",),
+    "parallel.peers": ("parallel.comm", "_C"),
     "validation": ("messages", "errors"),
     "config": ("errors",),
     "frames": ("messages",),

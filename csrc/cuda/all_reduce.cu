@@ -4,13 +4,14 @@
 // each rank gets its share of the message from all others, adds it up and sends the sum to all; two
 // trips, fewer bytes. Sums are fp32 in rank order, so that every rank has the same bits.
 #include <algorithm>
-#include <type_traits>
 
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/peer_arena.h"
+#include "cuda/ranks.h"
 #include "device/arena.cuh"
 #include "device/pdl.cuh"
+#include "device/rank_sum.cuh"
 #include "device/vec.cuh"
 
 namespace ft::cuda {
@@ -55,35 +56,6 @@ struct Message {
   }
 };
 
-// Puts the pack of this rank between those of the others, as they have got it.
-template <int kRanks>
-__device__ void put_own(uint4 (&parts)[kRanks], int rank, uint4 pack) {
-  pack = device::present(pack);
-#pragma unroll
-  for (int r = 0; r < kRanks; ++r) {
-    if (r == rank) parts[r] = pack;
-  }
-}
-
-template <typename T, int kRanks>
-__device__ uint4 sum(const uint4 (&parts)[kRanks], int size) {
-  float total[Pack<T>::kSize];
-#pragma unroll
-  for (int r = 0; r < kRanks; ++r) {
-    if (r >= size) break;
-    const Pack<T>& part = *reinterpret_cast<const Pack<T>*>(&parts[r]);
-#pragma unroll
-    for (int i = 0; i < Pack<T>::kSize; ++i) {
-      const float value = device::to_float(part.lanes[i]);
-      total[i] = r == 0 ? value : total[i] + value;
-    }
-  }
-  Pack<T> result;
-#pragma unroll
-  for (int i = 0; i < Pack<T>::kSize; ++i) result.lanes[i] = device::from_float<T>(total[i]);
-  return *reinterpret_cast<const uint4*>(&result);
-}
-
 // What becomes of one pack of every rank's message: their sum,
 template <typename T>
 struct Sum {
@@ -91,7 +63,7 @@ struct Sum {
 
   template <int kRanks>
   __device__ void operator()(const uint4 (&parts)[kRanks], int size, int pack) const {
-    to.store(pack, sum<T>(parts, size));
+    to.store(pack, device::sum_of_ranks<T>(parts, size));
   }
 };
 
@@ -149,7 +121,7 @@ __global__ void __launch_bounds__(kExchangeThreads, 2)
     uint4 parts[kRanks];
     const auto others = [&](int r) { return r < size && r != rank; };
     if (!mailbox.read(parts, 0, i, others)) return;
-    put_own(parts, rank, x.load(first + i));
+    device::put_own(parts, rank, x.load(first + i));
     result(parts, size, first + i);
   }
   mailbox.finish(size, per_block);
@@ -183,8 +155,8 @@ __global__ void __launch_bounds__(kExchangeThreads, 2)
     const auto others = [&](int r) { return r < size && r != rank; };
     if (!mailbox.read(parts, 0, i, others)) return;
     const int pack = rank * chunk + first + i;
-    put_own(parts, rank, x.load(pack));
-    const uint4 total = device::present(sum<T>(parts, size));
+    device::put_own(parts, rank, x.load(pack));
+    const uint4 total = device::present(device::sum_of_ranks<T>(parts, size));
     mailbox.template write_all<kRanks>(size + rank, i, total);
     x.store(pack, total);
   }
@@ -212,13 +184,6 @@ struct Grid {
       : per_block(ceil_div(packs, std::min(ceil_div(packs, kExchangeThreads), device::kMaxBlocks))),
         blocks(ceil_div(packs, per_block)) {}
 };
-
-template <typename Body>
-void dispatch_ranks(int size, Body body) {
-  if (size <= 2) return body(std::integral_constant<int, 2>{});
-  if (size <= 4) return body(std::integral_constant<int, 4>{});
-  body(std::integral_constant<int, device::kMaxRanks>{});
-}
 
 int64_t num_elements(const Tensor& x) {
   int64_t count = 1;

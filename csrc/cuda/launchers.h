@@ -104,6 +104,17 @@ bool has_code_for_device();
 void all_reduce_one_shot(const Tensor& x, const PeerArena& arena, int64_t stream);
 void all_reduce_two_shot(const Tensor& x, const PeerArena& arena, int64_t stream);
 void all_gather_columns(const Tensor& out, const Tensor& x, const PeerArena& arena, int64_t stream);
+// residual += the sum of x, in place; out = its rms_norm, or with `bias` its layer_norm. All rows
+// [R, H] are contiguous and of whole packs of 16 bytes; x is overwritten. With n = ceil(R / 128)
+// rows in a block, or for two shots ceil(ceil(R / size) / 128), a row has at most 2 * block_bytes()
+// / n bytes for one shot, and half of that for two.
+void all_reduce_norm_one_shot(const Tensor& out, const Tensor& x, const Tensor& residual,
+                              const Tensor& weight, const std::optional<Tensor>& bias, double eps,
+                              const PeerArena& arena, int64_t stream);
+void all_reduce_norm_two_shot(const Tensor& out, const Tensor& x, const Tensor& residual,
+                              const Tensor& weight, const std::optional<Tensor>& bias, double eps,
+                              const PeerArena& arena, int64_t stream);
+
 // What older architectures run, on any.
 namespace sm80 {
 void skinny_linear(const Tensor& out, const Tensor& x, const Tensor& weight,

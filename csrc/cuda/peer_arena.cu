@@ -82,8 +82,10 @@ int PeerArena::late_rank() const {
   return static_cast<int>(*static_cast<const volatile unsigned*>(host_late_)) - 1;
 }
 
-int64_t PeerArena::slot_bytes() const {
-  return static_cast<int64_t>(view_->capacity) * device::kMaxBlocks * sizeof(uint4);
+int64_t PeerArena::slot_bytes() const { return block_bytes() * device::kMaxBlocks; }
+
+int64_t PeerArena::block_bytes() const {
+  return static_cast<int64_t>(view_->capacity) * sizeof(uint4);
 }
 
 }  // namespace ft::cuda

@@ -30,6 +30,8 @@ class PeerArena {
   int late_rank() const;
   // Bytes of a message that every rank sends to all others, whole or its part of a two-shot sum.
   int64_t slot_bytes() const;
+  // Bytes of it that one block of a kernel sends.
+  int64_t block_bytes() const;
 
   const device::Arena& view() const { return *view_; }
 

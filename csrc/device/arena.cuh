@@ -63,6 +63,8 @@ class Mailbox {
 
   __device__ int rank() const { return arena_.rank; }
   __device__ int size() const { return arena_.size; }
+  // Packs of a slot.
+  __device__ int capacity() const { return arena_.capacity; }
 
   // Somebody gave up before: there is no sense in waiting again. Tells the host.
   __device__ bool is_closed() const {
@@ -111,13 +113,24 @@ class Mailbox {
     }
   }
 
+  // Pack `index` of slot `slot + r`, which rank r fills. False: it did not come.
+  __device__ bool read_one(uint4& part, int r, int slot, int index) const {
+    const uint4* const from = at(arena_.rank, state_.buffer, slot + r) + index;
+    unsigned long long since = 0;
+    for (int round = 1;; ++round) {
+      part = load_system(from);
+      if (has_arrived(part)) return true;
+      if (round % kRoundsPerLook == 0 && gives_up(r, since)) return false;
+    }
+  }
+
   // Empties what the call before this one received.
   __device__ void clear() const {
     const uint4 absent = make_uint4(kAbsent, kAbsent, kAbsent, kAbsent);
     for (unsigned slot = 0; slot < state_.slots; ++slot) {
       uint4* const old = at(arena_.rank, (state_.buffer + kBuffers - 1) % kBuffers, slot);
 #pragma unroll 1
-      for (unsigned i = threadIdx.x; i < state_.packs; i += kExchangeThreads) {
+      for (unsigned i = threadIdx.x; i < state_.packs; i += blockDim.x) {
         store_system(old + i, absent);
       }
     }

@@ -23,17 +23,18 @@ def load_stages(folder: object, tp_size: int, pp_size: int, **config: object) ->
 
 
 class ShardedDriver:
-    """The same sequence on every rank; hidden states go from stage to stage as they are."""
+    """The same sequence on every rank; hidden states go from stage to stage whole."""
 
     def __init__(self, models: list[list[Model]]) -> None:
         self._drivers = [[Driver(model) for model in stage] for stage in models]
 
     def logits(self, ids: list[int]) -> list[torch.Tensor]:
         """[len(ids), V] of every rank of the last stage."""
-        hidden: list[torch.Tensor | None] = [None] * len(self._drivers[0])
-        for stage in self._drivers:
-            hidden = together(partial(self._forward, stage, ids, hidden), len(stage))
-        return together(partial(self._logits, hidden), len(hidden))
+        *stages, last = self._drivers
+        hidden: list[torch.Tensor | None] = [None] * len(last)
+        for stage in stages:
+            hidden = together(partial(self._hidden, stage, ids, hidden), len(stage))
+        return together(partial(self._logits, last, ids, hidden), len(last))
 
     def chunked_logits(self, ids: list[int], chunk: int) -> list[torch.Tensor]:
         """The same in chunks."""
@@ -41,15 +42,24 @@ class ShardedDriver:
         return [torch.cat(rank) for rank in zip(*parts, strict=True)]
 
     @torch.inference_mode()
-    def _forward(
+    def _hidden(
         self, stage: list[Driver], ids: list[int], hidden: list[torch.Tensor | None], rank: int
     ) -> torch.Tensor:
-        driver, given = stage[rank], hidden[rank]
-        metadata = driver.metadata(len(ids))
-        if given is None:
-            given = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-        return given.add_(driver.model.forward(given, metadata, driver.cache))
+        x, given = _forward(stage[rank], ids, hidden[rank])
+        return given.add_(stage[rank].model.summed(x))
 
     @torch.inference_mode()
-    def _logits(self, hidden: list[torch.Tensor], rank: int) -> torch.Tensor:
-        return self._drivers[-1][rank].model.logits(torch.zeros_like(hidden[rank]), hidden[rank])
+    def _logits(
+        self, stage: list[Driver], ids: list[int], hidden: list[torch.Tensor | None], rank: int
+    ) -> torch.Tensor:
+        return stage[rank].model.logits(*_forward(stage[rank], ids, hidden[rank]))
+
+
+def _forward(
+    driver: Driver, ids: list[int], hidden: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the layers of a stage leave, and what that is to be added to."""
+    metadata = driver.metadata(len(ids))
+    if hidden is None:
+        hidden = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
+    return driver.model.forward(hidden, metadata, driver.cache), hidden

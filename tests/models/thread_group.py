@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from fastertransformer.parallel.comm import Norm
+
 Result = TypeVar("Result")
 WAIT_SECONDS = 60
 
@@ -23,6 +25,9 @@ class ThreadGroup:
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack(self._exchange(x)).sum(0)
+
+    def all_reduce_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Norm) -> torch.Tensor:
+        return norm.add(self.all_reduce(x), residual)
 
     def all_gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         return torch.cat(self._exchange(x), dim)

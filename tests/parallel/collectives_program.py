@@ -11,6 +11,8 @@ import traceback
 import numpy as np
 import torch
 
+from fastertransformer.layers.norm import RmsNorm
+from fastertransformer.parallel.comm import Communicator
 from fastertransformer.parallel.mpi import MpiWorld, abort
 from fastertransformer.parallel.nccl import NcclCommunicator, process_groups
 
@@ -28,8 +30,21 @@ def check_tensor_group(world: MpiWorld) -> None:
             total = sum(range(1, group.size + 1))
             assert (group.all_reduce(x) == total).all()
             assert (x == total).all(), "all_reduce is in place"
+            check_norm(group, size, dtype)
             parts = [(torch.arange(2 * size).view(size, 2).t() % 50 + r).to(dtype) for r in range(group.size)]
             assert torch.equal(group.all_gather(parts[group.rank], 1), torch.cat(parts, 1))
+
+
+def check_norm(group: Communicator, size: int, dtype: torch.dtype) -> None:
+    """A residual sum and a norm behind the sum over the ranks."""
+    norm = RmsNorm(torch.arange(size).to(dtype), 1e-5)
+    ranks = sum(range(1, group.size + 1))
+    whole = torch.arange(3 * size).view(3, size) % 7
+    residual, expected_residual = torch.ones((2, 3, size), dtype=dtype)
+    expected = norm.add((whole * ranks).to(dtype), expected_residual)
+    normed = group.all_reduce_norm((whole * (group.rank + 1)).to(dtype), residual, norm)
+    assert torch.equal(normed, expected)
+    assert torch.equal(residual, expected_residual)
 
 
 def check_pipeline(world: MpiWorld) -> None:
@@ -84,6 +99,7 @@ def check_process_groups(world: MpiWorld) -> None:
         assert (group.all_reduce(x) == sum(same_stage)).all()
         gathered = group.all_gather(torch.full((2, 3), mesh.rank), 1)
         assert torch.equal(gathered, torch.tensor(same_stage).repeat_interleave(3).expand(2, -1))
+        check_norm(group, 5, torch.float32)
     if stages is not None:
         chain = NcclCommunicator(stages)
         hidden = torch.full((2, 5), -1.0)

@@ -41,7 +41,7 @@ def test_collectives(tp_size, pp_size):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("what", ["check", "late"])
+@pytest.mark.parametrize("what", ["check", "late", "late-norm", "late-two-shots-norm"])
 def test_collectives_through_gpu_memory(ranks, what):
     check_ranks("all_reduce_program.py", ranks, 1, what)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Logits of prompts and of new tokens are those of transformers, whoever else runs, on every mesh."""
+"""Logits of prompts and new tokens, and sums of hidden states, are those of transformers, on every mesh."""
 
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def request(number: int, prompt: list[int], sampling: dict[str, object], wishes:
         number,
         tuple(prompt),
         SamplingParams(max_tokens=12, end_ids=(), **sampling),
+        wants_context="hidden" in wishes,
         wants_context_logits="context" in wishes,
         wants_logits="generation" in wishes,
     )
@@ -49,28 +50,33 @@ def wishing_requests() -> list[Request]:
     """Equal prompts too, which would find each other's blocks; raw logits do not depend on sampling."""
     long, short = [(7 * i) % VOCAB_SIZE for i in range(40)], [5, 17, 93]
     return [
-        request(100, long, {}, "context generation"),
+        request(100, long, {}, "context generation hidden"),
         request(101, long, ODD, "generation"),
         request(102, long, ODD | ODD_ONES, "context generation"),
         request(103, short, {"temperature": 0.7, "top_p": 0.9}, "context"),
         request(104, short[:1], {}, "generation context"),
-        request(105, short, {}, ""),
+        request(105, short, {}, "hidden"),
     ]
 
 
-def expected(model: LlamaForCausalLM, tokens: list[int]) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].numpy()
+def expected(model: LlamaForCausalLM, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and the hidden states before the last norm."""
+    seen: list[torch.Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+    with hook, torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0].numpy(), seen[0].numpy()
 
 
-def assert_logits(answer: Answer, wanted: Request, model: LlamaForCausalLM) -> None:
+def assert_answer(answer: Answer, wanted: Request, model: LlamaForCausalLM) -> None:
     prompt = list(wanted.prompt)
-    logits = expected(model, prompt + answer.tokens)
+    logits, hidden = expected(model, prompt + answer.tokens)
     of_prompt = logits[: len(prompt)] if wanted.wants_context_logits else logits[:0]
     of_tokens = logits[len(prompt) - 1 : -1] if wanted.wants_logits else logits[:0]
     for got, right in ((answer.context_logits, of_prompt), (answer.logits, of_tokens)):
         rows = np.frombuffer(got, np.float32).reshape(-1, VOCAB_SIZE)
         np.testing.assert_allclose(rows, right, rtol=2e-4, atol=2e-4)
+    sums = hidden[: len(prompt)].sum(0) if wanted.wants_context else hidden[0, :0]
+    np.testing.assert_allclose(np.frombuffer(answer.context, np.float32), sums, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("engine", CASES)
@@ -81,10 +87,10 @@ def test_logits_alone_and_among_others(checkpoint, model, engine):
         plain, _ = ask(client, others)
         alone, _ = ask(client, wishing[:1])
         together, stats = ask(client, [*others[:5], *wishing, *others[5:]])
-    assert_logits(alone[100], wishing[0], model)
+    assert_answer(alone[100], wishing[0], model)
     for wanted in wishing:
         assert len(together[wanted.id].tokens) == 12
-        assert_logits(together[wanted.id], wanted, model)
+        assert_answer(together[wanted.id], wanted, model)
     assert together[100].tokens == alone[100].tokens
     for other in others:
         assert together[other.id].tokens == plain[other.id].tokens

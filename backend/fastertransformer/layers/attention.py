@@ -124,13 +124,24 @@ class Attention:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, N, D], over the cache with this step's keys and values."""
         shape, k_cache, v_cache = self._shape, kv_cache[0], kv_cache[1]
-        turned = q, k, v, metadata.positions, self._rope_table, shape.interleaved
-        ops.add_to_cache(*turned, k_cache, v_cache, metadata.slot_mapping)
-        tables = metadata.block_tables, metadata.seq_lens, metadata.cu_seqlens_q
-        sizes = metadata.max_seqlen_q, metadata.max_seqlen_k
-        scores = shape.scale, shape.window, shape.soft_cap, self._alibi_slopes, self._relative_bias
+        rotation = metadata.positions, self._rope_table, shape.interleaved
+        ops.add_to_cache(q, k, v, *rotation, k_cache, v_cache, metadata.slot_mapping)
         return ops.paged_attention(
-            q, k_cache, v_cache, *tables, metadata.work, metadata.workspace, *sizes, *scores
+            q,
+            k_cache,
+            v_cache,
+            metadata.block_tables,
+            metadata.seq_lens,
+            metadata.cu_seqlens_q,
+            metadata.work,
+            metadata.workspace,
+            metadata.max_seqlen_q,
+            metadata.max_seqlen_k,
+            shape.scale,
+            shape.window,
+            shape.soft_cap,
+            self._alibi_slopes,
+            self._relative_bias,
         )
 
 

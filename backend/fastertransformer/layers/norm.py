@@ -9,32 +9,34 @@ from .. import ops
 class RmsNorm:
     """Root mean square norm with a weight [H]."""
 
+    bias = None
+
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight = weight
-        self._eps = eps
+        self.weight = weight
+        self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self._weight, self._eps)
+        return ops.rms_norm(x, self.weight, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """residual += x in place; the norm of the sum."""
-        return ops.add_rms_norm(x, residual, self._weight, self._eps)
+        return ops.add_rms_norm(x, residual, self.weight, self.eps)
 
 
 class LayerNorm:
     """Layer norm with weight and bias [H]."""
 
     def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
-        self._weight = weight
-        self._bias = bias
-        self._eps = eps
+        self.weight = weight
+        self.bias = bias
+        self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self._weight, self._bias, self._eps)
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """residual += x in place; the norm of the sum."""
-        return ops.add_layer_norm(x, residual, self._weight, self._bias, self._eps)
+        return ops.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
 
 
 NormLayer = RmsNorm | LayerNorm

@@ -3,7 +3,8 @@
 
 Every way takes `x`, what the layer before left, adds it to `residual` in place, and returns what it leaves
 to be added itself: so a norm and the sum before it are one pass. Where a norm is behind the sum, what a layer
-leaves replaces the stream instead. Sublayers return this rank's part of a sum.
+leaves replaces the stream instead. Sublayers return this rank's part of a sum, and it stays one until a norm
+takes it: the sum over ranks is part of the same pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from ..layers.linear import JointLinear, LinearSum
 from ..layers.mlp import Mlp
 from ..layers.moe import MoeMlp
 from ..layers.norm import NormLayer
-from ..parallel.comm import Communicator
+from ..parallel.comm import Communicator, SingleRank
 from .spec import Residual
 
 Metadata = TypeVar("Metadata", bound=StepMetadata | EncoderMetadata)
@@ -77,7 +78,11 @@ class Block(Generic[Metadata, Context]):
         *args: Context.args,
         **kwargs: Context.kwargs,
     ) -> Tensor:
-        """[T, H] each: adds `x` to `residual` in place; returns what is left to add. Both are overwritten."""
+        """[T, H] each: adds `x` to `residual` in place; returns what is left to add. Both are overwritten.
+
+        Args:
+            x: what the layer before left; None: `residual` is the stream.
+        """
         attends: dict[str, Sublayer] = {"norm1": lambda y: self.attention(y, metadata, *args, **kwargs)}
         cross_attention = self.cross_attention
         if cross_attention is not None:
@@ -97,10 +102,26 @@ class Block(Generic[Metadata, Context]):
         if self.topology.replaces:
             residual.zero_()
 
+    @property
+    def sharers(self) -> Communicator:
+        """The ranks over which what this layer leaves is still to be summed."""
+        return self.group if self.topology.leaves_parts else SingleRank()
+
+    def finish(self, x: Tensor, residual: Tensor, norm: NormLayer | None) -> Tensor:
+        """Adds what this layer left, whole, to `residual` in place; the norm of that where there is one."""
+        if norm is None:
+            return residual.add_(self.sharers.all_reduce(x))
+        return self.sharers.all_reduce_norm(x, residual, norm)
+
     def normed(self, role: str, x: Tensor | None, residual: Tensor) -> Tensor:
-        """residual += x in place; the norm of the sum."""
+        """residual += x in place, which is whole; the norm of the sum."""
         norm = self.norms[role]
         return norm(residual) if x is None else norm.add(x, residual)
+
+    def reduced(self, role: str, x: Tensor | None, residual: Tensor) -> Tensor:
+        """residual += the sum of `x` over the ranks in place; the norm of the sum."""
+        norm = self.norms[role]
+        return norm(residual) if x is None else self.group.all_reduce_norm(x, residual, norm)
 
 
 Sublayer = Callable[[Tensor], Tensor]
@@ -132,33 +153,35 @@ class Topology:
     adapters: tuple[str, ...] = ()
     replaces: bool = False
     """What a layer leaves is the stream, and what lies in `residual` counts no more."""
+    leaves_parts: bool = False
+    """What a layer leaves is this rank's part of a sum."""
 
 
 def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)), for each attention; r += mlp(norm2(r))"""
     for norm, attend in own.attends.items():
-        x = block.group.all_reduce(attend(block.normed(norm, x, residual)))
-    return block.group.all_reduce(own.mlp(block.normed("norm2", x, residual)))
+        x = attend(block.reduced(norm, x, residual))
+    return own.mlp(block.reduced("norm2", x, residual))
 
 
 def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r = norm1(r + attention(r)), for each attention; r = norm2(r + mlp(r))"""
     stream = residual if x is None else x
     for norm, attend in own.attends.items():
-        stream = block.normed(norm, block.group.all_reduce(attend(stream)), stream)
-    return block.normed("norm2", block.group.all_reduce(own.mlp(stream)), stream)
+        stream = block.reduced(norm, attend(stream), stream)
+    return block.reduced("norm2", own.mlp(stream), stream)
 
 
 def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
-    normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(own.both(normed, block.norms["norm2"](residual)))
+    normed = block.reduced("norm1", x, residual)
+    return own.both(normed, block.norms["norm2"](residual))
 
 
 def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
-    normed = block.normed("norm1", x, residual)
-    return block.group.all_reduce(own.both(normed, normed))
+    normed = block.reduced("norm1", x, residual)
+    return own.both(normed, normed)
 
 
 def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
@@ -177,10 +200,10 @@ def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers
 
 
 TOPOLOGIES = {
-    Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True),
+    Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True, leaves_parts=True),
     Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True, replaces=True),
-    Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2"), is_parallel=True),
-    Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",), is_parallel=True),
+    Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2"), is_parallel=True, leaves_parts=True),
+    Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",), is_parallel=True, leaves_parts=True),
     Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
     Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
 }

@@ -35,4 +35,4 @@ class Encoder:
             x = block(x, hidden, metadata)
         assert x is not None
         self.blocks[-1].settle(hidden)
-        return hidden.add_(x) if self.final_norm is None else self.final_norm.add(x, hidden)
+        return self.blocks[-1].finish(x, hidden, self.final_norm)

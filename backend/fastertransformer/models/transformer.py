@@ -113,7 +113,10 @@ class Model:
             attention.write(encoded, slot_mapping, layer_cache, metadata.ia3_rows)
 
     def forward(self, hidden: Tensor, metadata: StepMetadata, layer_caches: Sequence[Tensor]) -> Tensor:
-        """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten."""
+        """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten.
+
+        It may be this rank's part of a sum, which `summed` and `logits` make whole.
+        """
         x = None
         for block, layer_cache in zip(self.blocks, layer_caches, strict=True):
             x = block(x, hidden, metadata, layer_cache)
@@ -121,8 +124,15 @@ class Model:
         self.blocks[-1].settle(hidden)
         return x
 
+    def summed(self, x: Tensor) -> Tensor:
+        """What `forward` left of [S, H], whole on every rank; `x` is overwritten."""
+        return self.blocks[-1].sharers.all_reduce(x)
+
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """[S, H] each, as `forward` leaves them -> [S, V] float32, equal on all ranks; last stage only."""
+        """[S, H] each, as `forward` leaves them -> [S, V] float32, equal on all ranks; last stage only.
+
+        Both are overwritten.
+        """
         assert self.head is not None
-        hidden = hidden + x if self.final_norm is None else self.final_norm.add(x, hidden)
+        hidden = self.blocks[-1].finish(x, hidden, self.final_norm)
         return self.head(hidden if self.project_out is None else self.project_out(hidden))

@@ -6,6 +6,27 @@ from typing import Protocol
 from torch import Tensor
 
 
+class Norm(Protocol):
+    """What may follow a sum: layers/norm.py."""
+
+    @property
+    def weight(self) -> Tensor:
+        """[H]"""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """[H] of a layer norm; None: the norm is a root mean square one."""
+        ...
+
+    @property
+    def eps(self) -> float: ...
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """residual += x in place; the norm of the sum."""
+        ...
+
+
 class Communicator(Protocol):
     """One group of ranks that exchange tensors in step."""
 
@@ -17,6 +38,14 @@ class Communicator(Protocol):
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum over the ranks, in place where the backend can; every rank gets the same bits."""
+        ...
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        """residual += the sum of `x` over the ranks, in place; the norm of that. `x` is overwritten.
+
+        Args:
+            x, residual: [T, H].
+        """
         ...
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
@@ -36,6 +65,9 @@ class SingleRank:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return x
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        return norm.add(x, residual)
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
         return x

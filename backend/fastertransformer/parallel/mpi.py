@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelLoadError
-from .comm import Communicator, SingleRank
+from .comm import Communicator, Norm, SingleRank
 from .mesh import Mesh
 from .pipeline import Pipeline, Samples
 from .world import CPU, Control
@@ -89,6 +89,9 @@ class MpiCommunicator:
         total = x.float().contiguous()
         self._comm.Allreduce(MPI.IN_PLACE, total.numpy())
         return x.copy_(total) if total.data_ptr() != x.data_ptr() else x
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        return norm.add(self.all_reduce(x), residual)
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
         gathered = torch.empty((self.size, *x.shape), dtype=x.dtype)

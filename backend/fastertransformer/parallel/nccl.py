@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from ..errors import ModelLoadError
-from .comm import Communicator, SingleRank
+from .comm import Communicator, Norm, SingleRank
 from .mesh import Mesh
 from .peers import Meeting, PeerAccessError, PeerCommunicator, connect_peers
 
@@ -43,6 +43,11 @@ class NcclCommunicator:
         x = x.contiguous()
         dist.all_reduce(x, group=self.group)
         return x
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        if self.peers is not None and x.nbytes <= self.peers.max_sum_bytes:
+            return self.peers.all_reduce_norm(x, residual, norm)
+        return norm.add(self.all_reduce(x), residual)
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
         if self.peers is not None and x.nbytes <= self.peers.max_gather_bytes:

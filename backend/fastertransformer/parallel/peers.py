@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Collectives between the GPUs of one node, straight through each other's memory: csrc/cuda/all_reduce.cu."""
+"""Collectives between the GPUs of one node, through each other's memory: csrc/cuda/all_reduce*.cu."""
 
 import importlib
 import platform
@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from .comm import Norm
 
 Result = TypeVar("Result")
 
@@ -60,6 +62,7 @@ class PeerCommunicator:
         self.max_gather_bytes: int = arena.slot_bytes
         """Of one rank's part; what is larger takes several kernels, as sums do."""
         self.max_sum_bytes: int = arena.slot_bytes * size
+        self._block_bytes: int = arena.block_bytes
         self.arena = arena
         self._kernels = _kernels()
 
@@ -79,6 +82,38 @@ class PeerCommunicator:
         for part in torch.split(x.view(-1), self.max_sum_bytes // x.itemsize):
             self._kernels.all_reduce_two_shot(part, self.arena, stream)
         return x
+
+    def all_reduce_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        """In one kernel, with the same bits, if a block holds a row and all is contiguous and aligned."""
+        is_one_shot = x.nbytes <= _ONE_SHOT_BYTES[self.size]
+        longest = self._block_bytes * (2 if is_one_shot else 1)
+        fits = _row_bytes(x) <= longest and _row_bytes(x) % _ALIGNMENT == 0
+        tensors = (x, residual, norm.weight, norm.bias)
+        if not fits or not all(_is_plain(each) for each in tensors if each is not None):
+            return norm.add(self.all_reduce(x), residual)
+        return (
+            self.one_shot_norm(x, residual, norm) if is_one_shot else self.two_shots_norm(x, residual, norm)
+        )
+
+    def one_shot_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        """All is contiguous and aligned, of at most `max_gather_bytes`; rows have a multiple of 16 bytes."""
+        return self._normed(self._kernels.all_reduce_norm_one_shot, x, residual, norm, len(x))
+
+    def two_shots_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+        """All is contiguous and aligned; rows have a multiple of 16 bytes, and a block holds one."""
+        of_block = self._block_bytes // _row_bytes(x)
+        at_once = of_block * self.size * (self.max_gather_bytes // self._block_bytes)
+        return self._normed(self._kernels.all_reduce_norm_two_shot, x, residual, norm, at_once)
+
+    def _normed(
+        self, kernel: Callable[..., None], x: Tensor, residual: Tensor, norm: Norm, at_once: int
+    ) -> Tensor:
+        """Args: at_once: rows that one kernel takes."""
+        out = torch.empty_like(x)
+        stream = torch.cuda.current_stream().cuda_stream
+        for rows in zip(*(torch.split(each, max(1, at_once)) for each in (out, x, residual)), strict=True):
+            kernel(*rows, norm.weight, norm.bias, norm.eps, self.arena, stream)
+        return out
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
         """Of matrices, along their rows."""
@@ -165,9 +200,15 @@ def _try_out(peers: PeerCommunicator, device: torch.device) -> None:
 
 
 def _plain(x: Tensor) -> Tensor:
-    if x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0:
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
+    return x if _is_plain(x) else x.clone(memory_format=torch.contiguous_format)
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0
+
+
+def _row_bytes(x: Tensor) -> int:
+    return x.shape[1] * x.itemsize
 
 
 def _kernels() -> Any:

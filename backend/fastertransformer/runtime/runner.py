@@ -145,11 +145,11 @@ class ModelRunner:
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._layer_caches)
-            self._pipeline.send_hidden(hidden.add_(x))
+            self._pipeline.send_hidden(hidden.add_(self._model.summed(x)))
             spec, info = self._model.spec, self._model.info
             return SampledElsewhere(self._pipeline, batch, spec.hidden_size, info.vocab_size)
         x, hidden = self._forward(step)
-        contexts = _sums(x, hidden, step.contexts)
+        contexts = self._contexts(x, hidden, step.contexts)
         of_prompts = self._raw_logits.of_prompts(x, hidden, batch.context_logits)
         samples = self._sample(x, hidden, step, needs)
         logits = self._raw_logits.wanted(batch, samples, of_prompts)
@@ -222,9 +222,15 @@ class ModelRunner:
         return self._sample(*self._forward(step), step, needs)
 
     def _forward(self, step: DeviceBatch) -> tuple[Tensor, Tensor]:
-        """The hidden states of all tokens, as x + hidden."""
+        """What the layers leave of all tokens, and what that is to be added to."""
         hidden = self._stage_input(step)
         return self._model.forward(hidden, step.metadata, self._layer_caches), hidden
+
+    def _contexts(self, x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """[C, H] float64: sums of hidden states over the spans. So wide that chunks change no digit."""
+        wholes = [self._model.summed(x[begin:end].clone()).double() for begin, end in spans]
+        sums = [(x + hidden[begin:end]).sum(0) for x, (begin, end) in zip(wholes, spans, strict=True)]
+        return torch.stack(sums) if sums else hidden.new_empty((0, hidden.shape[1]), dtype=torch.float64)
 
     def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Samples:
         if not len(step.last_tokens):
@@ -238,9 +244,3 @@ class ModelRunner:
         sampled = self._sampler(logits, step.sample_slots, step.sample_positions, needs)
         ops.put_tokens(self._token_pool, step.sample_slots, step.sample_positions, sampled[0])
         return Samples(*sampled, self._beams.after(logits, step) if needs.candidates else None, raw)
-
-
-def _sums(x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """[C, H] float64: x + hidden summed over each of the spans. So wide that chunks change no digit."""
-    sums = [(x[begin:end].double() + hidden[begin:end]).sum(0) for begin, end in spans]
-    return torch.stack(sums) if sums else hidden.new_empty((0, hidden.shape[1]), dtype=torch.float64)

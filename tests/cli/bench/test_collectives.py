@@ -15,17 +15,20 @@ from fastertransformer.errors import FasterTransformerError
 from fastertransformer.parallel.world import LocalWorld
 
 
-@pytest.mark.parametrize(("ranks", "sizes"), [("2", "64,8K"), ("2,4", "8K")])
-def test_sums_on_a_cpu(ranks, sizes, tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "sizes", "more", "way"),
+    [("2", "64,8K", (), "MPI"), ("2,4", "8K", (), "MPI"), ("2", "48,8K", ("--norm",), "MPI, norm")],
+)
+def test_sums_on_a_cpu(ranks, sizes, more, way, tmp_path):
     path = tmp_path / "figures.json"
-    options = ("--device=cpu", "--data-type=bf16", "--timeout=500", f"--json={path}")
+    options = ("--device=cpu", "--data-type=bf16", "--timeout=500", f"--json={path}", *more)
     done = run("bench-collectives", f"--ranks={ranks}", f"--size={sizes}", *options, timeout=550)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["sums"]
     expected = itertools.product(map(int, ranks.split(",")), parse_sizes(sizes))
     assert [(row["ranks"], row["num_bytes"]) for row in rows] == list(expected)
     for row in rows:
-        assert row["way"] == "MPI"
+        assert row["way"] == way
         assert not row["shares_gpu"]
         moved = 2 * (row["ranks"] - 1) / row["ranks"] * row["num_bytes"]
         assert row["gb_per_second"] == pytest.approx(moved / row["us"] / 1e3)
@@ -34,12 +37,20 @@ def test_sums_on_a_cpu(ranks, sizes, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_sums_of_ranks_that_share_gpus(ranks, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "ways"),
+    [
+        ((), {"one shot", "two shots"}),
+        (("--norm",), {"fused one shot", "fused two shots", "one shot, norm", "two shots, norm"}),
+    ],
+)
+def test_sums_of_ranks_that_share_gpus(ranks, more, ways, tmp_path):
     path = tmp_path / "figures.json"
-    done = run("bench-collectives", f"--ranks={ranks}", "--size=8K,1M,16M", "--share-gpus", f"--json={path}")
+    options = ("--size=8K,1M,16M", "--share-gpus", f"--json={path}", *more)
+    done = run("bench-collectives", f"--ranks={ranks}", *options)
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["sums"]
-    assert {"one shot", "two shots"} <= {row["way"] for row in rows}
+    assert ways <= {row["way"] for row in rows}
     assert all(row["shares_gpu"] == (ranks > torch.cuda.device_count()) for row in rows)
 
 

@@ -40,9 +40,8 @@ class PostBlock:
 
     def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
         """[T, H] -> [T, H]; `hidden` is overwritten."""
-        attended = self.group.all_reduce(self.attention(hidden, metadata))
-        middle = self.norm1.add(attended, hidden)
-        return self.norm2.add(self.group.all_reduce(self.mlp(middle)), middle)
+        middle = self.group.all_reduce_norm(self.attention(hidden, metadata), hidden, self.norm1)
+        return self.group.all_reduce_norm(self.mlp(middle), middle, self.norm2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class PreStack:
         for layer in self.layers:
             x = layer(x, hidden, metadata)
         assert x is not None
-        return hidden.add_(x) if self.final_norm is None else self.final_norm.add(x, hidden)
+        return self.layers[-1].finish(x, hidden, self.final_norm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ def bench_collectives(
     share_gpus: Annotated[
         bool, typer.Option("--share-gpus", help="More ranks than GPUs: checks sums; times then say nothing.")
     ] = False,
+    norm: Annotated[
+        bool,
+        typer.Option("--norm", help="Add each sum to a residual and normalise that: fused, and behind it."),
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Seconds for each number of ranks.")] = 120,
     json: Annotated[
         Path | None, typer.Option(help="Write the figures here, too.", show_default=False)
@@ -55,6 +59,7 @@ def bench_collectives(
                     data_type=data_type,
                     device=chosen.type,
                     share_gpus=share_gpus,
+                    norm=norm,
                     figures=str(figures),
                 )
                 with errors.status(f"{count} ranks"):
@@ -64,7 +69,7 @@ def bench_collectives(
             machine = {"device": chosen.type, "device_name": device_name(chosen), "data_type": data_type}
             output.print(machine["device_name"], sums_table(rows), sep="\n", highlight=False)
             if json is not None:
-                write_json(json, machine, {"ranks": ranks, "size": size}, sums=rows)
+                write_json(json, machine, {"ranks": ranks, "size": size, "norm": norm}, sums=rows)
 
 
 def _read(figures: Path) -> list[SumRow]:

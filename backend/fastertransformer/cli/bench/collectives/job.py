@@ -14,6 +14,8 @@ class Job(Struct, frozen=True, kw_only=True):
     device: str
     """cpu or cuda"""
     share_gpus: bool
+    norm: bool
+    """Sums with the residual sum and the norm behind them."""
     figures: str
     """Path of a file that gets a SumRow as JSON in every line."""
 
@@ -26,7 +28,7 @@ class SumRow(Struct, frozen=True, kw_only=True):
     """Of the tensor that every rank brings."""
     way: str
     us: float
-    """Until the slowest rank has the sum: the mean of a row of launches, the best row of a few."""
+    """Until the slowest rank is done: the mean of a row of launches, the best row of a few."""
     gb_per_second: float
     """Bytes that every rank must send and get, 2 (N - 1) / N of the tensor's, over that time."""
     shares_gpu: bool

@@ -38,20 +38,22 @@ def measure_sums(
 
 def _seconds(world: World, way: Way, size: int, dtype: torch.dtype) -> float:
     spare = torch.ones(size, dtype=dtype, device=world.device)
-    meet = partial(way.all_reduce, spare)
+    meet = partial(way.run, spare, torch.zeros_like(spare)) if way.adds else partial(way.run, spare)
     meet()
     launches = max(1, min(_MOST_LAUNCHES, int(_SECONDS / _slowest(world, meet)), _MOST_BYTES // spare.nbytes))
     own = _parts(world.mesh.rank, launches, size, world.device)
-    sums = own.to(dtype)
+    given = own.to(dtype)
+    sums = torch.zeros_like(given) if way.adds else given
 
     def all_sums() -> None:
-        for x in sums:
-            way.all_reduce(x)
+        for arguments in zip(given, sums, strict=True) if way.adds else zip(given, strict=True):
+            way.run(*arguments)
 
     replay = capture_graph(all_sums).replay if world.device.type == "cuda" else all_sums
     best = float("inf")
     for _ in range(_RUNS):
-        sums.copy_(own)
+        sums.zero_()
+        given.copy_(own)
         best = min(best, _slowest(world, replay, meet))
     _check(world, way, sums)
     return best / launches

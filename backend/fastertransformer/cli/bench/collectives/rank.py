@@ -15,7 +15,7 @@ from ....parallel.mpi import MpiWorld, abort, place_on_node
 from ....runtime.device import choose_device
 from .job import Job, SumRow
 from .measure import measure_sums
-from .ways import ways_of
+from .ways import ways_of, ways_with_norm
 
 
 def run(job: Job) -> None:
@@ -26,7 +26,8 @@ def run(job: Job) -> None:
     ops.set_num_threads(1)
     world = MpiWorld(job.ranks, 1, device)
     with Path(job.figures).open("ab") as figures:
-        ways, dtype = list(ways_of(world.tensor_group)), DTYPES[job.data_type]
+        choose = ways_with_norm if job.norm else ways_of
+        ways, dtype = list(choose(world.tensor_group)), DTYPES[job.data_type]
         for way, num_bytes, seconds in measure_sums(world, ways, job.sizes, dtype):
             row = SumRow(
                 ranks=job.ranks,
