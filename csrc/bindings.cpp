@@ -136,6 +136,7 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, skinny_gated_linear);
   FT_BIND(cuda, skinny_linear_sum);
   FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, expand_int8);
   FT_BIND(cuda, skinny_linear_int8);
   FT_BIND(cuda, skinny_activated_linear_int8);
   FT_BIND(cuda, skinny_gated_linear_int8);

@@ -48,6 +48,7 @@ void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
                        const Tensor& second_x, const Tensor& second_weight,
                        const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
+void expand_int8(const Tensor& out, const Tensor& weight, const Tensor& scale, int64_t stream);
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
 void skinny_activated_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,

@@ -10,6 +10,7 @@ from .embedding import add_positions, embedding
 from .encoder_attention import bias_by_distance, encoder_attention
 from .kv_cache import kv_write
 from .linear import (
+    expand_int8,
     skinny_activated_linear,
     skinny_activated_linear_int8,
     skinny_fused_rows,
@@ -67,6 +68,7 @@ __all__ = [
     "disentangled_attention",
     "embedding",
     "encoder_attention",
+    "expand_int8",
     "gated_activation",
     "greedy",
     "group_by_expert",

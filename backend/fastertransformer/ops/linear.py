@@ -90,6 +90,12 @@ def skinny_logits(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x.float(), weight.float())
 
 
+@op(out=None)
+def expand_int8(out: Tensor, weight: Tensor, scale: Tensor) -> None:
+    """out = scale * weight in float32, rounded once: weight [N, K] int8, scale [N] float32, out [N, K]."""
+    torch.mul(weight, scale[:, None], out=out)
+
+
 @op(out=lambda x, weight, scale, bias: x.new_empty((x.shape[0], weight.shape[0])))
 def skinny_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """x @ (scale * weight)^T + bias in float32, rounded once.

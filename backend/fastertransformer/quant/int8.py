@@ -58,7 +58,8 @@ class Int8Weight:
     def expand(self) -> Tensor:
         """The weights as they multiply, [N, K] in the type of the activations."""
         result = torch.empty(self.values.shape, dtype=self._dtype, device=self.values.device)
-        return torch.mul(self.values, self.scale[:, None], out=result)
+        ops.expand_int8(result, self.values, self.scale)
+        return result
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Few rows read the int8 values at memory speed; many are torch's product with expanded weights."""
