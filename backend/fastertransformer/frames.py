@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How messages lie in the stream of a socket: length-prefixed msgpack."""
 
-from typing import Generic, TypeVar
+from array import array
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -10,7 +11,23 @@ from .messages import ClientMessage, EngineMessage
 Message = TypeVar("Message")
 
 HEADER_BYTES = 4
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _pack(value: Any) -> bytes:
+    """Token ids, which msgpack does not know."""
+    assert isinstance(value, array), value
+    return value.tobytes()
+
+
+def _unpack(kind: type, value: Any) -> Any:
+    """Raises: TypeError, ValueError: it is nothing that `_pack` has packed."""
+    assert kind is array, kind
+    if not isinstance(value, bytes):
+        raise TypeError(f"token ids came as {type(value).__name__}; they are packed")
+    return array("q", value)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_pack)
 
 
 def encode_frame(message: ClientMessage | EngineMessage) -> bytearray:
@@ -25,7 +42,9 @@ class FrameReader(Generic[Message]):
     """Cuts a byte stream into messages of one direction: `FrameReader(ClientMessage)`."""
 
     def __init__(self, message_type: object) -> None:
-        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(message_type)
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+            message_type, dec_hook=_unpack
+        )
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:

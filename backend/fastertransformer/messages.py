@@ -6,13 +6,22 @@ client -> engine `Submit`, `Abort`, `EndSessions`; engine -> client first `Ready
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
 
+import struct
+from array import array
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    TokenIds = array[int]
+else:
+    TokenIds = array  # has no type parameters before Python 3.12
+"""Many token ids, as `token_ids` makes them: they travel and are read by numpy as they lie in memory, since
+a step does not begin before its prompt has been read."""
 
 ID_BYTES = 8
 _ID = np.dtype("<i8")
@@ -27,6 +36,11 @@ def pack_ids(ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
 def unpack_ids(data: bytes) -> npt.NDArray[np.int64]:
     """What `pack_ids` has packed."""
     return np.frombuffer(data, _ID)
+
+
+def token_ids(ids: Sequence[int] = ()) -> TokenIds:
+    """Raises: struct.error: an id has more than 64 bits."""
+    return array("q", struct.pack(f"{len(ids)}q", *ids))  # in half the time that `array` alone takes
 
 
 class Array(Struct, frozen=True):
@@ -85,7 +99,7 @@ class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
-    prompt: tuple[int, ...]
+    prompt: TokenIds
     """All tokens before the new ones, in a session with all of its requests and answers so far; -1 - r stands
     for row r of `embeddings`, or of the table of task `prompt_task`.
     Of an encoder-decoder: what its decoder starts with."""
@@ -93,7 +107,7 @@ class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     session: Session | None = None
     memory_len: int = 0
     """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
-    encoder_tokens: tuple[int, ...] = ()
+    encoder_tokens: TokenIds = field(default_factory=token_ids)
     """What an encoder-decoder encodes."""
     forced_tokens: tuple[int, ...] = ()
     """The output begins with them, whatever the model would say; their log-probability is 0."""

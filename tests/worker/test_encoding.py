@@ -16,6 +16,7 @@ from fastertransformer.messages import (
     Request,
     SamplingParams,
     pack_ids,
+    token_ids,
 )
 from fastertransformer.server.client import EngineClient
 
@@ -146,7 +147,7 @@ def test_bad_requests_are_refused_and_others_served(tmp_path):
     wanted = {"outputs": ("last_hidden_state",)}
     requests = [EncodeRequest(id=number, **{**wanted, **fields}) for number, (fields, _) in enumerate(BAD)]
     good = EncodeRequest(id=100, tokens=pack_ids((5, 6)), **wanted)
-    generating = Request(101, (5, 6), SamplingParams(max_tokens=3))
+    generating = Request(101, token_ids((5, 6)), SamplingParams(max_tokens=3))
     with running_engine(tmp_path) as client:
         answers = ask(client, [*requests, good, generating])
     for number, (_, message) in enumerate(BAD):

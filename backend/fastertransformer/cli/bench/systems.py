@@ -23,6 +23,7 @@ from ...messages import (
     Request,
     SamplingParams,
     pack_ids,
+    token_ids,
 )
 from ...models.encoding.model import EMBEDDING
 from ...server.client import EngineClient
@@ -51,9 +52,9 @@ def requests_of(workload: Workload, info: EngineInfo, first_id: int) -> Sequence
     ]
     pairs = zip(numbered, samplings, strict=True)
     if info.max_encoder_len:
-        start = (info.start_id,)
-        return [Request(i, start, sampling, encoder_tokens=tuple(p)) for (i, p), sampling in pairs]
-    return [Request(i, tuple(p), sampling) for (i, p), sampling in pairs]
+        start = token_ids((info.start_id,))
+        return [Request(i, start, sampling, encoder_tokens=token_ids(p)) for (i, p), sampling in pairs]
+    return [Request(i, token_ids(p), sampling) for (i, p), sampling in pairs]
 
 
 class EngineSystem:
