@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What crosses the process border between a Triton stub (or any client) and the engine.
 
-Frames on the Unix socket are a 4-byte little-endian length and one msgpack message:
+Frames on the Unix socket (`frames`) have one message each:
 client -> engine `Submit`, `Abort`, `EndSessions`; engine -> client first `Ready`, then `Outputs`.
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
@@ -17,9 +17,10 @@ import numpy.typing as npt
 from msgspec import Struct, field
 
 if TYPE_CHECKING:
+    Numbers = npt.NDArray[np.float32]
     TokenIds = array[int]
-else:
-    TokenIds = array  # has no type parameters before Python 3.12
+else:  # what comes out of a socket is told apart by its class
+    Numbers, TokenIds = np.ndarray, array
 """Many token ids, as `token_ids` makes them: they travel and are read by numpy as they lie in memory, since
 a step does not begin before its prompt has been read."""
 
@@ -41,13 +42,6 @@ def unpack_ids(data: bytes) -> npt.NDArray[np.int64]:
 def token_ids(ids: Sequence[int] = ()) -> TokenIds:
     """Raises: struct.error: an id has more than 64 bits."""
     return array("q", struct.pack(f"{len(ids)}q", *ids))  # in half the time that `array` alone takes
-
-
-class Array(Struct, frozen=True):
-    """Numbers that travel: float32, little-endian, row by row."""
-
-    shape: tuple[int, ...]
-    data: bytes
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,7 +127,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
     """As of `pack_ids`."""
     token_types: bytes = b""
     """The same, of every token; empty: 0."""
-    hidden_states: Array | None = None
+    hidden_states: Numbers | None = None
     """[S, hidden_size], instead of tokens."""
     outputs: tuple[str, ...]
     """Which of `EncoderInfo.outputs` to answer with."""
@@ -141,7 +135,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
 
     @property
     def num_tokens(self) -> int:
-        return len(self.tokens) // ID_BYTES if self.hidden_states is None else self.hidden_states.shape[0]
+        return len(self.tokens) // ID_BYTES if self.hidden_states is None else len(self.hidden_states)
 
 
 AnyRequest = Request | EncodeRequest
@@ -186,7 +180,7 @@ class Output(Struct, frozen=True, omit_defaults=True):
     """[vocabulary] float32 of the last of `tokens`, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Numbers] = {}
     """What an EncodeRequest asked for, by name."""
 
 

@@ -67,7 +67,7 @@ def check_tokens(
 
 def first_outside(values: npt.NDArray[Any], low: int, high: int) -> int | None:
     """Where the first of at least one value that is not in [low, high) stands; None: all are."""
-    if values.min() >= low and values.max() < high:
+    if int(values.min()) >= low and int(values.max()) < high:  # numpy compares its own numbers slowly
         return None
     return int(np.flatnonzero((values < low) | (values >= high))[0])
 

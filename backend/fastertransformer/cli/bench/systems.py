@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
 
 from ...config import EngineConfig
 from ...errors import FasterTransformerError
@@ -80,8 +79,8 @@ class EngineSystem:
             if output.finish_reason is FinishReason.ERROR:
                 raise FasterTransformerError(output.error)
         if self.info.encoder is not None:
-            found = {output.id: output.arrays[EMBEDDING].data for _, output in outputs}
-            embeddings = [np.frombuffer(found[request.id], np.float32).tolist() for request in requests]
+            found = {output.id: output.arrays[EMBEDDING] for _, output in outputs}
+            embeddings = [found[request.id].tolist() for request in requests]
             return Encoding(total_ms=frames[-1][0] * 1e3, embeddings=embeddings)
         arrivals: list[list[float]] = [[] for _ in requests]
         tokens: list[list[int]] = [[] for _ in requests]
