@@ -43,10 +43,13 @@ class FrameWriter:
         arrays, self._arrays = self._arrays, []
         num_bytes = sum([each.nbytes for each in arrays])
         _HEADER.pack_into(head, 0, len(head) - _HEADER.size, num_bytes)
-        head += bytes(-len(head) % _ALIGNMENT)
-        if num_bytes < _CHUNK_BYTES:
-            head += b"".join([each.data for each in arrays])  # bytes are cheaper than parts
+        if not num_bytes:
             return [memoryview(head)]
+        padding = bytes(-len(head) % _ALIGNMENT)
+        if num_bytes < _CHUNK_BYTES:
+            head += b"".join([padding, *[each.data for each in arrays]])  # bytes are cheaper than parts
+            return [memoryview(head)]
+        head += padding
         return [memoryview(head), *(each.reshape(-1).view(np.uint8).data for each in arrays if each.size)]
 
     def _pack(self, value: Any) -> Any:
@@ -61,7 +64,7 @@ def _ends(frame: memoryview) -> tuple[int, int, int]:
     """Where a message ends, where its arrays begin, and where they end; all in bytes of its frame."""
     message, arrays = _HEADER.unpack_from(frame)
     end = _HEADER.size + message
-    begin = end + -end % _ALIGNMENT
+    begin = end + (-end % _ALIGNMENT if arrays else 0)
     return end, begin, begin + arrays
 
 

@@ -34,10 +34,11 @@ class Encoding:
     def result(self) -> EncodeResult:
         """The numbers of every output of every input, where the device has left them: they are many."""
         numbers, begin = self.take(), 0
+        lengths = self.batch.lengths.tolist()
         arrays: list[dict[str, FloatArray]] = [{} for _ in self.batch.outputs]
         for output, rows in rows_by_output(self.model, self.batch):
             for row in rows:
-                shape = self.model.shape(output, int(self.batch.lengths[row]))
+                shape = self.model.shape(output, lengths[row])
                 end = begin + math.prod(shape)
                 arrays[row][output] = numbers[begin:end].reshape(shape)
                 begin = end

@@ -3,7 +3,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +56,11 @@ def check_tokens(
     """Args: rows: ids down to -rows are allowed, too."""
     if len(tokens) == 0:
         return
-    position = first_outside(np.asarray(tokens), -rows, vocab_size)
+    if isinstance(tokens, tuple):  # short, and its ids of any size
+        outside = (place for place, token in enumerate(tokens) if not -rows <= token < vocab_size)
+        position = next(outside, None)
+    else:
+        position = first_outside(np.asarray(tokens), -rows, vocab_size)
     if position is not None:
         raise InvalidRequest(
             f"{name}: token id {tokens[position]} at position {position} is not in the vocabulary"
@@ -65,9 +68,10 @@ def check_tokens(
         )
 
 
-def first_outside(values: npt.NDArray[Any], low: int, high: int) -> int | None:
+def first_outside(values: npt.NDArray[np.int64], low: int, high: int) -> int | None:
     """Where the first of at least one value that is not in [low, high) stands; None: all are."""
-    if int(values.min()) >= low and int(values.max()) < high:  # numpy compares its own numbers slowly
+    offsets = values - low if low else values
+    if int(offsets.view(np.uint64).max()) < high - low:  # unsigned, those below are the largest
         return None
     return int(np.flatnonzero((values < low) | (values >= high))[0])
 
