@@ -1,18 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What crosses the process border between a Triton stub (or any client) and the engine.
 
-Frames on the Unix socket are a 4-byte little-endian length and one msgpack message:
+Frames on the Unix socket (`frames`) have one message each:
 client -> engine `Submit`, `Abort`, `EndSessions`; engine -> client first `Ready`, then `Outputs`.
 Closing the socket is the only goodbye; end of file means that the other side is gone.
 """
 
+import struct
+from array import array
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, field
+
+if TYPE_CHECKING:
+    Numbers = npt.NDArray[np.float32]
+    TokenIds = array[int]
+else:  # what comes out of a socket is told apart by its class
+    Numbers, TokenIds = np.ndarray, array
+"""Many token ids, as `token_ids` makes them: they travel and are read by numpy as they lie in memory, since
+a step does not begin before its prompt has been read."""
 
 ID_BYTES = 8
 _ID = np.dtype("<i8")
@@ -29,11 +39,9 @@ def unpack_ids(data: bytes) -> npt.NDArray[np.int64]:
     return np.frombuffer(data, _ID)
 
 
-class Array(Struct, frozen=True):
-    """Numbers that travel: float32, little-endian, row by row."""
-
-    shape: tuple[int, ...]
-    data: bytes
+def token_ids(ids: Sequence[int] = ()) -> TokenIds:
+    """Raises: struct.error: an id has more than 64 bits."""
+    return array("q", struct.pack(f"{len(ids)}q", *ids))  # in half the time that `array` alone takes
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -85,7 +93,7 @@ class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     """One sequence to generate. `id` is the client's own and unique among its live requests."""
 
     id: int
-    prompt: tuple[int, ...]
+    prompt: TokenIds
     """All tokens before the new ones, in a session with all of its requests and answers so far; -1 - r stands
     for row r of `embeddings`, or of the table of task `prompt_task`.
     Of an encoder-decoder: what its decoder starts with."""
@@ -93,7 +101,7 @@ class Request(Struct, frozen=True, tag=True, omit_defaults=True):
     session: Session | None = None
     memory_len: int = 0
     """How many tokens back a token sees, in whole blocks of the cache and at least one; 0 sees all."""
-    encoder_tokens: tuple[int, ...] = ()
+    encoder_tokens: TokenIds = field(default_factory=token_ids)
     """What an encoder-decoder encodes."""
     forced_tokens: tuple[int, ...] = ()
     """The output begins with them, whatever the model would say; their log-probability is 0."""
@@ -119,7 +127,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
     """As of `pack_ids`."""
     token_types: bytes = b""
     """The same, of every token; empty: 0."""
-    hidden_states: Array | None = None
+    hidden_states: Numbers | None = None
     """[S, hidden_size], instead of tokens."""
     outputs: tuple[str, ...]
     """Which of `EncoderInfo.outputs` to answer with."""
@@ -127,7 +135,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
 
     @property
     def num_tokens(self) -> int:
-        return len(self.tokens) // ID_BYTES if self.hidden_states is None else self.hidden_states.shape[0]
+        return len(self.tokens) // ID_BYTES if self.hidden_states is None else len(self.hidden_states)
 
 
 AnyRequest = Request | EncodeRequest
@@ -172,7 +180,7 @@ class Output(Struct, frozen=True, omit_defaults=True):
     """[vocabulary] float32 of the last of `tokens`, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Numbers] = {}
     """What an EncodeRequest asked for, by name."""
 
 

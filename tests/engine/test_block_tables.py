@@ -6,13 +6,15 @@ import numpy as np
 from fastertransformer.engine.block_pool import GONE
 from fastertransformer.engine.block_tables import BlockTables
 from fastertransformer.engine.sequence import Sequence
-from fastertransformer.messages import Request, SamplingParams
+from fastertransformer.messages import Request, SamplingParams, token_ids
 
 
 def sequence_of(
     slot: int, blocks: list[int], cross_blocks: tuple[int, ...] = (), encoder_len: int = 0
 ) -> Sequence:
-    request = Request(slot, (1,), SamplingParams(max_tokens=9), encoder_tokens=(5,) * encoder_len)
+    request = Request(
+        slot, token_ids((1,)), SamplingParams(max_tokens=9), encoder_tokens=token_ids((5,) * encoder_len)
+    )
     sequence = Sequence(0, request, (), [1])
     sequence.slot, sequence.blocks, sequence.cross_blocks = slot, blocks, list(cross_blocks)
     return sequence

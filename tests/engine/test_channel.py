@@ -3,11 +3,11 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from fastertransformer.engine.channel import Channel
 from fastertransformer.messages import (
-    Array,
     EncodeRequest,
     EngineInfo,
     EngineStats,
@@ -55,8 +55,9 @@ def test_requests_come_with_who_sent_them(channel, clients):
 
 
 def test_an_answer_larger_than_the_socket_takes_arrives_whole_and_before_the_next(channel, clients):
-    data = bytes(range(256)) * (1 << 14)
-    large = Output(1, finish_reason=FinishReason.ENCODED, arrays={"last": Array((1 << 20,), data)})
+    numbers = np.arange(3 << 20, dtype=np.float32).reshape(3, -1)
+    arrays = {"last": numbers[1:], "none": numbers[:0], "one": numbers[0, 0].reshape(())}
+    large = Output(1, finish_reason=FinishReason.ENCODED, arrays=arrays)
     channel.send([(0, large), (2, Output(7, (4,)))], STATS)
     channel.send([(0, Output(2, (3,)))], STATS)
     came: list[Output] = []
@@ -71,5 +72,9 @@ def test_an_answer_larger_than_the_socket_takes_arrives_whole_and_before_the_nex
     reading.start()
     while reading.is_alive():
         channel.receive(0.01)
-    assert came == [large, Output(2, (3,))]
+    assert came[0].arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert came[0].arrays[name].shape == array.shape
+        np.testing.assert_array_equal(came[0].arrays[name], array)
+    assert came[1] == Output(2, (3,))
     assert next(clients[2].outputs()).outputs == [Output(7, (4,))]

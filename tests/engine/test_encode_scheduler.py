@@ -8,7 +8,7 @@ from toy_engine import engine_config
 from fastertransformer.config import EngineConfig
 from fastertransformer.engine.encode_batch import EncodeBatch, EncodeResult
 from fastertransformer.engine.encode_scheduler import MAX_RESULT_NUMBERS, EncodeScheduler
-from fastertransformer.messages import Array, EncodeRequest, FinishReason, pack_ids
+from fastertransformer.messages import EncodeRequest, FinishReason, pack_ids
 
 SUM = ("sum",)
 
@@ -18,16 +18,15 @@ def request(number: int, length: int, **more: object) -> EncodeRequest:
 
 
 def embedded(number: int, length: int) -> EncodeRequest:
-    numbers = np.arange(length * 2, dtype=np.float32)
-    return EncodeRequest(id=number, hidden_states=Array((length, 2), numbers.tobytes()), outputs=SUM)
+    numbers = np.arange(length * 2, dtype=np.float32).reshape(length, 2)
+    return EncodeRequest(id=number, hidden_states=numbers, outputs=SUM)
 
 
 def computed(batch: EncodeBatch) -> EncodeResult:
     """The sum of every input's numbers."""
     values = batch.tokens if batch.tokens is not None else batch.hidden_states.sum(-1)
     pieces = np.split(values, np.cumsum(batch.lengths)[:-1])
-    sums = [np.float32(piece.sum()).tobytes() for piece in pieces]
-    return EncodeResult(tuple({"sum": Array((), data)} for data in sums))
+    return EncodeResult(tuple({"sum": np.array([piece.sum()], np.float32)} for piece in pieces))
 
 
 def run(scheduler: EncodeScheduler) -> tuple[list[list[int]], dict[tuple[int, int], object]]:
@@ -48,7 +47,7 @@ def scheduler_of(config: EngineConfig, numbers_per_token: int = 1) -> EncodeSche
 
 def value(output: object) -> float:
     assert output.finish_reason is FinishReason.ENCODED
-    return float(np.frombuffer(output.arrays["sum"].data, np.float32)[0])
+    return float(output.arrays["sum"][0])
 
 
 @pytest.mark.parametrize(

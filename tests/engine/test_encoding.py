@@ -9,7 +9,7 @@ from toy_engine import ENCODING, ToyEngine, engine_config
 
 from fastertransformer.config import BEAM_SEARCH_RULES
 from fastertransformer.engine.batch import Batch
-from fastertransformer.messages import FinishReason, Request, SamplingParams
+from fastertransformer.messages import FinishReason, Request, SamplingParams, token_ids
 
 TOKENS = st.integers(1, 9)
 
@@ -17,7 +17,11 @@ TOKENS = st.integers(1, 9)
 def request(number: int, encoder_len: int, max_tokens: int, *forced: int) -> Request:
     tokens = tuple((7 * i + number) % 90 + 1 for i in range(encoder_len))
     return Request(
-        number, (3,), SamplingParams(max_tokens=max_tokens), encoder_tokens=tokens, forced_tokens=forced
+        number,
+        token_ids((3,)),
+        SamplingParams(max_tokens=max_tokens),
+        encoder_tokens=token_ids(tokens),
+        forced_tokens=forced,
     )
 
 
@@ -29,9 +33,9 @@ def requests(draw):
     width = draw(st.sampled_from([1, 1, 2, 3]))
     sampling = SamplingParams(max_tokens=draw(st.integers(1, 20)), beam_width=width)
     forced = tuple(draw(st.lists(TOKENS, max_size=min(2, sampling.max_tokens - (width > 1)))))
-    return Request(0, prompt, sampling, encoder_tokens=encoder_tokens, forced_tokens=forced), draw(
-        st.integers(0, 30)
-    )
+    return Request(
+        0, token_ids(prompt), sampling, encoder_tokens=token_ids(encoder_tokens), forced_tokens=forced
+    ), draw(st.integers(0, 30))
 
 
 @settings(max_examples=300, deadline=None)
@@ -93,7 +97,14 @@ def test_an_input_longer_than_the_budget_has_a_step_of_its_own_and_others_go_on(
 def test_equal_inputs_share_nothing():
     engine = ToyEngine(engine_config(reuse=1), 40, 0, ENCODING)
     for number in (0, 7):
-        engine.add(Request(number, (3,) * 9, SamplingParams(max_tokens=3), encoder_tokens=(number + 1,) * 5))
+        engine.add(
+            Request(
+                number,
+                token_ids((3,) * 9),
+                SamplingParams(max_tokens=3),
+                encoder_tokens=token_ids((number + 1,) * 5),
+            )
+        )
         engine.run()
     assert engine.scheduler.stats.num_prefix_hit_tokens == 0
 

@@ -8,7 +8,7 @@ from toy_engine import INFO, ToyEngine, engine_config, expected
 
 from fastertransformer.engine.block_pool import BlockPool
 from fastertransformer.engine.sessions import Sessions
-from fastertransformer.messages import FinishReason, Request, SamplingParams, Session
+from fastertransformer.messages import FinishReason, Request, SamplingParams, Session, token_ids
 
 NO_ENDS = ()
 
@@ -27,7 +27,7 @@ class Conversation:
     def say(self, number: int, new: list[int], max_tokens: int, is_last: bool = False) -> Request:
         session = Session(self.session_id, is_last)
         sampling = SamplingParams(max_tokens=max_tokens)
-        self.request = Request(number, (*self.tokens, *new), sampling, session, self.memory_len)
+        self.request = Request(number, token_ids((*self.tokens, *new)), sampling, session, self.memory_len)
         self.engine.add(self.request, self.client)
         return self.request
 
@@ -125,7 +125,7 @@ def test_whoever_needs_blocks_takes_those_of_the_session_that_rests_longest():
         engine.run()
         talk.hear()
     assert kept(engine) == 8
-    engine.add(Request(2, tuple([9] * 20), SamplingParams(max_tokens=1)))
+    engine.add(Request(2, token_ids([9] * 20), SamplingParams(max_tokens=1)))
     engine.run()
     assert engine.results[0, 2].finish_reason is FinishReason.LENGTH
     assert kept(engine) == 4
@@ -146,7 +146,7 @@ def test_a_decoding_sequence_takes_them_before_it_preempts_another():
     talk.say(0, [1] * 13, 3)
     engine.run()
     talk.hear()
-    requests = [Request(n, (n,), SamplingParams(max_tokens=14, end_ids=NO_ENDS)) for n in (1, 2)]
+    requests = [Request(n, token_ids((n,)), SamplingParams(max_tokens=14, end_ids=NO_ENDS)) for n in (1, 2)]
     for request in requests:
         engine.add(request)
     engine.run()
@@ -240,7 +240,9 @@ def test_what_lies_behind_the_memory_is_given_back(depth):
 
 def test_a_decoding_sequence_holds_no_more_than_its_memory():
     engine = ToyEngine(engine_config(), num_blocks=6, depth=1)
-    engine.add(Request(0, (1, 2, 3), SamplingParams(max_tokens=50, end_ids=NO_ENDS), memory_len=16))
+    engine.add(
+        Request(0, token_ids((1, 2, 3)), SamplingParams(max_tokens=50, end_ids=NO_ENDS), memory_len=16)
+    )
     engine.step()
     for _ in range(45):
         engine.step()

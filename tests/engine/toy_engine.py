@@ -11,7 +11,15 @@ from msgspec.structs import replace
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
 from fastertransformer.engine.batch import Batch, BeamStep, StepResult
 from fastertransformer.engine.scheduler import Scheduler
-from fastertransformer.messages import Beam, EngineInfo, FinishReason, Output, Request, SamplingParams
+from fastertransformer.messages import (
+    Beam,
+    EngineInfo,
+    FinishReason,
+    Output,
+    Request,
+    SamplingParams,
+    token_ids,
+)
 
 VOCAB_SIZE = 97
 BLOCK_SIZE = 4
@@ -218,4 +226,4 @@ class ToyEngine:
 
 
 def request(request_id: int, prompt: list[int], max_tokens: int, **sampling: object) -> Request:
-    return Request(request_id, tuple(prompt), SamplingParams(max_tokens=max_tokens, **sampling))
+    return Request(request_id, token_ids(prompt), SamplingParams(max_tokens=max_tokens, **sampling))

@@ -18,7 +18,7 @@ def batch_of(query_lens: list[int], ia3_rows: list[int] | None) -> Batch:
         slots=np.arange(count, dtype=np.int32),
         num_computed=np.full(count, 5, np.int32),
         query_lens=np.array(query_lens, np.int32),
-        block_tables=np.arange(count * 2, dtype=np.int32).reshape(count, 2),
+        block_tables=np.arange(count * 3, dtype=np.int32).reshape(count, 3)[::-1],
         sample_rows=np.arange(count, dtype=np.int32),
         ia3_rows=None if ia3_rows is None else np.array(ia3_rows, np.int32),
     )
@@ -29,3 +29,21 @@ def test_every_token_has_the_task_of_its_sequence(rows):
     step = place(batch_of([2, 1, 3], rows), LAYOUT, WORKSPACE)
     found = step.metadata.ia3_rows
     assert (found is None) if rows is None else found.tolist() == [0, 0, 3, 1, 1, 1]
+
+
+def test_every_token_has_its_place():
+    batch = batch_of([2, 1, 13], None)
+    step = place(batch, LAYOUT, WORKSPACE)
+    tokens = [
+        (row, position)
+        for row, length in enumerate(batch.query_lens.tolist())
+        for position in range(5, 5 + length)
+    ]
+    found = step.metadata
+    assert found.positions.tolist() == [position for _, position in tokens]
+    assert step.token_slots.tolist() == [row for row, _ in tokens]
+    slots = [int(batch.block_tables[row, at // 8]) * 8 + at % 8 for row, at in tokens]
+    assert found.slot_mapping.tolist() == slots
+    assert found.cu_seqlens_q.tolist() == [0, 2, 3, 16]
+    assert found.seq_lens.tolist() == [7, 6, 18]
+    assert step.last_tokens.tolist() == [1, 2, 15]

@@ -4,7 +4,7 @@
 import pytest
 
 from fastertransformer.errors import InvalidRequest
-from fastertransformer.messages import EngineInfo, FinishReason, Request, SamplingParams
+from fastertransformer.messages import EngineInfo, FinishReason, Request, SamplingParams, token_ids
 from fastertransformer.server.call import Row
 from fastertransformer.server.conversations import Conversation, Conversations, Turn
 
@@ -16,7 +16,7 @@ class OneRow:
     """A call of one row."""
 
     def __init__(self, prompt: tuple[int, ...]) -> None:
-        self.rows = [Row(Request(0, prompt, SamplingParams(max_tokens=1)))]
+        self.rows = [Row(Request(0, token_ids(prompt), SamplingParams(max_tokens=1)))]
 
     def answer(self, token: int) -> "OneRow":
         self.rows[0].tokens.append(token)
@@ -54,7 +54,7 @@ def say(conversations: Conversations, one: Turn, answer: int) -> tuple[int, ...]
     ((begun, call),) = conversations.arrive(one)
     assert begun is one
     assert conversations.close(one, call.answer(answer)) == []
-    return call.rows[0].request.prompt
+    return tuple(call.rows[0].request.prompt)
 
 
 def refusal(conversations: Conversations, one: Turn) -> str:
@@ -71,10 +71,10 @@ def test_a_turn_waits_for_the_one_before(conversations):
     assert len(conversations.arrive(turn((7,), "start", name="5"))) == 1, "another one does not"
     ((begun, second_call),) = conversations.close(first, call.answer(8))
     assert begun is second
-    assert second_call.rows[0].request.prompt == (1, 8, 2)
+    assert tuple(second_call.rows[0].request.prompt) == (1, 8, 2)
     ((begun, third_call),) = conversations.close(second, second_call.answer(9))
     assert begun is third
-    assert third_call.rows[0].request.prompt == (1, 8, 2, 9, 3)
+    assert tuple(third_call.rows[0].request.prompt) == (1, 8, 2, 9, 3)
     assert conversations.take_ended() == []
     conversations.close(third, third_call.answer(4))
     assert conversations.take_ended() == [1]

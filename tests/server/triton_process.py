@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from fastertransformer.cli.tritonserver import START_ABORT
-from fastertransformer.messages import EngineStats, Request, SamplingParams
+from fastertransformer.messages import EngineStats, Request, SamplingParams, token_ids
 from fastertransformer.server import processes
 from fastertransformer.server.client import EngineClient
 
@@ -142,7 +142,7 @@ class TritonServer:
             client = EngineClient(path)
             try:
                 if client.info.model_type == model_type:
-                    client.submit([Request(0, (5,), SamplingParams(max_tokens=1))])
+                    client.submit([Request(0, token_ids((5,)), SamplingParams(max_tokens=1))])
                     yield next(message.stats for message in client.outputs())
             finally:
                 client.close()

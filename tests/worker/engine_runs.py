@@ -12,7 +12,7 @@ import pytest
 from ranks import RanksByCount
 
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
-from fastertransformer.messages import EngineStats, Output, Request, SamplingParams
+from fastertransformer.messages import EngineStats, Output, Request, SamplingParams, token_ids
 from fastertransformer.server.client import EngineClient
 from fastertransformer.server.launcher import Launcher
 
@@ -143,5 +143,5 @@ def mixed_requests() -> list[Request]:
         own = [source.randrange(VOCAB_SIZE) for _ in range(source.randrange(1, 30))]
         prompt = (prefix if number % 3 == 0 else []) + own
         sampling = SamplingParams(max_tokens=source.randrange(1, 40), **kinds[number % len(kinds)])
-        requests.append(Request(number, tuple(prompt), sampling))
+        requests.append(Request(number, token_ids(prompt), sampling))
     return requests

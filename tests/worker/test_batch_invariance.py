@@ -14,7 +14,7 @@ from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, running_engine, tokens_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fastertransformer.messages import Request, SamplingParams
+from fastertransformer.messages import Request, SamplingParams, token_ids
 
 NUM_REQUESTS = 64
 
@@ -43,7 +43,7 @@ def requests() -> list[Request]:
     return [
         Request(
             number,
-            tuple(source.randrange(1, VOCAB_SIZE) for _ in range(source.randrange(1, 60))),
+            token_ids(source.randrange(1, VOCAB_SIZE) for _ in range(source.randrange(1, 60))),
             SamplingParams(max_tokens=48, end_ids=()),
         )
         for number in range(NUM_REQUESTS)

@@ -11,7 +11,7 @@ from engine_runs import MAX_LEN, VOCAB_SIZE, Answer, ask, mixed_requests, runnin
 from test_same_tokens import SIZES, build
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from fastertransformer.messages import FinishReason, Request, SamplingParams
+from fastertransformer.messages import FinishReason, Request, SamplingParams, token_ids
 
 END_ID = 0
 PROMPTS = [[5, 17, 93, 4], [1], list(range(60, 85))]
@@ -33,7 +33,9 @@ def searches() -> list[Request]:
     pairs = [(prompt, search) for prompt in PROMPTS for search in SEARCHES]
     return [
         Request(
-            100 + number, tuple(prompt), SamplingParams(max_tokens=12 + number % 9, logprobs=True, **search)
+            100 + number,
+            token_ids(prompt),
+            SamplingParams(max_tokens=12 + number % 9, logprobs=True, **search),
         )
         for number, (prompt, search) in enumerate(pairs)
     ]
@@ -148,7 +150,9 @@ def test_log_probabilities_are_those_of_the_tokens(llama):
 @pytest.mark.parametrize("engine", [{}, {"tp": 2}, {"pp": 2}], ids=["1", "tp2", "pp2"])
 def test_fastertransformers_rule_keeps_the_best_of_ended_and_live_beams(llama, engine):
     model, folder = llama
-    request = Request(0, (5, 17, 93, 4), SamplingParams(max_tokens=14, beam_width=4, temperature=0.7))
+    request = Request(
+        0, token_ids((5, 17, 93, 4)), SamplingParams(max_tokens=14, beam_width=4, temperature=0.7)
+    )
     with running_engine(folder, beam_search_rule="fastertransformer", **engine) as client:
         answers, _ = ask(client, [request, *mixed_requests()[1:]])
     expected = survivors(model, list(request.prompt), 4, 14, 0.7)

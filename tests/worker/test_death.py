@@ -13,12 +13,12 @@ from tiny_llama import write_llama
 
 from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
 from fastertransformer.errors import EngineDead
-from fastertransformer.messages import Request, SamplingParams
+from fastertransformer.messages import Request, SamplingParams, token_ids
 from fastertransformer.server import processes
 from fastertransformer.server.client import EngineClient
 from fastertransformer.server.launcher import Launcher
 
-REQUESTS = [Request(i, (i + 1, 2, 3), SamplingParams(max_tokens=8, end_ids=())) for i in range(4)]
+REQUESTS = [Request(i, token_ids((i + 1, 2, 3)), SamplingParams(max_tokens=8, end_ids=())) for i in range(4)]
 MOST_RANKS = 8
 LEAVE_S = 10
 
@@ -48,7 +48,7 @@ def test_death_of_a_rank(device, tmp_path):
         old = ranks(client)
         assert len(old) == count
         sampling = SamplingParams(max_tokens=MAX_LEN - 1, end_ids=())
-        client.submit([Request(100 + i, (i + 1,), sampling) for i in range(8)])
+        client.submit([Request(100 + i, token_ids((i + 1,)), sampling) for i in range(8)])
         outputs = client.outputs()
         next(outputs)
         os.kill(next((pid for pid in old if pid != client.pid), client.pid), signal.SIGKILL)

@@ -10,7 +10,7 @@ import torch
 from engine_runs import BLOCK_SIZE, ask, running_engine, tokens_of
 from tiny_encoder_decoders import make
 
-from fastertransformer.messages import FinishReason, Request, SamplingParams
+from fastertransformer.messages import FinishReason, Request, SamplingParams, token_ids
 
 FAMILIES = ["t5", "m2m_100"]
 START = {"t5": 0, "m2m_100": 2}
@@ -36,7 +36,9 @@ def made_of(
     encoder_tokens: tuple[int, ...] = (),
     forced: tuple[int, ...] = (),
 ) -> Request:
-    return Request(number, start, sampling, encoder_tokens=encoder_tokens, forced_tokens=forced)
+    return Request(
+        number, token_ids(start), sampling, encoder_tokens=token_ids(encoder_tokens), forced_tokens=forced
+    )
 
 
 def requests(name: str, count: int = 24) -> list[Request]:
@@ -216,10 +218,12 @@ def test_prompts_are_rows_of_the_encoders_input(tmp_path):
     (tmp_path / "model.prompt_table.mine.weight.bin").write_bytes(table.numpy().tobytes())
     sampling, words = SamplingParams(max_tokens=10, end_ids=(100,)), (7, 8, 9, 30)
     tokens = (*words, -2, -5, 11)
-    plain = Request(0, (0,), sampling, encoder_tokens=words)
-    own = Request(1, (0,), sampling, encoder_tokens=tokens, embeddings=table.numpy().tobytes())
-    of_task = Request(2, (0,), sampling, encoder_tokens=tokens, prompt_task=0)
-    beyond = Request(3, (0,), sampling, encoder_tokens=(*words, -6), prompt_task=0)
+    plain = Request(0, token_ids((0,)), sampling, encoder_tokens=token_ids(words))
+    own = Request(
+        1, token_ids((0,)), sampling, encoder_tokens=token_ids(tokens), embeddings=table.numpy().tobytes()
+    )
+    of_task = Request(2, token_ids((0,)), sampling, encoder_tokens=token_ids(tokens), prompt_task=0)
+    beyond = Request(3, token_ids((0,)), sampling, encoder_tokens=token_ids((*words, -6)), prompt_task=0)
     with running_engine(tmp_path) as client:
         assert client.info.prompt_learning.start_id == 102
         answers, _ = ask(client, [plain, own, of_task, beyond, msgspec.structs.replace(plain, id=4)])

@@ -10,7 +10,7 @@ from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, running_engine, tokens_of
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from fastertransformer.messages import Request, SamplingParams
+from fastertransformer.messages import Request, SamplingParams, token_ids
 
 pytestmark = pytest.mark.gpu
 
@@ -45,7 +45,10 @@ def requests(longest: int) -> list[Request]:
         tuple(source.randrange(VOCAB_SIZE) for _ in range(source.randrange(longest) + 1))
         for _ in range(NUM_REQUESTS)
     ]
-    return [Request(number, prompt, SamplingParams(max_tokens=20)) for number, prompt in enumerate(prompts)]
+    return [
+        Request(number, token_ids(prompt), SamplingParams(max_tokens=20))
+        for number, prompt in enumerate(prompts)
+    ]
 
 
 def test_tokens_are_those_of_the_cpu(checkpoint):

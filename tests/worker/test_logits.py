@@ -10,7 +10,7 @@ from engine_runs import VOCAB_SIZE, Answer, ask, mixed_requests, running_engine
 from tiny_llama import write_llama
 from transformers import LlamaForCausalLM
 
-from fastertransformer.messages import FinishReason, Request, SamplingParams
+from fastertransformer.messages import FinishReason, Request, SamplingParams, token_ids
 
 TIGHT = {"max_num_batched_tokens": 7, "max_num_seqs": 6, "max_tokens": 160, "depth": 1}
 CASES = [
@@ -38,7 +38,7 @@ def model(checkpoint) -> LlamaForCausalLM:
 def request(number: int, prompt: list[int], sampling: dict[str, object], wishes: str) -> Request:
     return Request(
         number,
-        tuple(prompt),
+        token_ids(prompt),
         SamplingParams(max_tokens=12, end_ids=(), **sampling),
         wants_context="hidden" in wishes,
         wants_context_logits="context" in wishes,

@@ -12,7 +12,7 @@ from decided import decided
 from engine_runs import MAX_LEN, VOCAB_SIZE, Answer, ask, running_engine
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from fastertransformer.messages import PromptKind, Request, SamplingParams
+from fastertransformer.messages import PromptKind, Request, SamplingParams, token_ids
 
 HIDDEN, LAYERS, KV_HEADS, HEAD_DIM = 32, 2, 2, 8
 ROWS, LENGTHS, NEW = 11, (5, 19), 12
@@ -111,7 +111,7 @@ def context_of(model: torch.nn.Module, tokens: list[int], rows: np.ndarray) -> t
 
 
 def request(number: int, prompt: list[int], **more: object) -> Request:
-    return Request(number, tuple(prompt), SamplingParams(max_tokens=NEW, end_ids=()), **more)
+    return Request(number, token_ids(prompt), SamplingParams(max_tokens=NEW, end_ids=()), **more)
 
 
 def answers_of(folder: Path, requests: list[Request], engine: dict[str, object]) -> dict[int, Answer]:

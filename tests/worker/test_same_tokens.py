@@ -9,7 +9,7 @@ from decided import decided
 from engine_runs import BLOCK_SIZE, MAX_LEN, VOCAB_SIZE, ask, mixed_requests, running_engine, tokens_of
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from fastertransformer.messages import Request, SamplingParams
+from fastertransformer.messages import Request, SamplingParams, token_ids
 
 SIZES = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
 
@@ -100,7 +100,7 @@ def test_greedy_equals_transformers(case):
     reference, folder = case
     prompts = [[5, 17, 93, 4], [1], list(range(60, 100))]
     requests = [
-        Request(number, tuple(prompt), SamplingParams(max_tokens=64, end_ids=(), logprobs=True))
+        Request(number, token_ids(prompt), SamplingParams(max_tokens=64, end_ids=(), logprobs=True))
         for number, prompt in enumerate(prompts)
     ]
     with running_engine(folder) as client:

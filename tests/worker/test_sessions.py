@@ -10,7 +10,7 @@ from engine_runs import BLOCK_SIZE, VOCAB_SIZE, ask, running_engine, tokens_of
 from msgspec.structs import replace
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fastertransformer.messages import Request, SamplingParams, Session
+from fastertransformer.messages import Request, SamplingParams, Session, token_ids
 from fastertransformer.server.client import EngineClient
 
 TURNS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21], [30, 31, 32]]
@@ -50,7 +50,7 @@ def converse(client: EngineClient, new: int, others: list[Request] = ()) -> list
         requests = [
             Request(
                 number,
-                (*said[number], *prompt),
+                token_ids((*said[number], *prompt)),
                 SamplingParams(max_tokens=new, end_ids=(), **kind),
                 Session(number, is_last),
             )
@@ -64,7 +64,7 @@ def converse(client: EngineClient, new: int, others: list[Request] = ()) -> list
 def as_long_prompts(client: EngineClient, said: list[list[int]], new: int) -> list[list[int]]:
     """The same conversations with everything before their last answer as the prompt."""
     requests = [
-        Request(number, tuple(tokens[:-new]), SamplingParams(max_tokens=new, end_ids=(), **KINDS[number]))
+        Request(number, token_ids(tokens[:-new]), SamplingParams(max_tokens=new, end_ids=(), **KINDS[number]))
         for number, tokens in enumerate(said)
     ]
     answers = tokens_of(client, requests)
@@ -84,7 +84,7 @@ def test_turns_equal_one_long_prompt(checkpoint, tp, pp, device):
     with running_engine(checkpoint, tp=tp, pp=pp, reuse=False, device=device) as client:
         said = converse(client, 11)
         assert as_long_prompts(client, said, 11) == said
-        stats = ask(client, [Request(0, (5,), SamplingParams(max_tokens=1))])[1]
+        stats = ask(client, [Request(0, token_ids((5,)), SamplingParams(max_tokens=1))])[1]
         assert stats.num_free_blocks == stats.num_total_blocks
     with running_engine(checkpoint, device=device) as client:
         assert as_long_prompts(client, said, 11) == said
@@ -92,7 +92,7 @@ def test_turns_equal_one_long_prompt(checkpoint, tp, pp, device):
 
 @pytest.mark.parametrize("reuse", [False, True])
 def test_blocks_that_others_took_are_computed_again(checkpoint, reuse):
-    other = Request(9, tuple(range(1, 100)), SamplingParams(max_tokens=20, end_ids=()))
+    other = Request(9, token_ids(range(1, 100)), SamplingParams(max_tokens=20, end_ids=()))
     with running_engine(checkpoint, max_tokens=128, reuse=reuse) as client:
         before = converse(client, 7)
         after = converse(client, 7, others=[other])
@@ -125,8 +125,8 @@ def test_a_token_sees_as_far_as_the_memory_goes(checkpoint, tp, pp, device):
     sampling = SamplingParams(max_tokens=new, end_ids=())
     expected = with_memory(checkpoint, prompt, new, memory_len)
     with running_engine(checkpoint, tp=tp, pp=pp, device=device, max_num_batched_tokens=19) as client:
-        whole = Request(0, tuple(prompt), sampling, memory_len=memory_len)
-        all_seen = Request(1, tuple(prompt), sampling)
+        whole = Request(0, token_ids(prompt), sampling, memory_len=memory_len)
+        all_seen = Request(1, token_ids(prompt), sampling)
         neighbours = [
             replace(request, id=2 + n, sampling=replace(sampling, **KINDS[n]))
             for n, request in enumerate([all_seen] * len(KINDS))
@@ -134,7 +134,7 @@ def test_a_token_sees_as_far_as_the_memory_goes(checkpoint, tp, pp, device):
         answers = tokens_of(client, [whole, all_seen, *neighbours])
         assert answers[0] == expected != answers[1]
         # In two turns, of which the second finds the last blocks of the first.
-        first = Request(0, tuple(prompt[:30]), replace(sampling, max_tokens=1), talk, memory_len)
+        first = Request(0, token_ids(prompt[:30]), replace(sampling, max_tokens=1), talk, memory_len)
         _, stats = ask(client, [first])
         assert stats.num_total_blocks - stats.num_free_blocks <= memory_len // BLOCK_SIZE
         assert tokens_of(client, [replace(whole, session=talk)])[0] == expected
@@ -142,7 +142,9 @@ def test_a_token_sees_as_far_as_the_memory_goes(checkpoint, tp, pp, device):
 
 def free_blocks(client: EngineClient, session: Session | None = None) -> int:
     """How many are free beside those of sessions, once a request has ended; none means all."""
-    stats = ask(client, [Request(0, (5, 6, 7), SamplingParams(max_tokens=4, end_ids=()), session)])[1]
+    stats = ask(
+        client, [Request(0, token_ids((5, 6, 7)), SamplingParams(max_tokens=4, end_ids=()), session)]
+    )[1]
     return stats.num_free_blocks - stats.num_total_blocks
 
 

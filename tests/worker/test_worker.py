@@ -10,7 +10,7 @@ from engine_runs import VOCAB_SIZE, ask, launched_engine, running_engine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastertransformer.errors import ModelLoadError
-from fastertransformer.messages import FinishReason, Request, SamplingParams
+from fastertransformer.messages import FinishReason, Request, SamplingParams, token_ids
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
     cases = {
         "prompt: token id 211 at position 1 is not in the vocabulary [0, 211)": ((3, 211), {}),
-        "prompt: token id 18446744073709551615 at position 1": ((3, 2**64 - 1), {}),
+        "prompt: token id 9223372036854775807 at position 1": ((3, 2**63 - 1), {}),
         "prompt has 100 tokens and max_tokens is 29: together 129": ((1,) * 100, {"max_tokens": 29}),
         "prompt is empty": ((), {}),
         "temperature is -1.0; allowed is a finite number >= 0": ((1,), {"temperature": -1.0}),
@@ -44,10 +44,10 @@ def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
         "max_tokens is 0; allowed is an integer >= 1": ((1,), {"max_tokens": 0}),
     }
     requests = [
-        Request(number, prompt, SamplingParams(**{"max_tokens": 4, **sampling}))
+        Request(number, token_ids(prompt), SamplingParams(**{"max_tokens": 4, **sampling}))
         for number, (prompt, sampling) in enumerate(cases.values())
     ]
-    good = Request(99, (1, 2), SamplingParams(max_tokens=4, end_ids=()))
+    good = Request(99, token_ids((1, 2)), SamplingParams(max_tokens=4, end_ids=()))
     with running_engine(checkpoint) as client:
         answers, _ = ask(client, [*requests, good])
     for number, text in enumerate(cases):
@@ -58,7 +58,7 @@ def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
 
 def test_prompt_and_output_must_fit_the_cache_where_that_is_smaller_than_the_model(checkpoint):
     fits, does_not = (
-        Request(number, (1,) * 40, SamplingParams(max_tokens=new, end_ids=()))
+        Request(number, token_ids((1,) * 40), SamplingParams(max_tokens=new, end_ids=()))
         for number, new in enumerate((24, 25))
     )
     with running_engine(checkpoint, max_tokens=64) as client:
@@ -69,13 +69,13 @@ def test_prompt_and_output_must_fit_the_cache_where_that_is_smaller_than_the_mod
 
 def test_abort_gives_the_blocks_back(checkpoint):
     with running_engine(checkpoint, max_tokens=256) as client:
-        client.submit([Request(0, (1,), SamplingParams(max_tokens=120, end_ids=()))])
+        client.submit([Request(0, token_ids((1,)), SamplingParams(max_tokens=120, end_ids=()))])
         outputs = client.outputs()
         next(outputs)
         client.abort([0])
         last = next(message for message in outputs if message.outputs[-1].finish_reason)
         assert last.outputs[-1].finish_reason is FinishReason.ABORTED
-        _, stats = ask(client, [Request(1, (1,), SamplingParams(max_tokens=1))])
+        _, stats = ask(client, [Request(1, token_ids((1,)), SamplingParams(max_tokens=1))])
         assert stats.num_free_blocks == stats.num_total_blocks == 32
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..messages import AnyRequest, SamplingParams
+from ..messages import AnyRequest, SamplingParams, TokenIds
 
 Int32Array = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -23,8 +23,13 @@ def max_context_logits(vocab_size: int) -> int:
 
 
 def int32_array(values: Sequence[int]) -> Int32Array:
-    """Of all tokens or blocks of a sequence; numpy alone takes twice as long."""
+    """Of all blocks of a sequence; numpy alone takes twice as long."""
     return np.frombuffer(struct.pack(f"{len(values)}i", *values), np.int32)
+
+
+def int32_ids(tokens: TokenIds) -> Int32Array:
+    """A copy of tokens of a sequence, for devices."""
+    return np.array(tokens, np.int32)
 
 
 @dataclass(frozen=True, slots=True)

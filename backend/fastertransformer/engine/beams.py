@@ -11,7 +11,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
-from ..messages import FinishReason, Output
+from ..messages import FinishReason, Output, TokenIds, token_ids
 from .batch import FloatArray, Int32Array
 from .beam_rules import (
     Candidate,
@@ -36,7 +36,7 @@ Candidates = tuple[Int32Array, FloatArray]
 class _Saved:
     """A beam of a group that was preempted."""
 
-    tokens: list[int]
+    tokens: TokenIds
     path: Path
 
 
@@ -50,7 +50,10 @@ class BeamGroup:
 
     def __init__(self, head: Sequence, rule: Rule, vocab_size: int) -> None:
         width = head.sampling.beam_width
-        others = (Sequence(head.client, head.request, head.end_ids, [], group=self) for _ in range(width - 1))
+        others = (
+            Sequence(head.client, head.request, head.end_ids, token_ids(), group=self)
+            for _ in range(width - 1)
+        )
         head.group = self
         self.members = [head, *others]
         self.num_candidates = min(num_candidates(width, len(head.end_ids)), vocab_size)
@@ -114,7 +117,7 @@ class BeamGroup:
             self._saved = [_Saved(member.tokens, path) for member, path in self._live]
             self._live = []
         for member in self.members[1:]:
-            member.tokens = []
+            member.tokens = token_ids()
         if self._saved:
             self.head.tokens = _common([saved.tokens[:-1] for saved in self._saved])
         for member in self.members:
@@ -140,8 +143,8 @@ class BeamGroup:
             live.append((member, path))
         for member in free:
             pool.release(member.blocks)
-            member.tokens, member.blocks, member.num_computed, member.num_published = [], [], 0, 0
-            member.num_tabled = 0
+            member.tokens, member.blocks, member.num_tabled = token_ids(), [], 0
+            member.num_computed, member.num_published = 0, 0
         for member, path in live:
             member.tokens.append(path.token)
         self._live = live
@@ -181,7 +184,7 @@ def start_search(head: Sequence, rule: str, vocab_size: int) -> None:
     BeamGroup(head, chosen, vocab_size)
 
 
-def _common(lists: list[list[int]]) -> list[int]:
+def _common(lists: list[TokenIds]) -> TokenIds:
     """What lists of one length begin with."""
     first, *others = lists
     differs = (place for place, token in enumerate(first) if any(other[place] != token for other in others))
@@ -196,7 +199,7 @@ def _clone(pool: BlockPool, parent: Sequence, child: Sequence) -> None:
         pool.share(parent.cross_blocks)
         pool.release(child.cross_blocks)
         child.cross_blocks, child.is_encoded = parent.cross_blocks, True
-    child.tokens, child.blocks, child.num_tabled = list(parent.tokens), list(parent.blocks), 0
+    child.tokens, child.blocks, child.num_tabled = parent.tokens[:], list(parent.blocks), 0
     child.digests, child.num_published = list(parent.digests), parent.num_published
     child.num_computed, child.salt, child.embeddings = parent.num_computed, parent.salt, parent.embeddings
     child.copies_slot = parent.slot if child.is_placed else -1

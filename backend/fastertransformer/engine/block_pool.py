@@ -6,12 +6,12 @@ prefix takes it over, whether it is still in use or free but not yet overwritten
 handed out least recently used first, those that hold nothing reusable before all others.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence as Tokens
+from hashlib import blake2b
 from itertools import pairwise
 
-from .batch import int32_array
+import numpy as np
 
 GONE = -1
 """In a list of blocks: one that was given back, because nothing looks so far back any more."""
@@ -19,9 +19,9 @@ GONE = -1
 
 def prefix_digests(tokens: Tokens[int], block_size: int, parent: bytes = b"") -> list[bytes]:
     """Digest of every full block of `tokens`; `parent` is the digest of what comes before them."""
-    digests, ids = [], int32_array(tokens)
-    for start, end in pairwise(range(0, len(tokens) + 1, block_size)):
-        parent = hashlib.blake2b(parent + ids[start:end].tobytes(), digest_size=16).digest()
+    digests, ids = [], np.array(tokens, np.int32).tobytes()
+    for start, end in pairwise(range(0, len(ids) + 1, 4 * block_size)):
+        parent = blake2b(parent + ids[start:end], digest_size=16).digest()
         digests.append(parent)
     return digests
 

@@ -6,13 +6,15 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from ..errors import EngineDead
-from ..frames import FrameReader, encode_frame
+from ..frames import FrameReader, FrameWriter
 from ..messages import (
     ClientMessage,
     EngineInfo,
@@ -22,8 +24,9 @@ from ..messages import (
     Ready,
 )
 
-RECEIVE_BYTES = 1 << 20
 MAX_UNSENT_BYTES = 64 << 20
+_MOST_PARTS = 1024
+"""Linux sends no more of them at once."""
 STALLED_S = 10.0
 """A client that lets so much pile up and takes none of it for so long has stopped reading and is dropped."""
 
@@ -39,26 +42,35 @@ class _Client:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.reader: FrameReader[ClientMessage] = FrameReader(ClientMessage)
-        self.unsent = bytearray()
+        self.unsent: deque[memoryview] = deque()
+        self.num_unsent = 0
+        """Their bytes."""
         self.took = time.monotonic()
         """When the client last took something, or had taken everything."""
 
-    def queue(self, frame: bytearray) -> None:
-        """Sends it behind what waits; it is nobody else's any more."""
-        if self.unsent:
-            self.unsent += frame
-        else:
-            self.unsent, self.took = frame, time.monotonic()
+    def queue(self, frame: Sequence[memoryview]) -> None:
+        """Sends it behind what waits."""
+        if not self.unsent:
+            self.took = time.monotonic()
+        self.unsent += frame
+        self.num_unsent += sum(map(len, frame))
 
     def flush(self) -> int:
         """Sends what the socket takes without waiting; bytes that are left."""
         try:
             while self.unsent:
-                del self.unsent[: self.connection.send(self.unsent)]
-                self.took = time.monotonic()
+                self._took(self.connection.sendmsg(islice(self.unsent, _MOST_PARTS)))
         except BlockingIOError:
             pass  # the selector says when there is room again
-        return len(self.unsent)
+        return self.num_unsent
+
+    def _took(self, count: int) -> None:
+        self.took = time.monotonic()
+        self.num_unsent -= count
+        while self.unsent and count >= len(self.unsent[0]):
+            count -= len(self.unsent.popleft())
+        if count:
+            self.unsent[0] = self.unsent[0][count:]
 
 
 class Channel:
@@ -66,7 +78,8 @@ class Channel:
 
     def __init__(self, path: str, info: EngineInfo, first_client_seconds: float = 60.0) -> None:
         self._path = path
-        self._ready = encode_frame(Ready(info, os.getpid()))
+        self._writer = FrameWriter()
+        self._ready = self._writer.frame(Ready(info, os.getpid()))
         self._first_client_seconds = first_client_seconds
         self._clients: dict[int, _Client] = {}
         self._num_accepted = 0
@@ -109,7 +122,7 @@ class Channel:
             by_client.setdefault(client, []).append(output)
         for client, batch in by_client.items():
             if client in self._clients:
-                self._clients[client].queue(encode_frame(Outputs(batch, stats)))
+                self._clients[client].queue(self._writer.frame(Outputs(batch, stats)))
                 self._flush(client)
 
     def close(self) -> None:
@@ -127,7 +140,7 @@ class Channel:
         self._num_accepted += 1
         self._clients[client] = _Client(connection)
         self._selector.register(connection, selectors.EVENT_READ, client)
-        self._clients[client].queue(self._ready.copy())
+        self._clients[client].queue(self._ready)
         self._flush(client)
 
     def _flush(self, client: int) -> None:
@@ -146,14 +159,14 @@ class Channel:
 
     def _read(self, client: int) -> list[Received]:
         try:
-            data = self._clients[client].connection.recv(RECEIVE_BYTES)
-            messages = self._clients[client].reader.feed(data)
+            count = self._clients[client].connection.recv_into(self._clients[client].reader.room())
+            messages = self._clients[client].reader.advance(count)
         except BlockingIOError:
             return []
         except (ConnectionError, msgspec.MsgspecError) as error:
             _log.warning("client %d is disconnected: %s", client, error)
-            data, messages = b"", []
-        if not data:
+            count, messages = 0, []
+        if not count:
             self._drop(client)
             return [(client, None)]
         return [(client, message) for message in messages]

@@ -3,7 +3,6 @@
 
 from dataclasses import dataclass
 
-from ..messages import Array
 from .batch import FloatArray, Int32Array
 
 
@@ -29,4 +28,4 @@ class EncodeBatch:
 class EncodeResult:
     """What each input of a batch was encoded to, by the names that it asked for."""
 
-    arrays: tuple[dict[str, Array], ...]
+    arrays: tuple[dict[str, FloatArray], ...]

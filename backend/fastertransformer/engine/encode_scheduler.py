@@ -138,11 +138,7 @@ def _is_embedded(request: EncodeRequest) -> bool:
 
 def build_batch(requests: Sequence[EncodeRequest]) -> EncodeBatch:
     """The step plan of requests that all have tokens, or all have hidden states."""
-    embedded = [
-        np.frombuffer(request.hidden_states.data, np.float32).reshape(request.hidden_states.shape)
-        for request in requests
-        if request.hidden_states is not None
-    ]
+    embedded = [request.hidden_states for request in requests if request.hidden_states is not None]
     assert len(embedded) in (0, len(requests))
     return EncodeBatch(
         lengths=np.array([request.num_tokens for request in requests], np.int32),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..messages import token_ids
 from .batch import (
     Admission,
     Batch,
@@ -20,7 +21,7 @@ from .batch import (
     PrefixLoad,
     ia3_row,
     ia3_rows,
-    int32_array,
+    int32_ids,
 )
 from .block_tables import BlockTables
 from .sequence import Sequence
@@ -129,10 +130,10 @@ def _memory_blocks(sequences: List[Sequence]) -> Int32Array | None:
 
 
 def _admission(sequence: Sequence) -> Admission:
-    encoder_tokens = int32_array(() if sequence.is_encoded else sequence.request.encoder_tokens)
+    encoder_tokens = int32_ids(token_ids() if sequence.is_encoded else sequence.request.encoder_tokens)
     return Admission(
         slot=sequence.slot,
-        tokens=int32_array(sequence.tokens),
+        tokens=int32_ids(sequence.tokens),
         prompt_len=sequence.prompt_len,
         end_ids=sequence.end_ids,
         sampling=sequence.sampling,
@@ -152,7 +153,7 @@ def _embeddings(entries: List[Entry]) -> Embeddings | None:
     for entry, begin in zip(entries, _begins(entries), strict=False):
         sequence, first = entry.sequence, entry.sequence.num_computed
         if sequence.embeddings is not None and first < sequence.prompt_len:
-            tokens = _array(sequence.tokens[first : first + entry.num_tokens])
+            tokens = int32_ids(sequence.tokens[first : first + entry.num_tokens])
             places += (begin + np.flatnonzero(tokens < 0)).tolist()
             rows.append(_rows(sequence.embeddings, tokens))
     return Embeddings(_array(places), np.concatenate(rows)) if places else None

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as List
 
 from ..config import EngineConfig
-from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request
+from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request, token_ids
 from .batch import Batch, FloatArray, StepResult, max_context_logits
 from .beams import BeamGroup, Candidates, advance, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool
@@ -89,7 +89,7 @@ class Scheduler:
         else:
             end_ids = request.sampling.end_ids
             end_ids = self._info.end_ids if end_ids is None else end_ids
-            sequence = Sequence(client, request, end_ids, [*request.prompt, *request.forced_tokens])
+            sequence = Sequence(client, request, end_ids, request.prompt + token_ids(request.forced_tokens))
             sequence.wants_context = request.wants_context
             sequence.wants_context_logits = request.wants_context_logits
             self._prompts.give_meaning(sequence)

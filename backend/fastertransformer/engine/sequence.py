@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One request inside the engine: its tokens, how far they are computed, what it holds."""
 
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from ..messages import Beam, FinishReason, Output, Request, SamplingParams
+from ..messages import Beam, FinishReason, Output, Request, SamplingParams, TokenIds
 from .sessions import SessionKey
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Sequence:
     client: int
     request: Request
     end_ids: tuple[int, ...]
-    tokens: list[int]
+    tokens: TokenIds
     state: State = State.WAITING
     finish_reason: FinishReason | None = None
     num_computed: int = 0
@@ -204,5 +205,5 @@ class Sequence:
         self.is_placed, self.copies_slot, self.copies_block = False, -1, None
         self.cross_blocks, self.is_encoded, self.context, self.context_logits = [], False, 0.0, []
 
-    def _is_stop_word(self, tokens: list[int]) -> bool:
+    def _is_stop_word(self, tokens: List[int]) -> bool:
         return any(tuple(tokens[-len(word) :]) == word for word in self.sampling.stop_words)

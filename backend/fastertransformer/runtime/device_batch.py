@@ -2,7 +2,7 @@
 """The step plan as the device reads it: every array of a Batch in one buffer, copied once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -68,11 +68,12 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     positions += np.repeat(batch.num_computed - cu_seqlens_q[:-1], query_lens)
     lengths = batch.num_computed + query_lens
     attended = attention_rows(batch, lengths, block_size)
+    is_whole = attended.query_lens is query_lens
     arrays: dict[str, Int32Array] = {
         "positions": positions,
         "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, block_size),
         "block_tables": attended.block_tables,
-        "cu_seqlens_q": _bounds(attended.query_lens),
+        "cu_seqlens_q": cu_seqlens_q if is_whole else _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
         "token_slots": batch.slots[rows],
@@ -94,7 +95,7 @@ def _slot_mapping(
 ) -> Int32Array:
     """[T] where keys and values of every token lie; as prompts are long, in few passes."""
     column = positions // block_size
-    mapping: Int32Array = block_tables[rows, column]
+    mapping: Int32Array = block_tables.take(rows * block_tables.shape[1] + column)
     mapping -= column
     mapping *= block_size
     mapping += positions  # block * block_size + positions % block_size
@@ -142,14 +143,24 @@ def place(batch: Batch, layout: CacheLayout, workspace: Tensor) -> DeviceBatch:
     if updates is not None:
         arrays["updates"] = updates
     packed = to_device(list(arrays.values()), workspace.device)
-    step = device_batch(arrays, packed, workspace, limits)
-    return replace(step, embeddings=_embeddings(batch, workspace.device), contexts=batch.contexts)
+    return device_batch(
+        arrays, packed, workspace, limits, _embeddings(batch, workspace.device), batch.contexts
+    )
 
 
 def device_batch(
-    arrays: Mapping[str, Int32Array], packed: Tensor, workspace: Tensor, limits: Limits
+    arrays: Mapping[str, Int32Array],
+    packed: Tensor,
+    workspace: Tensor,
+    limits: Limits,
+    embeddings: tuple[Tensor, Tensor] | None = None,
+    contexts: tuple[tuple[int, int], ...] = (),
 ) -> DeviceBatch:
-    """The step that reads its arrays from `packed`, where they lie side by side in the order of `arrays`."""
+    """The step that reads its arrays from `packed`, where they lie side by side in the order of `arrays`.
+
+    Args:
+        embeddings, contexts: as of DeviceBatch.
+    """
     sizes = [array.size for array in arrays.values()]
     parts = {
         name: part if array.ndim == 1 else part.view(array.shape)
@@ -186,6 +197,8 @@ def device_batch(
         max_candidates=limits.max_candidates,
         metadata=metadata,
         updates=parts.get("updates"),
+        embeddings=embeddings,
+        contexts=contexts,
     )
 
 

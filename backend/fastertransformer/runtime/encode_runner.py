@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import EngineConfig
 from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
-from ..messages import Array, EncodeRequest
+from ..messages import EncodeRequest
 from ..models import ATTENTIONS, AttentionMaps, EncoderModel
 from ..parallel.world import World
 from .encode_graphs import EncodeGraphs
@@ -32,14 +32,15 @@ class Encoding:
     take: Take
 
     def result(self) -> EncodeResult:
-        """The numbers of every output of every input."""
+        """The numbers of every output of every input, where the device has left them: they are many."""
         numbers, begin = self.take(), 0
-        arrays: list[dict[str, Array]] = [{} for _ in self.batch.outputs]
+        lengths = self.batch.lengths.tolist()
+        arrays: list[dict[str, FloatArray]] = [{} for _ in self.batch.outputs]
         for output, rows in rows_by_output(self.model, self.batch):
             for row in rows:
-                shape = self.model.shape(output, int(self.batch.lengths[row]))
+                shape = self.model.shape(output, lengths[row])
                 end = begin + math.prod(shape)
-                arrays[row][output] = Array(shape, numbers[begin:end].tobytes())
+                arrays[row][output] = numbers[begin:end].reshape(shape)
                 begin = end
         return EncodeResult(tuple(arrays))
 

@@ -137,11 +137,12 @@ class ModelRunner:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         if self._graphs is not None and (bucket := self._graphs.bucket_of(batch)) is not None:
             updates = token_updates(batch)
-            needs = self._start(batch, None if updates is None else upload(updates, self._model.device))
+            self._start(batch, None if updates is None else upload(updates, self._model.device))
+            needs = self._prepare_sampling(batch)
             samples = self._graphs.replay(bucket, batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
         step = place(batch, self._layout, self._workspace)
-        needs = self._start(batch, step.updates)
+        self._start(batch, step.updates)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
             x = self._model.forward(hidden, step.metadata, self._layer_caches)
@@ -149,6 +150,7 @@ class ModelRunner:
             spec, info = self._model.spec, self._model.info
             return SampledElsewhere(self._pipeline, batch, spec.hidden_size, info.vocab_size)
         x, hidden = self._forward(step)
+        needs = self._prepare_sampling(batch)  # while the device computes the layers
         contexts = self._contexts(x, hidden, step.contexts)
         of_prompts = self._raw_logits.of_prompts(x, hidden, batch.context_logits)
         samples = self._sample(x, hidden, step, needs)
@@ -172,27 +174,18 @@ class ModelRunner:
             batch,
         )
 
-    def _start(self, batch: Batch, updates: Tensor | None) -> Needs:
-        """Does what comes before the layers; what sampling needs.
+    def _start(self, batch: Batch, updates: Tensor | None) -> None:
+        """Does what comes before the layers: the copies that beams need, then the tokens that the host knows.
 
         Args:
             updates: as of `token_updates`, on the device.
         """
-        self._install(batch, updates)
-        self._encode(batch)
-        return self._needs(batch)
-
-    def _install(self, batch: Batch, updates: Tensor | None) -> None:
-        """Writes what the host knows into token pool and sampling table, after the copies that beams need."""
         if batch.beams is not None:
             copy_beams(batch, self._token_pool, self._kv_cache)
         if updates is not None:
             ops.put_tokens(self._token_pool, *updates.unbind())
-        generation = self._table.generation
-        self._table.put_all(batch.admissions)
         self._prefixes.load(batch.prefixes, self._kv_cache)
-        if self._graphs is not None and self._table.generation != generation:
-            self._graphs.clear()
+        self._encode(batch)
 
     def _encode(self, batch: Batch) -> None:
         """Runs the encoder for the sequences that start, and leaves in the cache what their decoders see."""
@@ -202,7 +195,12 @@ class ModelRunner:
                 inputs.tokens, inputs.metadata, inputs.slot_mapping, self._layer_caches, inputs.replaced
             )
 
-    def _needs(self, batch: Batch) -> Needs:
+    def _prepare_sampling(self, batch: Batch) -> Needs:
+        """Writes the parameters of new sequences into the sampling table; what the step's rows ask for."""
+        generation = self._table.generation
+        self._table.put_all(batch.admissions)
+        if self._graphs is not None and self._table.generation != generation:
+            self._graphs.clear()
         rows = batch.sample_rows
         lengths = (batch.num_computed + batch.query_lens).take(rows)
         wants_logits = len(batch.logit_rows) > 0

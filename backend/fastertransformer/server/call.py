@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from ..messages import Beam, EngineInfo, FinishReason, Output
 from .protocol import Array
 
@@ -53,8 +51,7 @@ class Row:
         self.since = now
         self.tokens += output.tokens
         self.logprobs += output.logprobs
-        for name, array in output.arrays.items():
-            self.arrays[name] = np.frombuffer(array.data, np.float32).reshape(array.shape)
+        self.arrays |= output.arrays
         self.beams = output.beams
         self.finish_reason = output.finish_reason
         self.context = self.context or output.context

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import EngineDead
-from ..frames import FrameReader, encode_frame
+from ..frames import FrameReader, FrameWriter
 from ..messages import (
     Abort,
     AnyRequest,
@@ -24,7 +24,6 @@ from ..messages import (
 
 SEND_TIMEOUT_S = 30
 """An engine that reads nothing for so long is taken for dead."""
-_RECEIVE_BYTES = 1 << 16
 
 
 class EngineClient:
@@ -39,6 +38,7 @@ class EngineClient:
 
     def __init__(self, path: Path, timeout: float = 10.0) -> None:
         self._reader: FrameReader[EngineMessage] = FrameReader(EngineMessage)
+        self._writer = FrameWriter()
         self._send_lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._early: list[Outputs] = []
@@ -91,7 +91,8 @@ class EngineClient:
     def _send(self, message: ClientMessage) -> None:
         try:
             with self._send_lock:
-                self._socket.sendall(encode_frame(message))
+                for part in self._writer.frame(message):
+                    self._socket.sendall(part)
         except OSError as error:
             self.close()  # half a frame may have gone out: the connection is of no more use
             raise EngineDead(f"the engine process does not take requests: {error}") from None
@@ -100,12 +101,12 @@ class EngineClient:
         messages: list[EngineMessage] = []
         while not messages:
             try:
-                data = self._socket.recv(_RECEIVE_BYTES)
+                count = self._socket.recv_into(self._reader.room())
             except TimeoutError:
                 raise EngineDead("it said nothing in time") from None
             except OSError as error:
                 raise EngineDead(f"the connection to the engine process broke: {error}") from None
-            if not data:
+            if not count:
                 raise EngineDead("the engine process ended")
-            messages = self._reader.feed(data)
+            messages = self._reader.advance(count)
         return messages

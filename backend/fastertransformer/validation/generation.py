@@ -4,7 +4,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import InvalidRequest
-from ..messages import EngineInfo, PromptKind, Request
+from ..messages import EngineInfo, PromptKind, Request, token_ids
 from .values import check_biases, check_ia3, check_ranges, check_reset_id, check_tokens, check_word
 
 _FLOAT_BYTES = 4
@@ -72,7 +72,7 @@ def _check_embeddings(request: Request, info: EngineInfo, names: Mapping[str, st
             f"rows have {info.embedding_size} values of {_FLOAT_BYTES} bytes"
         )
     length = num_prefix_tokens(request, info)
-    if request.prompt[:length] != tuple(range(-1, -1 - length, -1)):
+    if request.prompt[:length] != token_ids(range(-1, -1 - length, -1)):
         raise InvalidRequest(f"prompt does not begin with the {length} tokens of task {request.prompt_task}")
 
 

@@ -2,15 +2,13 @@
 """Single values: numbers in their ranges, token ids in their vocabulary."""
 
 import math
-import struct
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidRequest
-from ..messages import AnyRequest, EngineInfo, SamplingParams
+from ..messages import AnyRequest, EngineInfo, SamplingParams, TokenIds
 
 MAX_SEED = 2**64 - 1
 MAX_BEAM_WIDTH = 64
@@ -50,12 +48,19 @@ def check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
 
 
 def check_tokens(
-    name: str, tokens: tuple[int, ...] | npt.NDArray[np.int64], vocab_size: int, rows: int = 0
+    name: str,
+    tokens: tuple[int, ...] | TokenIds | npt.NDArray[np.int64],
+    vocab_size: int,
+    rows: int = 0,
 ) -> None:
     """Args: rows: ids down to -rows are allowed, too."""
     if len(tokens) == 0:
         return
-    position = first_outside(_array(tokens) if isinstance(tokens, tuple) else tokens, -rows, vocab_size)
+    if isinstance(tokens, tuple):  # short, and its ids of any size
+        outside = (place for place, token in enumerate(tokens) if not -rows <= token < vocab_size)
+        position = next(outside, None)
+    else:
+        position = first_outside(np.asarray(tokens), -rows, vocab_size)
     if position is not None:
         raise InvalidRequest(
             f"{name}: token id {tokens[position]} at position {position} is not in the vocabulary"
@@ -63,19 +68,12 @@ def check_tokens(
         )
 
 
-def first_outside(values: npt.NDArray[Any], low: int, high: int) -> int | None:
+def first_outside(values: npt.NDArray[np.int64], low: int, high: int) -> int | None:
     """Where the first of at least one value that is not in [low, high) stands; None: all are."""
-    if values.min() >= low and values.max() < high:
+    offsets = values - low if low else values
+    if int(offsets.view(np.uint64).max()) < high - low:  # unsigned, those below are the largest
         return None
     return int(np.flatnonzero((values < low) | (values >= high))[0])
-
-
-def _array(tokens: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Prompts are long, and numpy takes twice as long to read them as struct."""
-    try:
-        return np.frombuffer(struct.pack(f"{len(tokens)}q", *tokens), np.int64)
-    except struct.error:  # one of them has more than 64 bits
-        return np.array(tokens, object)
 
 
 def check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:

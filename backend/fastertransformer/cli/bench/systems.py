@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
-import numpy as np
 
 from ...config import EngineConfig
 from ...errors import FasterTransformerError
@@ -23,6 +22,7 @@ from ...messages import (
     Request,
     SamplingParams,
     pack_ids,
+    token_ids,
 )
 from ...models.encoding.model import EMBEDDING
 from ...server.client import EngineClient
@@ -51,9 +51,9 @@ def requests_of(workload: Workload, info: EngineInfo, first_id: int) -> Sequence
     ]
     pairs = zip(numbered, samplings, strict=True)
     if info.max_encoder_len:
-        start = (info.start_id,)
-        return [Request(i, start, sampling, encoder_tokens=tuple(p)) for (i, p), sampling in pairs]
-    return [Request(i, tuple(p), sampling) for (i, p), sampling in pairs]
+        start = token_ids((info.start_id,))
+        return [Request(i, start, sampling, encoder_tokens=token_ids(p)) for (i, p), sampling in pairs]
+    return [Request(i, token_ids(p), sampling) for (i, p), sampling in pairs]
 
 
 class EngineSystem:
@@ -79,8 +79,8 @@ class EngineSystem:
             if output.finish_reason is FinishReason.ERROR:
                 raise FasterTransformerError(output.error)
         if self.info.encoder is not None:
-            found = {output.id: output.arrays[EMBEDDING].data for _, output in outputs}
-            embeddings = [np.frombuffer(found[request.id], np.float32).tolist() for request in requests]
+            found = {output.id: output.arrays[EMBEDDING] for _, output in outputs}
+            embeddings = [found[request.id].tolist() for request in requests]
             return Encoding(total_ms=frames[-1][0] * 1e3, embeddings=embeddings)
         arrivals: list[list[float]] = [[] for _ in requests]
         tokens: list[list[int]] = [[] for _ in requests]

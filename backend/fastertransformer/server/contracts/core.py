@@ -27,7 +27,7 @@ from ..protocol import (
     word_lists,
 )
 from .core_call import OUTPUTS, CoreCall, Shape
-from .prompts import Prompt, matrix_rows, read_prompt
+from .prompts import Prompt, matrix_rows, packed_ids, read_prompt
 from .samples import num_samples, seed_of
 
 _LLAMA_CLASS = ("llama", "mistral", "fastertransformer-llama")
@@ -138,7 +138,7 @@ class CoreContract:
         own["seed"] = seed_of(own["seed"], sample)
         request = Request(
             next(self._ids),
-            prompt.tokens,
+            packed_ids("input_ids", prompt.tokens, info.vocab_size),
             SamplingParams(**own, reports_beams=self._decoupled and values["beam_width"] > 1),
             memory_len=values.get("memory_len", 0),
             embeddings=prompt.embeddings,

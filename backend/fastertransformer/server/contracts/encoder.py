@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import messages, validation
+from ... import validation
 from ...errors import InvalidRequest
 from ...messages import EncodeRequest, EngineInfo, pack_ids
 from ..call import Row
@@ -79,7 +79,7 @@ def _request(number: int, values: Mapping[str, Any]) -> EncodeRequest:
         id=number,
         tokens=b"" if tokens is None else pack_ids(tokens[:length]),
         token_types=b"" if types is None else pack_ids(types[:length]),
-        hidden_states=None if hidden is None else _array(hidden[:length]),
+        hidden_states=None if hidden is None else np.array(hidden[:length], np.float32),
         outputs=(),
         ia3_task=values["ia3_task"],
     )
@@ -93,8 +93,3 @@ def _length(values: Mapping[str, Any], width: int) -> int:
     if not 1 <= length <= width:
         raise InvalidRequest(f"{name} is {length}; allowed is [1, {width}], the width of the input")
     return int(length)
-
-
-def _array(hidden: Array) -> messages.Array:
-    numbers = np.ascontiguousarray(hidden, np.float32)
-    return messages.Array(numbers.shape, numbers.tobytes())

@@ -15,7 +15,7 @@ from ..call import Row
 from ..protocol import Array, Input, Output, declared, per_row, read_rows, require, token_rows
 from . import core, core_call
 from .core_call import CoreCall, Shape
-from .prompts import Prompt, read_prompt
+from .prompts import Prompt, packed_ids, read_prompt
 from .samples import num_samples, seed_of
 
 _OF_DECODERS = {
@@ -89,9 +89,9 @@ class EncoderDecoderContract:
         sampling = SamplingParams(**own, reports_beams=self._streams and values["beam_width"] > 1)
         request = Request(
             next(self._ids),
-            (start_id,),
+            packed_ids("start_id", (start_id,), info.vocab_size),
             sampling,
-            encoder_tokens=prompt.tokens,
+            encoder_tokens=packed_ids("input_ids", prompt.tokens, info.encoder_vocab_size),
             embeddings=prompt.embeddings,
             prompt_task=prompt.task,
             ia3_task=values["ia3_task"],

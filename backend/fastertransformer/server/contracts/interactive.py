@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ...errors import InvalidRequest
-from ...messages import Session
+from ...messages import Session, token_ids
 from ..call import Row
 from ..conversations import Conversation, Turn
 from ..protocol import Array, Input, declared, first_row, per_row, read_rows
@@ -97,7 +97,7 @@ class InteractiveContract:
         known = conversation.tokens[index]
         hidden = known[: conversation.num_hidden[index]]
         session = Session(conversation.session_ids[index], is_last=turn.ends)
-        prompt = (*hidden, *row.request.prompt)
+        prompt = token_ids(hidden) + row.request.prompt
         row.request = replace(row.request, prompt=prompt, session=session)
         new, wanted = len(row.request.prompt) - len(known), row.request.sampling.max_tokens
         if len(known) + new + wanted > conversation.limit:

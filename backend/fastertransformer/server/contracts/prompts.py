@@ -4,6 +4,7 @@
 In the engine a row of a table is a token: -1 - r stands for row r.
 """
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidRequest
-from ...messages import EngineInfo, PromptKind
+from ...messages import EngineInfo, PromptKind, TokenIds, token_ids
 from ..protocol import Array
 
 _REQUEST_TENSORS = {
@@ -71,6 +72,18 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
     if task is not None:
         return _of_task(task, ids, info)
     return Prompt(ids, ids)
+
+
+def packed_ids(name: str, ids: Sequence[int], vocab_size: int) -> TokenIds:
+    """Raises: InvalidRequest: an id cannot travel. Whether the others are tokens is checked later."""
+    try:
+        return token_ids(ids)
+    except struct.error:
+        largest = max(ids)
+        raise InvalidRequest(
+            f"{name}: token id {largest} at position {ids.index(largest)} is not in the vocabulary"
+            f" [0, {vocab_size})"
+        ) from None
 
 
 def _of_request(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInfo) -> Prompt:

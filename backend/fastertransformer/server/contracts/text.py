@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ... import validation
-from ...messages import EngineInfo, Request, SamplingParams
+from ...messages import EngineInfo, Request, SamplingParams, token_ids
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
@@ -135,10 +135,12 @@ class TextContract:
         )
         text = self._tokenizer.encode(values["text"])
         if info.max_encoder_len:
-            start, forced = (info.start_id,), info.forced_ids
-            request = Request(next(self._ids), start, sampling, encoder_tokens=text, forced_tokens=forced)
+            start, given = token_ids((info.start_id,)), token_ids(text)
+            request = Request(
+                next(self._ids), start, sampling, encoder_tokens=given, forced_tokens=info.forced_ids
+            )
         else:
-            request = Request(next(self._ids), text or (info.start_id,), sampling)
+            request = Request(next(self._ids), token_ids(text or (info.start_id,)), sampling)
         validation.check(request, info, NAMES)
         return request
 

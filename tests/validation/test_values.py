@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Ids outside of a vocabulary are found, however far outside, and named."""
+
+import numpy as np
+import pytest
+
+from fastertransformer.errors import InvalidRequest
+from fastertransformer.messages import token_ids
+from fastertransformer.validation.values import check_tokens, first_outside
+
+EXTREMES = [0, 1, 6, 7, 8, 2**31, 2**32 + 3, 2**62, 2**63 - 8, 2**63 - 1, -1, -3, -4, -(2**31), -(2**63)]
+
+
+@pytest.mark.parametrize("low", [0, -1, -3])
+def test_the_first_value_outside_is_found(low):
+    for value in EXTREMES:
+        for other in EXTREMES:
+            values = [3, value, 0, other]
+            expected = next((place for place, each in enumerate(values) if not low <= each < 7), None)
+            assert first_outside(np.array(values, np.int64), low, 7) == expected, values
+
+
+@pytest.mark.parametrize("pack", [tuple, token_ids])
+@pytest.mark.parametrize(("value", "rows"), [(7, 0), (-1, 0), (-3, 2), (2**63 - 1, 2), (-(2**63), 2)])
+def test_an_id_outside_is_named(pack, value, rows):
+    check_tokens("ids", pack(range(-rows, 7)), 7, rows)
+    with pytest.raises(InvalidRequest, match=rf"ids: token id {value} at position 2 is not in .* \[0, 7\)"):
+        check_tokens("ids", pack((3, 6, value, value)), 7, rows)
+
+
+def test_a_word_may_have_ids_of_any_size():
+    with pytest.raises(InvalidRequest, match=f"token id {2**64} at position 1"):
+        check_tokens("word", (1, 2**64, -1), 7)
