@@ -30,11 +30,16 @@ template <>
 struct Word<2> {
   using type = unsigned short;
 };
+template <>
+struct Word<1> {
+  using type = unsigned char;
+};
 
 // A struct's own copy would go element by element.
 template <typename P>
 __device__ __forceinline__ void copy_words(P* to, const P* from) {
   using W = typename Word<sizeof(P)>::type;
+  static_assert(sizeof(P) % sizeof(W) == 0);
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(P) / sizeof(W)); ++i) {
     reinterpret_cast<W*>(to)[i] = reinterpret_cast<const W*>(from)[i];

@@ -32,7 +32,9 @@ def matrices(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 
 
 def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterator[Case]:
-    """Every product of the model with every number of rows."""
+    """Every product of the model with every number of rows, and what longer ones make of int8 weights."""
+    for role, (n, k) in matrices(spec).items():
+        yield _expand_int8(role, n, k, itemsize)
     for m in rows:
         for role, (n, k) in matrices(spec).items():
             yield _linear(role, m, n, k, itemsize)
@@ -67,6 +69,19 @@ def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
         make=make,
         num_bytes=n * (k + _SCALE_BYTES) + (m * k + m * n) * itemsize,
         flops=2 * m * n * k,
+    )
+
+
+def _expand_int8(role: str, n: int, k: int, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(n, k), *_int8(inputs, n, k)
+
+    return Case(
+        op="expand_int8",
+        sizes=f"{role} {n}x{k}",
+        make=make,
+        num_bytes=n * (k * (1 + itemsize) + _SCALE_BYTES),
+        flops=n * k,
     )
 
 
