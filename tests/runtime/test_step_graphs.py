@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from decided import decided
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastertransformer.config import CacheConfig, EngineConfig
@@ -106,11 +107,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=MAX_LEN,
         eos_token_id=0,
     )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.normal_(std=0.1)
+    model = decided(LlamaForCausalLM(config), std=0.1)
     folder = tmp_path_factory.mktemp("llama")
     model.save_pretrained(folder)
     return folder

@@ -27,8 +27,8 @@ def int32_array(values: Sequence[int]) -> Int32Array:
     return np.frombuffer(struct.pack(f"{len(values)}i", *values), np.int32)
 
 
-def int32_ids(tokens: TokenIds) -> Int32Array:
-    """A copy of tokens of a sequence, for devices."""
+def int32_ids(tokens: TokenIds | Sequence[int]) -> Int32Array:
+    """A copy of tokens of a sequence, as devices and digests take them."""
     return np.array(tokens, np.int32)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence as Tokens
 from hashlib import blake2b
 from itertools import pairwise
 
-import numpy as np
+from .batch import int32_ids
 
 GONE = -1
 """In a list of blocks: one that was given back, because nothing looks so far back any more."""
@@ -19,9 +19,10 @@ GONE = -1
 
 def prefix_digests(tokens: Tokens[int], block_size: int, parent: bytes = b"") -> list[bytes]:
     """Digest of every full block of `tokens`; `parent` is the digest of what comes before them."""
-    digests, ids = [], np.array(tokens, np.int32).tobytes()
-    for start, end in pairwise(range(0, len(ids) + 1, 4 * block_size)):
-        parent = blake2b(parent + ids[start:end], digest_size=16).digest()
+    digests, ids = [], int32_ids(tokens)
+    data = ids.tobytes()
+    for start, end in pairwise(range(0, len(data) + 1, block_size * ids.itemsize)):
+        parent = blake2b(parent + data[start:end], digest_size=16).digest()
         digests.append(parent)
     return digests
 

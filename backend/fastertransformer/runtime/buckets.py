@@ -11,8 +11,9 @@ _TOKENS = (16, 32, 64, 128, 192, 256, 384, 512, 1024, 2048)
 _SEQUENCES = (8, 64)
 """The same for the rows that sample. Each number costs a graph for every number of tokens."""
 _LAUNCH_BOUND_BYTES = 1 << 38
-"""Tokens times bytes of a layer. In 16 bits these are the layer's operations, of which an H200 does so many
-in the 0.4 ms that a slow host takes to launch them: 512 tokens of a model of seven billion weights."""
+"""Tokens times bytes of a layer: 512 tokens of a model of seven billion weights in 16 bits. An estimate:
+in 16 bits these are the layer's operations, of which an H200 does so many in the 0.4 ms that launching them
+may take a slow host."""
 
 
 class Bucket(NamedTuple):
