@@ -2,11 +2,20 @@
 #include "cuda/launch.h"
 
 #include "cuda/launchers.h"
+#include "device/wgmma.cuh"
 
 namespace ft::cuda {
 namespace {
 
 __global__ void probe_kernel() {}
+
+// Has shared memory where its code has the products.
+__global__ void warpgroup_probe_kernel() {
+#ifdef FT_WGMMA
+  __shared__ volatile int mark;
+  mark = 0;
+#endif
+}
 
 }  // namespace
 
@@ -16,6 +25,16 @@ bool has_programmatic_launch() {
     cudaFuncAttributes attributes{};
     check_cuda("probe", cudaFuncGetAttributes(&attributes, probe_kernel));
     return attributes.binaryVersion >= 90;
+  }();
+  return supported;
+}
+
+bool has_warpgroup_products() {
+  // Code for other architectures lacks them, that for newer ones too.
+  static const bool supported = [] {
+    cudaFuncAttributes attributes{};
+    check_cuda("probe", cudaFuncGetAttributes(&attributes, warpgroup_probe_kernel));
+    return attributes.sharedSizeBytes > 0;
   }();
   return supported;
 }

@@ -25,6 +25,9 @@ inline void check_cuda(const char* op, cudaError_t error) {
 // (device/pdl.cuh).
 bool has_programmatic_launch();
 
+// Whether they know the products of warpgroups (device/wgmma.cuh).
+bool has_warpgroup_products();
+
 // Of the current device; one process uses one device.
 int num_multiprocessors();
 

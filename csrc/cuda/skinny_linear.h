@@ -55,6 +55,7 @@ void check_skinny(const SkinnyProduct& product);
 using SkinnyLinear = void(const SkinnyProduct& product);
 
 SkinnyLinear skinny_linear_sm90;
+SkinnyLinear skinny_wide_sm90;  // of skinny_linear_sm90, for weights of many rows
 SkinnyLinear skinny_linear_sm80;
 SkinnyLinear skinny_linear_int8_sm90;
 

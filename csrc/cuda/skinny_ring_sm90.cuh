@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The ring of skinny_linear_sm90.cuh in shared memory, and the two threads of a block that fill it.
+// The ring of skinny_linear_sm90.cuh and skinny_wide_sm90.cuh in shared memory, and the two threads
+// of a block that fill it.
 #pragma once
 
 #include <algorithm>
 
 #include "cuda/launch.h"
+#include "cuda/skinny_linear.h"
 #include "cuda/tensor_map.h"
 #include "device/hopper.cuh"
 #include "device/pdl.cuh"
@@ -16,8 +18,7 @@ constexpr int kBoxRowBytes = 128;  // what one swizzle spans
 constexpr int kXBoxColumns = kBoxRowBytes / 2;
 constexpr int kStepBoxes = 2;  // of the weight that all warps multiply at a time
 constexpr int kGroupBytes = kGroupRows * kBoxRowBytes;
-constexpr int kSlices = 8;  // of the columns of a step, each for a pair of warps
-constexpr int kWarps = 2 * kSlices, kConsumers = kWarps * 32, kThreads = kConsumers + 64;
+constexpr int kWarps = 16, kConsumers = kWarps * 32, kThreads = kConsumers + 64;
 constexpr int kAlignment = 1024;  // of a swizzled box
 constexpr int kSumTokens = 16;    // whose sums are added at a time
 constexpr int kRingBytes = 184 * 1024;
@@ -25,31 +26,38 @@ constexpr int kMaxStages = 48;
 constexpr int kNarrowGroups = 2;      // of a block, at most: few rows
 constexpr int kNarrowTileGroups = 4;  // what two warps multiply at least
 
+constexpr int shared_bytes(int sum_bytes) {
+  return kAlignment + kRingBytes + sum_bytes + 2 * kMaxStages * static_cast<int>(sizeof(uint64_t));
+}
+
 // How a kernel for weights of type W_ and up to kTokens_ tokens works. kGroups_: of kGroupRows
-// rows, in a tile, at most. kSteps_: in a unit, which a stage of the ring holds.
-template <typename W_, int kTokens_, int kGroups_, int kSteps_>
+// rows, in a tile, at most. kSteps_: in a unit, which a stage of the ring holds. kSlices_: of the
+// columns of a step, each for some of the warps.
+template <typename W_, int kTokens_, int kGroups_, int kSteps_, int kSlices_>
 struct Shape {
   using W = W_;
   static constexpr int kTokens = kTokens_, kGroups = kGroups_, kSteps = kSteps_;
+  static constexpr int kSlices = kSlices_, kSides = kWarps / kSlices;
   static constexpr int kTileRows = kGroups * kGroupRows;
   static constexpr int kBoxes = kSteps * kStepBoxes;  // of the weight in a unit
   static constexpr int kBoxColumns = kBoxRowBytes / static_cast<int>(sizeof(W));
   static constexpr int kUnitColumns = kBoxes * kBoxColumns;
   static constexpr int kXBoxes = kUnitColumns / kXBoxColumns;
 
-  // Two warps share a slice of the columns: few tokens are all multiplied by both, each with every
-  // second 16 rows of a tile; of many, each takes every second 8 with all rows.
+  // The warps of a slice: few tokens are all multiplied by every one, each with some 16 rows of a
+  // tile in turn; of many, each of two takes every second 8 with all rows.
   static constexpr int kSliceColumns = kStepBoxes * kBoxColumns / kSlices;
   static constexpr bool kSharesTokens = kTokens > kSumTokens;
-  static constexpr int kWarpTiles = kSharesTokens ? kTileRows / 16 : (kTileRows / 16 + 1) / 2;
+  static constexpr int kTiles = kTileRows / 16;
+  static_assert(kTiles >= kSides && (!kSharesTokens || kSides == 2));
+  static constexpr int kWarpTiles = kSharesTokens ? kTiles : (kTiles + kSides - 1) / kSides;
   static constexpr int kWarpGroups = kTokens / 8 / (kSharesTokens ? 2 : 1);
 
   // The sums of kRoundTokens tokens by all slices, in rows that meet in no bank when a warp stores.
   static constexpr int kRoundTokens = kTokens < kSumTokens ? kTokens : kSumTokens;
   static constexpr int kSumStride = kTileRows + 4;
   static constexpr int kSumBytes = kSlices * kRoundTokens * kSumStride * 4;
-  static constexpr int kSharedBytes =
-      kAlignment + kRingBytes + kSumBytes + 2 * kMaxStages * static_cast<int>(sizeof(uint64_t));
+  static constexpr int kSharedBytes = shared_bytes(kSumBytes);
 };
 
 // How the rows are dealt out: every block gets as many tiles, all of about one size, since memory
@@ -69,6 +77,8 @@ struct Share {
   __host__ __device__ int most_groups() const {
     return groups_of_each + (blocks_with_one_more > 0 ? 1 : 0);
   }
+  // Into tiles of so many rows at most.
+  void divide(int rows) { tiles = (most_groups() * kGroupRows + rows - 1) / rows; }
   // Of a tile; some have one more.
   __host__ __device__ int tile_groups() const { return groups_of_each / tiles; }
   __host__ __device__ int max_tile_groups() const { return (most_groups() + tiles - 1) / tiles; }
@@ -101,6 +111,31 @@ struct Sources {
   __host__ __device__ int units() const { return of[0].units + of[1].units; }
 };
 
+// One product of a sum, for tiles of `share`.
+template <typename S, int kParts>
+Source source_of(const char* op, const Tensor& x, const Tensor& weight, const Share& share) {
+  Source source;
+  for (int i = 0; i < 2; ++i) {
+    const int rows = (share.tile_groups() + i) * kGroupRows;
+    source.weight[i] = box_map(op, weight, rows / kParts, S::kBoxColumns, S::kBoxes, kParts);
+  }
+  source.x = box_map(op, x, static_cast<int>(x.shape[0]), kXBoxColumns, S::kXBoxes);
+  source.units = static_cast<int>((weight.shape[1] + S::kUnitColumns - 1) / S::kUnitColumns);
+  return source;
+}
+
+template <typename S, int kParts>
+Sources sources_of(const SkinnyProduct& product, const Share& share) {
+  Sources sources{};
+  sources.fewer_groups = share.tile_groups();
+  sources.of[0] = source_of<S, kParts>(product.op, product.x, product.weight, share);
+  if (product.second_x != nullptr) {
+    sources.of[1] =
+        source_of<S, kParts>(product.op, *product.second_x, *product.second_weight, share);
+  }
+  return sources;
+}
+
 // The ring of a kernel of shape S. Stages are as large as the largest tile needs, so that there are
 // many of small ones.
 template <typename S>
@@ -121,6 +156,16 @@ struct Ring {
     stage_bytes = weight_bytes + (x_bytes + kAlignment - 1) / kAlignment * kAlignment;
     stages = min(kMaxStages, kRingBytes / stage_bytes);
   }
+#ifdef FT_HOPPER
+  // By one thread, before a barrier of the block. `consumers`: warps that empty a stage.
+  __device__ void init(int consumers) const {
+    for (int stage = 0; stage < stages; ++stage) {
+      device::barrier_init(&full[stage], 1);
+      device::barrier_init(&empty[stage], consumers);
+    }
+    device::barrier_init_fence();
+  }
+#endif
   __device__ char* weight(int stage) const { return memory + stage * stage_bytes; }
   __device__ char* x(int stage) const { return weight(stage) + weight_bytes; }
 };

@@ -25,20 +25,25 @@ __device__ __forceinline__ int swizzled_line(int line, int piece) {
 // What a warp takes of every step.
 template <typename S>
 struct Part {
-  int slice = threadIdx.x / 64, side = threadIdx.x / 32 % 2;
+  int slice = threadIdx.x / 32 / S::kSides, side = threadIdx.x / 32 % S::kSides;
 
   // The 16 rows of a tile, and the 8 tokens, that are the warp's i-th.
-  __device__ int tile(int i) const { return S::kSharesTokens ? i : 2 * i + side; }
+  __device__ int tile(int i) const { return S::kSharesTokens ? i : S::kSides * i + side; }
   __device__ int group(int i) const { return S::kSharesTokens ? 2 * i + side : i; }
-  // How many of a tile's rows are the warp's, at least 16: the sums of others than there are do no
-  // harm.
+  // How many of a tile's 16 rows are the warp's, at least one: sums of rows that are not there do
+  // no harm.
   __device__ int num_tiles(int rows) const {
     const int tiles = (rows + 15) / 16;
-    return S::kSharesTokens ? tiles : max(1, (tiles + 1 - side) / 2);
+    return S::kSharesTokens ? tiles : max(1, (tiles + S::kSides - 1 - side) / S::kSides);
   }
-  // Boxes of the weight and of x, of those of a step.
-  __device__ int box() const { return slice * kStepBoxes / kSlices; }
-  __device__ int x_box() const { return slice * S::kSliceColumns / kXBoxColumns; }
+  // The first column of product `product` in a step, and of its box the piece of 16 bytes.
+  __device__ int column(int product) const { return slice * S::kSliceColumns + product * 16; }
+  __device__ int weight_box() const { return column(0) / S::kBoxColumns; }
+  __device__ int weight_piece(int product) const {
+    return column(product) % S::kBoxColumns * static_cast<int>(sizeof(typename S::W)) / 16;
+  }
+  __device__ int x_box() const { return column(0) / kXBoxColumns; }
+  __device__ int x_piece(int product) const { return column(product) % kXBoxColumns / 8; }
 };
 
 // Operands of a product of 16 columns by the type of the weight; rows and tokens as in Part.
@@ -46,15 +51,15 @@ template <typename T, typename S, typename W>
 struct Operands {
   // 16 rows of the weight's box at `box`.
   __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
-                                     int /*product*/) {
-    const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + lane / 16;
+                                     int product) {
+    const int lane = threadIdx.x % 32, piece = part.weight_piece(product) + lane / 16;
     device::load_matrices(a, box + swizzled(first + lane % 16, piece));
   }
 
   // All tokens of the warp, from the box of x that starts with line `first`.
   __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x, int first,
-                                const Part<S>& part, int /*product*/) {
-    const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + lane / 8 % 2;
+                                const Part<S>& part, int product) {
+    const int lane = threadIdx.x % 32, piece = part.x_piece(product) + lane / 8 % 2;
     const uint32_t from = device::shared_address(x) + swizzled_line(first + lane % 8, piece);
     if constexpr (S::kWarpGroups == 1) {
       device::load_matrices(b[0], from);
@@ -77,7 +82,7 @@ struct Operands<T, S, int8_t> {
   __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
                                      int product) {
     constexpr uint32_t kFirstTwoApart = 0x3120;
-    const int lane = threadIdx.x % 32, piece = part.slice % 4 * 2 + product;
+    const int lane = threadIdx.x % 32, piece = part.weight_piece(product);
     uint32_t pieces[2];
     device::load_matrices(pieces, box + swizzled(first + lane % 16, piece));
 #pragma unroll
@@ -90,7 +95,7 @@ struct Operands<T, S, int8_t> {
 
   __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x, int first,
                                 const Part<S>& part, int product) {
-    const int lane = threadIdx.x % 32, piece = part.slice % 2 * 4 + product * 2 + lane % 4 / 2;
+    const int lane = threadIdx.x % 32, piece = part.x_piece(product) + lane % 4 / 2;
     const char* const from = x + swizzled_line(first + lane / 4, piece) + lane % 2 * 8;
 #pragma unroll
     for (int i = 0; i < S::kWarpGroups; ++i) {
@@ -112,7 +117,7 @@ __device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring
   const uint32_t weight = device::shared_address(ring.weight(stage));
 #pragma unroll
   for (int step = 0; step < S::kSteps; ++step) {
-    const uint32_t box = weight + (step * kStepBoxes + part.box()) * rows * kBoxRowBytes;
+    const uint32_t box = weight + (step * kStepBoxes + part.weight_box()) * rows * kBoxRowBytes;
     const int x_box = step * S::kXBoxes / S::kSteps + part.x_box();
 #pragma unroll
     for (int product = 0; product < S::kSliceColumns / 16; ++product) {

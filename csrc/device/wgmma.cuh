@@ -80,10 +80,17 @@ __device__ void multiply_rows(float (&acc)[kSize], uint64_t a, uint64_t b, int a
 template <typename T, int kSize>
 __device__ void multiply_columns(float (&acc)[kSize], const uint32_t (&a)[4], uint64_t b);
 
+// acc [64, N] += A [64, 16] x B [N, 16]^T: A in registers, B in strips of its rows.
+template <typename T, int kSize>
+__device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uint64_t b);
+
+#define FT_LIST_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FT_LIST_32                                                                                 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20," \
   " %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FT_LIST_24 FT_LIST_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define FT_LIST_40 FT_LIST_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define FT_LIST_48 FT_LIST_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define FT_LIST_64                                                                               \
   FT_LIST_40                                                                                     \
   ", %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, " \
@@ -98,8 +105,11 @@ __device__ void multiply_columns(float (&acc)[kSize], const uint32_t (&a)[4], ui
 #define FT_ACC_8(i)                                                                     \
   "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), \
       "+f"(acc[i + 5]), "+f"(acc[i + 6]), "+f"(acc[i + 7])
+#define FT_ACC_16 FT_ACC_8(0), FT_ACC_8(8)
 #define FT_ACC_32 FT_ACC_8(0), FT_ACC_8(8), FT_ACC_8(16), FT_ACC_8(24)
+#define FT_ACC_24 FT_ACC_16, FT_ACC_8(16)
 #define FT_ACC_40 FT_ACC_32, FT_ACC_8(32)
+#define FT_ACC_48 FT_ACC_40, FT_ACC_8(40)
 #define FT_ACC_64 FT_ACC_40, FT_ACC_8(40), FT_ACC_8(48), FT_ACC_8(56)
 #define FT_ACC_128                                                                                \
   FT_ACC_64, FT_ACC_8(64), FT_ACC_8(72), FT_ACC_8(80), FT_ACC_8(88), FT_ACC_8(96), FT_ACC_8(104), \
@@ -123,37 +133,52 @@ __device__ void multiply_columns(float (&acc)[kSize], const uint32_t (&a)[4], ui
         : FT_ACC_##size                                                                          \
         : "l"(a), "l"(b), "r"(accumulate));                                                      \
   }
-#define FT_DEFINE_COLUMNS(T, type, columns, size, a_, b_)                                         \
-  template <>                                                                                     \
-  __device__ __forceinline__ void multiply_columns<T>(float (&acc)[size], const uint32_t (&a)[4], \
-                                                      uint64_t b) {                               \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type             \
-                 " {" FT_LIST_##size "}, {" a_ "}, " b_ ", 1, 1, 1, 1;"                           \
-                 : FT_ACC_##size                                                                  \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                           \
+#define FT_DEFINE_FROM_REGISTERS(name, transposed, T, type, columns, size, a_, b_)    \
+  template <>                                                                         \
+  __device__ __forceinline__ void name<T>(float (&acc)[size], const uint32_t (&a)[4], \
+                                          uint64_t b) {                               \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type \
+                 " {" FT_LIST_##size "}, {" a_ "}, " b_ ", 1, 1, 1, " transposed ";"  \
+                 : FT_ACC_##size                                                      \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));               \
   }
-#define FT_DEFINE_PRODUCTS(T, type)                                  \
-  FT_DEFINE_ROWS(T, type, "80", 40, "%40", "%41", "%42")             \
-  FT_DEFINE_ROWS(T, type, "128", 64, "%64", "%65", "%66")            \
-  FT_DEFINE_COLUMNS(T, type, "64", 32, "%32, %33, %34, %35", "%36")  \
-  FT_DEFINE_COLUMNS(T, type, "128", 64, "%64, %65, %66, %67", "%68") \
-  FT_DEFINE_COLUMNS(T, type, "256", 128, "%128, %129, %130, %131", "%132")
+#define FT_DEFINE_COLUMNS(...) FT_DEFINE_FROM_REGISTERS(multiply_columns, "1", __VA_ARGS__)
+#define FT_DEFINE_STRIPS(...) FT_DEFINE_FROM_REGISTERS(multiply_strips, "0", __VA_ARGS__)
+#define FT_DEFINE_PRODUCTS(T, type)                                        \
+  FT_DEFINE_ROWS(T, type, "80", 40, "%40", "%41", "%42")                   \
+  FT_DEFINE_ROWS(T, type, "128", 64, "%64", "%65", "%66")                  \
+  FT_DEFINE_COLUMNS(T, type, "64", 32, "%32, %33, %34, %35", "%36")        \
+  FT_DEFINE_COLUMNS(T, type, "128", 64, "%64, %65, %66, %67", "%68")       \
+  FT_DEFINE_COLUMNS(T, type, "256", 128, "%128, %129, %130, %131", "%132") \
+  FT_DEFINE_STRIPS(T, type, "32", 16, "%16, %17, %18, %19", "%20")         \
+  FT_DEFINE_STRIPS(T, type, "48", 24, "%24, %25, %26, %27", "%28")         \
+  FT_DEFINE_STRIPS(T, type, "64", 32, "%32, %33, %34, %35", "%36")         \
+  FT_DEFINE_STRIPS(T, type, "96", 48, "%48, %49, %50, %51", "%52")         \
+  FT_DEFINE_STRIPS(T, type, "128", 64, "%64, %65, %66, %67", "%68")
 
 FT_DEFINE_PRODUCTS(__nv_bfloat16, "bf16")
 FT_DEFINE_PRODUCTS(__half, "f16")
 
 #undef FT_DEFINE_PRODUCTS
+#undef FT_DEFINE_STRIPS
 #undef FT_DEFINE_COLUMNS
+#undef FT_DEFINE_FROM_REGISTERS
 #undef FT_DEFINE_ROWS
 #undef FT_ACC_128
 #undef FT_ACC_64
+#undef FT_ACC_48
 #undef FT_ACC_40
 #undef FT_ACC_32
+#undef FT_ACC_24
+#undef FT_ACC_16
 #undef FT_ACC_8
 #undef FT_LIST_128
 #undef FT_LIST_64
+#undef FT_LIST_48
 #undef FT_LIST_40
 #undef FT_LIST_32
+#undef FT_LIST_24
+#undef FT_LIST_16
 
 #endif  // FT_WGMMA
 

@@ -7,9 +7,17 @@ from kernels import DTYPES, assert_close, assert_equals_body, run
 from skinny_operands import GPU_SETS, KINDS, ROWS, check_supported, make, make_bias
 
 ACTIVATIONS = ["gelu", "gelu_tanh", "relu", "silu"]
-SHAPES = [(1, 16), (15, 48), (40, 128), (129, 256), (300, 1040), (96, 4160), (4096, 512)]
+SHAPES = [(1, 16), (15, 48), (40, 128), (129, 256), (300, 1040), (96, 4160), (4096, 512), (4100, 2048)]
 """[N, K] of the weight; K is a multiple of 64 where Hopper has a kernel of its own."""
-SUMS = [(1, 16, 16), (40, 128, 64), (129, 256, 1088), (300, 1040, 64), (4096, 512, 192), (12296, 64, 128)]
+SUMS = [
+    (1, 16, 16),
+    (40, 128, 64),
+    (129, 256, 1088),
+    (300, 1040, 64),
+    (4096, 512, 192),
+    (12296, 64, 128),
+    (4104, 2112, 64),
+]
 """[N, K, L] of both weights."""
 
 

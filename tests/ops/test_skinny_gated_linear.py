@@ -20,8 +20,9 @@ CPU_SHAPES = [(2, 1), (6, 7), (64, 64), (38, 129), (130, 1000)]
 """[N, K] of the weight: halves that end inside of tiles and vectors."""
 GPU_SHAPES = [(2, 16), (2, 64), (6, 128), (14, 48), (18, 192), (34, 112), (130, 256), (262, 1040), (96, 4160)]
 """K is a multiple of 16, and of 64 where Hopper has a kernel of its own."""
-WIDE = [(2200, 320), (4096, 512), (5284, 64), (6338, 192), (22016, 128)]
-"""Of blocks that have no, one and several whole tiles, with every number of rows behind them."""
+WIDE = [(2200, 320), (4096, 512), (5284, 64), (6338, 192), (22016, 128), (4104, 2112), (10580, 2048)]
+"""Of blocks that have no, one and several whole tiles, with every number of rows behind them; the last two
+have many columns."""
 
 
 def name_of(kind: str) -> str:

@@ -23,6 +23,8 @@ GPU_SHAPES = [(1, 16), (15, 48), (17, 112), (40, 144), (129, 256), (300, 1040), 
 Column groups that are empty, of unequal length, or cut off at the end."""
 WIDE = [(4096, 512), (12288, 256), (22016, 128)]
 """One row tile for some blocks, several blocks of row tiles for each."""
+LONG = [(4098, 2112), (8456, 2048), (16390, 2048), (22016, 2048)]
+"""Of blocks with many rows of many columns, whose tiles have all numbers of rows."""
 
 
 def shapes_of(kernels: str) -> list[tuple[int, int]]:
@@ -54,8 +56,8 @@ def test_products(kernels, dtype, kind, rows):
 @pytest.mark.parametrize("kernels", GPU_SETS)
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rows", [1, 64])
-@pytest.mark.parametrize("shape", WIDE)
+@pytest.mark.parametrize("rows", [1, 12, 64])
+@pytest.mark.parametrize("shape", WIDE + LONG)
 def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
     check_supported(kernels, dtype, kind)
     linear, logits = names(kind)
@@ -67,7 +69,7 @@ def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(37, 128), (300, 1040), (2200, 4112)])
+@pytest.mark.parametrize("shape", [(37, 128), (300, 1040), (2200, 4112), (4224, 2112)])
 def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
     check_supported(kernels, dtype, kind)
     check_worth_its_time(kernels, shape)

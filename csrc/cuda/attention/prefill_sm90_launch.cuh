@@ -20,21 +20,11 @@ Tensor heads_of(const Queries<T>& a, const T* data, int64_t token_stride, int64_
           {token_stride, head_stride, 1}, kType<T>, true};
 }
 
-// Code for other architectures, newer ones too, lacks the products: its kernel is empty, and has
-// hardly a register.
-template <typename Kernel>
-bool is_compiled(const char* op, Kernel* kernel) {
-  cudaFuncAttributes attributes{};
-  check_cuda(op, cudaFuncGetAttributes(&attributes, kernel));
-  return attributes.numRegs >= 128;
-}
-
 // False if the device does not run the kernel; only where it does, maps can be made.
 template <typename S, typename A, typename MakeMaps>
 bool launch_shape(const A& a, MakeMaps make_maps, int64_t stream) {
   const auto kernel = prefill_sm90_kernel<A, S>;
-  static const bool can_run = has_programmatic_launch() && is_compiled(a.kOp, kernel);
-  if (!can_run) return false;
+  if (!has_warpgroup_products()) return false;
   static const bool allowed = (allow_shared(a.kOp, kernel, S::kSharedBytes), true);
   (void)allowed;
   // Each sequence may leave one tile unfilled.
