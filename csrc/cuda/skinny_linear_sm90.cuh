@@ -78,14 +78,18 @@ __device__ void finish_tile(const Accumulators<S, kTiles>& acc, const Ring<S>& r
         }
         return sum;
       };
+      constexpr int kCount = LaneRows<S, kParts>::kCount;
+      float sums[kParts][kCount];
 #pragma unroll
-      for (int i = 0; i < LaneRows<S, kParts>::kCount; ++i) {
+      for (int i = 0; i < kParts * kCount; ++i) {
+        const int of_part = i / kCount, row = of_part * part_rows + lane_rows.row(i % kCount);
+        sums[of_part][i % kCount] = lane_rows.values[of_part][i % kCount].finished(sum_of(row));
+      }
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
         const int row = lane_rows.row(i);
-        if (row >= lane_rows.num_columns) continue;
-        const float sum = lane_rows.values[0][i].finished(sum_of(row));
-        const RowValues& gated = lane_rows.values[kParts - 1][i];
-        result.put(of_all, lane_rows.first_column + row, sum,
-                   kParts > 1 ? gated.finished(sum_of(part_rows + row)) : 1.0f);
+        if (row >= lane_rows.num_columns) break;
+        result.put(of_all, lane_rows.first_column + row, sums[0][i], sums[kParts - 1][i]);
       }
     }
     device::named_barrier(1, kConsumers);

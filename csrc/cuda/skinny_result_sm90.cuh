@@ -36,11 +36,16 @@ struct Result {
         first_activated(ft::cuda::first_activated(product)) {}
 
 #ifdef __CUDACC__
-  // Scale and bias of row `row` of the weight, behind whose rows lies `end`.
+  // Of row `row` of the weight, behind whose rows lies `end`.
+  __device__ T bias_of(int row, int end) const {
+    return bias != nullptr && row < end ? bias[row] : T(0.0f);
+  }
+
+  // The same with the scale.
   __device__ RowValues row_values(int row, int end) const {
     RowValues values;
     if (scale != nullptr && row < end) values.scale = scale[row];
-    if (bias != nullptr && row < end) values.bias = device::to_float(bias[row]);
+    values.bias = device::to_float(bias_of(row, end));
     return values;
   }
 

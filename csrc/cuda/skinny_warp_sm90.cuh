@@ -76,20 +76,21 @@ struct Operands {
 };
 
 // A lane holds four neighbouring weights of a row, so the columns of a product are taken in another
-// order, four for every lane of a row; x follows.
+// order, four for every lane of a row, of which widen_even takes every second; x follows, since it
+// is shared by all rows.
 template <typename T, typename S>
 struct Operands<T, S, int8_t> {
+  static constexpr uint32_t kFirstAndThird = 0x5410, kSecondAndFourth = 0x7632;
+
   __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
                                      int product) {
-    constexpr uint32_t kFirstTwoApart = 0x3120;
     const int lane = threadIdx.x % 32, piece = part.weight_piece(product);
     uint32_t pieces[2];
     device::load_matrices(pieces, box + swizzled(first + lane % 16, piece));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint32_t four = __byte_perm(pieces[half], 0, kFirstTwoApart);
-      a[half] = device::widen_even(four, T{});
-      a[half + 2] = device::widen_even(four >> 8, T{});
+      a[half] = device::widen_even(pieces[half], T{});
+      a[half + 2] = device::widen_even(pieces[half] >> 8, T{});
     }
   }
 
@@ -100,7 +101,8 @@ struct Operands<T, S, int8_t> {
 #pragma unroll
     for (int i = 0; i < S::kWarpGroups; ++i) {
       const uint2 four = *reinterpret_cast<const uint2*>(from + part.group(i) * kGroupBytes);
-      b[i][0] = four.x, b[i][1] = four.y;
+      b[i][0] = __byte_perm(four.x, four.y, kFirstAndThird);
+      b[i][1] = __byte_perm(four.x, four.y, kSecondAndFourth);
     }
   }
 };

@@ -13,7 +13,8 @@
 namespace ft::cuda::sm90 {
 
 constexpr int kWarpgroupThreads = 128, kWorkers = kStepBoxes * kWarpgroupThreads;
-constexpr int kWideThreads = kWorkers + 64;
+constexpr int kWideThreads = kWorkers + kWarpgroupThreads;  // of whose last ones two load
+constexpr int kWorkerRegisters = 232, kLoaderRegisters = 40;
 constexpr int kBoxProducts = kXBoxColumns / 16;  // of 16 columns
 constexpr int kBoxSlices = 2, kWideSlices = kStepBoxes * kBoxSlices;
 
@@ -48,7 +49,11 @@ class WideWorker {
   __device__ void multiply(int units, int rows) {
 #pragma unroll
     for (int i = 0; i < S::kSize; ++i) sums_[i] = more_sums_[i] = 0.0f;
-    for (int unit = 0; unit < units; ++unit, at_.advance(ring_.stages)) multiply_stage(rows);
+    wait_for_x(x_[0]);
+    for (int left = units; left > 0; left -= 2) {
+      multiply_stage(x_[0], x_[1], rows, left > 1);
+      if (left > 1) multiply_stage(x_[1], x_[0], rows, left > 2);
+    }
 #pragma unroll
     for (int i = 0; i < S::kSize; ++i) sums_[i] += more_sums_[i];
   }
@@ -63,8 +68,7 @@ class WideWorker {
 #pragma unroll
     for (int i = 0; i < S::kBlocks; ++i) {
       const int before = i / kCount * result.columns, row = before + begin + i % kCount * 8;
-      bias_[i] = {result.row_values(row, before + end).bias,
-                  result.row_values(row + 1, before + end).bias};
+      bias_[i] = {result.bias_of(row, before + end), result.bias_of(row + 1, before + end)};
     }
   }
 
@@ -84,6 +88,8 @@ class WideWorker {
   }
 
  private:
+  using X = uint32_t[S::kSteps * kBoxProducts][4];  // of a unit: 16 tokens of a warp
+
   // A lane's sums of two rows for token `which` of its two, which are eight apart.
   __device__ float2 pair(int block, int which) const {
     const float* sums = sums_ + 4 * block;
@@ -92,6 +98,9 @@ class WideWorker {
   __device__ void leave(float2* to) const {
 #pragma unroll
     for (int i = 0; i < S::kBlocks; ++i) to[i * kWorkers] = pair(i, 1 - warpgroup_);
+  }
+  __device__ float bias(int block, int row) const {
+    return device::to_float(bias_[block].lanes[row]);
   }
   // The token that the lane finishes, and its first two rows of a tile.
   __device__ int token() const { return first_token_ + threadIdx.x % 32 / 4 + 8 * warpgroup_; }
@@ -117,8 +126,8 @@ class WideWorker {
 #pragma unroll
     for (int i = 0; i < S::kBlocks; ++i) {
       const int column = begin + i * 8;
-      const float x = activate(sums[i].x + bias_[i].x, column);
-      const float y = activate(sums[i].y + bias_[i].y, column + 1);
+      const float x = activate(sums[i].x + bias(i, 0), column);
+      const float y = activate(sums[i].y + bias(i, 1), column + 1);
       if (column < end) store_pair(to + i * 8, x, y);
     }
   }
@@ -142,9 +151,10 @@ class WideWorker {
     for (int i = 0; i < S::kBlocks / 2; ++i) {
       const int column = begin + i * 8;
       const float2 factor = gated[i * kWorkers];
-      const float2 bias = bias_[i], factor_bias = bias_[i + S::kBlocks / 2];
-      const float x = activate(sums[i].x + bias.x, column) * (factor.x + factor_bias.x);
-      const float y = activate(sums[i].y + bias.y, column + 1) * (factor.y + factor_bias.y);
+      constexpr int kGated = S::kBlocks / 2;
+      const float x = activate(sums[i].x + bias(i, 0), column) * (factor.x + bias(i + kGated, 0));
+      const float y =
+          activate(sums[i].y + bias(i, 1), column + 1) * (factor.y + bias(i + kGated, 1));
       if (column < end) store_pair(to + i * 8, x, y);
     }
   }
@@ -154,33 +164,40 @@ class WideWorker {
                                {device::from_float<Out>(first), device::from_float<Out>(second)});
   }
 
-  __device__ void multiply_stage(int rows) {
+  __device__ __forceinline__ void wait_for_x(X& x) {
     device::barrier_wait(&ring_.full[at_.stage], at_.phase);
-    if (first_token_ < tokens_) load_x(ring_.x(at_.stage));
-    device::pin(x_);
+    if (first_token_ < tokens_) load_x(x, ring_.x(at_.stage));
+  }
+
+  // While the products of a stage run, the x of the next one comes.
+  __device__ __forceinline__ void multiply_stage(X& x, X& next, int rows, bool has_next) {
+    const int stage = at_.stage;
+    device::pin(x);
     device::pin(sums_);
     device::pin(more_sums_);
     device::products_fence();
 #pragma unroll
     for (int step = 0; step < S::kSteps; ++step) {
       const int box = step * kStepBoxes + warpgroup_;
-      const char* const weight = ring_.weight(at_.stage) + box * rows * kBoxRowBytes;
+      const char* const weight = ring_.weight(stage) + box * rows * kBoxRowBytes;
       const uint64_t strip = device::strip_descriptor(weight, kGroupBytes, 0);
 #pragma unroll
       for (int i = 0; i < kBoxProducts; ++i) {
         device::multiply_strips<T>(i < kBoxProducts / kBoxSlices ? sums_ : more_sums_,
-                                   x_[step * kBoxProducts + i], strip + i * 2);
+                                   x[step * kBoxProducts + i], strip + i * 2);
       }
     }
     device::products_commit();
+    at_.advance(ring_.stages);
+    if (has_next) wait_for_x(next);
     device::products_wait<0>();
     device::pin(sums_);
     device::pin(more_sums_);
-    if (threadIdx.x % 32 == 0) device::barrier_arrive(&ring_.empty[at_.stage]);
+    if (threadIdx.x % 32 == 0) device::barrier_arrive(&ring_.empty[stage]);
   }
 
   // 16 tokens of the warpgroup's boxes; what stands for tokens that are not there is of no use.
-  __device__ void load_x(const char* x) {
+  __device__ __forceinline__ void load_x(X& to, const char* x) {
     const int lane = threadIdx.x % 32, token = min(first_token_ + lane % 16, tokens_ - 1);
     const uint32_t base = device::shared_address(x);
 #pragma unroll
@@ -188,7 +205,7 @@ class WideWorker {
       const int line = (step * kStepBoxes + warpgroup_) * tokens_ + token;
 #pragma unroll
       for (int i = 0; i < kBoxProducts; ++i) {
-        device::load_matrices(x_[step * kBoxProducts + i],
+        device::load_matrices(to[step * kBoxProducts + i],
                               base + swizzled_line(line, i * 2 + lane / 16));
       }
     }
@@ -199,8 +216,8 @@ class WideWorker {
   Position at_;
   // Of the slices of the warpgroup's boxes, as device::multiply_strips has them.
   float sums_[S::kSize], more_sums_[S::kSize];
-  float2 bias_[S::kBlocks];
-  uint32_t x_[S::kSteps * kBoxProducts][4] = {};
+  device::Pack<T, 2> bias_[S::kBlocks];
+  X x_[2] = {};
 };
 
 #endif  // FT_WGMMA
@@ -216,6 +233,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   __syncthreads();
   const Tiles tiles(share, blockIdx.x);
   if (threadIdx.x < kWorkers) {
+    device::raise_registers<kWorkerRegisters>();
     device::wait_for_predecessor();
     WideWorker<T, S> worker(ring, result.tokens);
     for (int i = 0; i < tiles.count; ++i) {
@@ -224,10 +242,10 @@ __global__ void __launch_bounds__(kWideThreads, 1)
       worker.multiply(sources.units(), rows);
       worker.store(result, first, rows, i + 1 == tiles.count);
     }
-  } else if (threadIdx.x == kWorkers) {
-    load_weights<kParts>(ring, sources, tiles, result.tokens);
-  } else if (threadIdx.x == kWorkers + 32) {
-    load_x(ring, sources, tiles.count);
+  } else {
+    device::lower_registers<kLoaderRegisters>();
+    if (threadIdx.x == kWorkers) load_weights<kParts>(ring, sources, tiles, result.tokens);
+    if (threadIdx.x == kWorkers + 32) load_x(ring, sources, tiles.count);
   }
 #endif
 }
