@@ -136,6 +136,7 @@ class WideWorker {
   template <typename Out, typename Activate>
   __device__ void finish(const Result<T, Out, 2>& result, int first, int rows, float2* own,
                          const Activate& activate) const {
+    constexpr int kGated = S::kBlocks / 2;
     float2 sums[S::kBlocks];
     const int begin = first / 2 + first_row(), end = min((first + rows) / 2, result.columns);
     add(sums, own);
@@ -148,10 +149,9 @@ class WideWorker {
         own - threadIdx.x % 4 + first_gated / 8 * kWorkers + first_gated % 8 / 2;
     Out* const to = result.out + int64_t{token()} * result.columns + begin;
 #pragma unroll
-    for (int i = 0; i < S::kBlocks / 2; ++i) {
+    for (int i = 0; i < kGated; ++i) {
       const int column = begin + i * 8;
       const float2 factor = gated[i * kWorkers];
-      constexpr int kGated = S::kBlocks / 2;
       const float x = activate(sums[i].x + bias(i, 0), column) * (factor.x + bias(i + kGated, 0));
       const float y =
           activate(sums[i].y + bias(i, 1), column + 1) * (factor.y + bias(i + kGated, 1));
