@@ -13,7 +13,6 @@ from fastertransformer.messages import (
     Request,
     SamplingParams,
     Submit,
-    pack_ids,
     token_ids,
 )
 
@@ -29,7 +28,7 @@ def messages() -> list[ClientMessage]:
         EncodeRequest(id=1, hidden_states=HIDDEN, outputs=("embedding",)),
         EncodeRequest(id=2, hidden_states=HIDDEN[3:5], outputs=()),
         EncodeRequest(id=3, hidden_states=HIDDEN[:0], outputs=()),
-        EncodeRequest(id=4, tokens=pack_ids((2**62, -1)), outputs=("embedding",)),
+        EncodeRequest(id=4, tokens=token_ids((2**62, -1)), outputs=("embedding",)),
     ]
     return [
         Submit([Request(1, token_ids((5, 2**63 - 1)), SAMPLING), Request(2, token_ids(), SAMPLING)]),

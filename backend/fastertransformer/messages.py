@@ -10,7 +10,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,21 +22,8 @@ if TYPE_CHECKING:
 else:  # what comes out of a socket is told apart by its class
     Numbers, TokenIds = np.ndarray, array
 """Many token ids, as `token_ids` makes them: they travel and are read by numpy as they lie in memory, since
-a step does not begin before its prompt has been read."""
-
-ID_BYTES = 8
-_ID = np.dtype("<i8")
-"""Holds whatever a client may take for a token id, so that errors can name it."""
-
-
-def pack_ids(ids: Sequence[int] | npt.NDArray[Any]) -> bytes:
-    """Token ids as they travel where there are many of them: int64, little-endian."""
-    return np.asarray(ids, _ID).tobytes()
-
-
-def unpack_ids(data: bytes) -> npt.NDArray[np.int64]:
-    """What `pack_ids` has packed."""
-    return np.frombuffer(data, _ID)
+a step does not begin before its prompt has been read. 64 bits hold whatever a client may take for an id, so
+that errors can name it."""
 
 
 def token_ids(ids: Sequence[int] = ()) -> TokenIds:
@@ -123,10 +110,9 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
     """One input to encode, as token ids or as what an embedding layer has made of them."""
 
     id: int
-    tokens: bytes = b""
-    """As of `pack_ids`."""
-    token_types: bytes = b""
-    """The same, of every token; empty: 0."""
+    tokens: TokenIds = field(default_factory=token_ids)
+    token_types: TokenIds = field(default_factory=token_ids)
+    """Of every token; empty: 0."""
     hidden_states: Numbers | None = None
     """[S, hidden_size], instead of tokens."""
     outputs: tuple[str, ...]
@@ -135,7 +121,7 @@ class EncodeRequest(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=T
 
     @property
     def num_tokens(self) -> int:
-        return len(self.tokens) // ID_BYTES if self.hidden_states is None else len(self.hidden_states)
+        return len(self.tokens) if self.hidden_states is None else len(self.hidden_states)
 
 
 AnyRequest = Request | EncodeRequest

@@ -14,7 +14,7 @@ from fastertransformer.messages import (
     FinishReason,
     Output,
     Submit,
-    pack_ids,
+    token_ids,
 )
 from fastertransformer.server.client import EngineClient
 
@@ -49,7 +49,7 @@ def test_every_client_is_greeted(clients):
 
 
 def test_requests_come_with_who_sent_them(channel, clients):
-    request = EncodeRequest(id=5, tokens=pack_ids((1, 2)), outputs=("embedding",))
+    request = EncodeRequest(id=5, tokens=token_ids((1, 2)), outputs=("embedding",))
     clients[1].submit([request])
     assert channel.receive(5) == [(1, Submit([request]))]
 

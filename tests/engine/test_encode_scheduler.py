@@ -8,13 +8,13 @@ from toy_engine import engine_config
 from fastertransformer.config import EngineConfig
 from fastertransformer.engine.encode_batch import EncodeBatch, EncodeResult
 from fastertransformer.engine.encode_scheduler import MAX_RESULT_NUMBERS, EncodeScheduler
-from fastertransformer.messages import EncodeRequest, FinishReason, pack_ids
+from fastertransformer.messages import EncodeRequest, FinishReason, token_ids
 
 SUM = ("sum",)
 
 
 def request(number: int, length: int, **more: object) -> EncodeRequest:
-    return EncodeRequest(id=number, tokens=pack_ids(range(1, length + 1)), outputs=SUM, **more)
+    return EncodeRequest(id=number, tokens=token_ids(range(1, length + 1)), outputs=SUM, **more)
 
 
 def embedded(number: int, length: int) -> EncodeRequest:
@@ -89,7 +89,7 @@ def test_tokens_and_hidden_states_have_steps_of_their_own():
 def test_token_types_are_filled_up():
     scheduler = scheduler_of(engine_config())
     scheduler.add(0, request(0, 2))
-    scheduler.add(0, request(1, 3, token_types=pack_ids((0, 1, 1))))
+    scheduler.add(0, request(1, 3, token_types=token_ids((0, 1, 1))))
     batch = scheduler.schedule()
     assert batch.token_types.tolist() == [0, 0, 0, 1, 1]
 

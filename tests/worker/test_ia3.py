@@ -16,9 +16,7 @@ from fastertransformer.messages import (
     FinishReason,
     Request,
     SamplingParams,
-    pack_ids,
     token_ids,
-    unpack_ids,
 )
 
 NUM_TASKS = 3
@@ -116,12 +114,12 @@ def test_each_request_gets_the_tokens_of_its_task(case, expected, changes):
 def test_the_encoder_alone(case, device):
     place, models = case
     asked = [
-        EncodeRequest(id=number, tokens=pack_ids(tokens), outputs=("last_hidden_state",), ia3_task=task)
+        EncodeRequest(id=number, tokens=token_ids(tokens), outputs=("last_hidden_state",), ia3_task=task)
         for number, (tokens, task) in enumerate(inputs(12))
     ]
     with running_engine(place, model_type="T5-Encoder", device=device) as client:
         assert client.info.num_ia3_tasks == NUM_TASKS
-        beyond = EncodeRequest(id=50, tokens=pack_ids((5,)), outputs=(), ia3_task=7)
+        beyond = EncodeRequest(id=50, tokens=token_ids((5,)), outputs=(), ia3_task=7)
         answers, _ = ask(client, [*asked, beyond])
     assert "ia3_task is 7; the model has the IA3 tasks [0, 3)" in answers[50].last.error
     for request in asked:
@@ -130,5 +128,5 @@ def test_the_encoder_alone(case, device):
         found = last.arrays["last_hidden_state"]
         encoder = of_task(models, request.ia3_task).encoder
         with torch.no_grad():
-            states = encoder(torch.tensor(unpack_ids(request.tokens))[None]).last_hidden_state[0].numpy()
+            states = encoder(torch.tensor(request.tokens)[None]).last_hidden_state[0].numpy()
         assert np.abs(found - states).max() < TOLERANCE

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from ..config import EngineConfig
-from ..messages import AnyRequest, EncodeRequest, EngineStats, FinishReason, Output, unpack_ids
-from .batch import Int32Array, ia3_rows
+from ..messages import AnyRequest, EncodeRequest, EngineStats, FinishReason, Output, TokenIds, token_ids
+from .batch import Int32Array, ia3_rows, int32_ids
 from .encode_batch import EncodeBatch, EncodeResult
 from .scheduler import ClientOutput
 
@@ -153,8 +153,8 @@ def build_batch(requests: Sequence[EncodeRequest]) -> EncodeBatch:
 def _token_types(requests: Sequence[EncodeRequest]) -> Int32Array | None:
     if not any(request.token_types for request in requests):
         return None
-    return _joined([request.token_types or bytes(len(request.tokens)) for request in requests])
+    return _joined([request.token_types or token_ids((0,)) * request.num_tokens for request in requests])
 
 
-def _joined(rows: Sequence[bytes]) -> Int32Array:
-    return unpack_ids(b"".join(rows)).astype(np.int32)
+def _joined(rows: Sequence[TokenIds]) -> Int32Array:
+    return np.concatenate([int32_ids(row) for row in rows])

@@ -4,10 +4,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InvalidRequest
-from ..messages import ID_BYTES, EncodeRequest, EncoderInfo, EngineInfo, unpack_ids
+from ..messages import EncodeRequest, EncoderInfo, EngineInfo
 from .values import check_ia3, check_tokens, first_outside
 
 
@@ -28,7 +27,7 @@ def check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, s
     elif not info.encoder.takes_tokens:
         other = names.get("hidden_states", "hidden_states")
         raise InvalidRequest(f"{name} came, but the checkpoint has no embeddings; send {other}")
-    check_tokens(name, _ids(name, request.tokens), info.vocab_size)
+    check_tokens(name, request.tokens, info.vocab_size)
     if request.token_types:
         _check_types(names.get("token_types", "token_types"), request, info.encoder)
     check_ia3(request, info, names)
@@ -36,12 +35,6 @@ def check_encode(request: EncodeRequest, info: EngineInfo, names: Mapping[str, s
         raise InvalidRequest(
             f"{name} has {request.num_tokens} tokens; the model takes 1 to {info.max_model_len}"
         )
-
-
-def _ids(name: str, data: bytes) -> npt.NDArray[np.int64]:
-    if len(data) % ID_BYTES:
-        raise InvalidRequest(f"{name} has {len(data)} bytes; an id has {ID_BYTES}")
-    return unpack_ids(data)
 
 
 def _check_width(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
@@ -54,7 +47,7 @@ def _check_width(name: str, request: EncodeRequest, encoder: EncoderInfo) -> Non
 
 
 def _check_types(name: str, request: EncodeRequest, encoder: EncoderInfo) -> None:
-    types, count = _ids(name, request.token_types), len(request.tokens) // ID_BYTES
+    types, count = np.asarray(request.token_types), len(request.tokens)
     if len(types) != count:
         raise InvalidRequest(f"{name} has {len(types)} values for {count} tokens")
     allowed = max(encoder.num_token_types, 1)

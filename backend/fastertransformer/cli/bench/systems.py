@@ -21,7 +21,6 @@ from ...messages import (
     Outputs,
     Request,
     SamplingParams,
-    pack_ids,
     token_ids,
 )
 from ...models.encoding.model import EMBEDDING
@@ -44,7 +43,7 @@ def requests_of(workload: Workload, info: EngineInfo, first_id: int) -> Sequence
     """What a client of the engine would send."""
     numbered = list(enumerate(workload.prompts(), first_id))
     if info.encoder is not None:
-        return [EncodeRequest(id=i, tokens=pack_ids(p), outputs=(EMBEDDING,)) for i, p in numbered]
+        return [EncodeRequest(id=i, tokens=token_ids(p), outputs=(EMBEDDING,)) for i, p in numbered]
     samplings = [
         SamplingParams(max_tokens=length, end_ids=(), beam_width=workload.beam_width)
         for length in workload.output_lens

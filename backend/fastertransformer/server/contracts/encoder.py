@@ -13,7 +13,7 @@ import numpy as np
 
 from ... import validation
 from ...errors import InvalidRequest
-from ...messages import EncodeRequest, EngineInfo, pack_ids
+from ...messages import EncodeRequest, EngineInfo, token_ids
 from ..call import Row
 from ..protocol import Array, Input, declared, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
@@ -77,8 +77,8 @@ def _request(number: int, values: Mapping[str, Any]) -> EncodeRequest:
     length = _length(values, len(tokens if hidden is None else hidden))
     return EncodeRequest(
         id=number,
-        tokens=b"" if tokens is None else pack_ids(tokens[:length]),
-        token_types=b"" if types is None else pack_ids(types[:length]),
+        tokens=token_ids(() if tokens is None else tokens[:length].tolist()),
+        token_types=token_ids(() if types is None else types[:length].tolist()),
         hidden_states=None if hidden is None else np.array(hidden[:length], np.float32),
         outputs=(),
         ia3_task=values["ia3_task"],

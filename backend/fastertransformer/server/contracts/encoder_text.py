@@ -7,7 +7,7 @@ from typing import Any
 
 from ... import validation
 from ...errors import InvalidRequest
-from ...messages import EncodeRequest, EngineInfo, pack_ids
+from ...messages import EncodeRequest, EngineInfo, token_ids
 from ..call import Row
 from ..parameters import flag
 from ..protocol import Array, Input, declared, per_row, read_rows, require
@@ -56,8 +56,8 @@ class EncoderTextContract:
         has_types = info.encoder.num_token_types > 1 and any(encoding.type_ids)
         request = EncodeRequest(
             id=next(self._ids),
-            tokens=pack_ids(encoding.ids),
-            token_types=pack_ids(encoding.type_ids) if has_types else b"",
+            tokens=token_ids(encoding.ids),
+            token_types=token_ids(encoding.type_ids if has_types else ()),
             outputs=(),
         )
         validation.check(request, info, NAMES)
