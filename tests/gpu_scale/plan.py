@@ -48,7 +48,7 @@ class Step:
 def make_plan(hardware: Hardware) -> list[Step]:
     """All steps, also those that this machine cannot run; checks first, should time run out."""
     return [
-        *(sums_step(ranks, hardware) for ranks in RANKS),
+        *(sums_step(ranks, hardware, norm) for ranks in RANKS for norm in (False, True)),
         *_equality(hardware),
         *_deaths(hardware),
         *_groups(hardware),
@@ -56,16 +56,26 @@ def make_plan(hardware: Hardware) -> list[Step]:
     ]
 
 
-def sums_step(ranks: int, hardware: Hardware) -> Step:
-    """Where GPUs are too few, ranks share one: their sums are checked all the same."""
+def sums_step(ranks: int, hardware: Hardware, norm: bool = False) -> Step:
+    """Where GPUs are too few, ranks share one: their sums are checked all the same.
+
+    Args:
+        norm: measures sums with the residual and the norm behind them.
+    """
     shares = ranks > len(hardware.gpus)
-    options = ("--share-gpus", "--size=8K,64K,1M,16M") if shares else ()
+    sizes = "8K,64K,1M,16M" if shares else "16K,64K,256K,1M,4M" if norm else ""
+    options = (
+        *(("--share-gpus",) if shares else ()),
+        *((f"--size={sizes}",) if sizes else ()),
+        *(("--norm",) if norm else ()),
+    )
+    kind = "sums with norms" if norm else "sums"
     return Step(
-        name=f"sums over {ranks} ranks" + (" on one GPU" if shares else ""),
+        name=f"{kind} over {ranks} ranks" + (" on one GPU" if shares else ""),
         gpus=1 if shares else ranks,
         command=(*PROGRAM, "bench-collectives", f"--ranks={ranks}", *options),
         timeout=90,
-        figures=f"sums-{ranks}",
+        figures=f"{'norms' if norm else 'sums'}-{ranks}",
     )
 
 

@@ -52,17 +52,27 @@ def read_figures(outcomes: list[Outcome], folder: Path) -> dict[str, Figures]:
 
 def make_tables(outcomes: list[Outcome], figures: dict[str, Figures]) -> list[Table]:
     """Those for which there are figures; steps come last."""
-    tables = [sums_table(figures), models_table(outcomes, figures), steps_table(outcomes)]
+    tables = [
+        sums_table("Sum over ranks", "sums-", figures),
+        sums_table("Sum over ranks, residual and norm behind it", "norms-", figures),
+        models_table(outcomes, figures),
+        steps_table(outcomes),
+    ]
     return [table for table in tables if table.rows]
 
 
-def sums_table(figures: dict[str, Figures]) -> Table:
-    """Microseconds by size; a column for each number of ranks and way, where ranks share no GPU."""
-    rows = [row for content in figures.values() for row in content.get("sums", ()) if not row["shares_gpu"]]
+def sums_table(what: str, prefix: str, figures: dict[str, Figures]) -> Table:
+    """Microseconds by size; a column for each number of ranks and way, where ranks share no GPU.
+
+    Args:
+        prefix: of the figures' names.
+    """
+    contents = [content for name, content in figures.items() if name.startswith(prefix)]
+    rows = [row for content in contents for row in content.get("sums", ()) if not row["shares_gpu"]]
     columns = list(dict.fromkeys((row["ranks"], row["way"]) for row in rows))
     times = {(row["num_bytes"], row["ranks"], row["way"]): f"{row['us']:.1f}" for row in rows}
     return Table(
-        "Sum over ranks, microseconds in a CUDA graph",
+        f"{what}, microseconds in a CUDA graph",
         ("bytes", *(f"{ranks} ranks, {way}" for ranks, way in columns)),
         [
             (readable(size), *(times.get((size, *column), "") for column in columns))

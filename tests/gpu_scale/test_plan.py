@@ -27,6 +27,7 @@ def test_eight_gpus_run_everything():
             assert steps[f"{shape} {mesh}"].gpus == gpus
     for ranks in (2, 4, 8):
         assert "--share-gpus" not in steps[f"sums over {ranks} ranks"].command
+        assert "--norm" in steps[f"sums with norms over {ranks} ranks"].command
     assert steps["kill -9 of one of 8 ranks, engine"].gpus == 8
 
 
@@ -34,6 +35,7 @@ def test_one_gpu_checks_what_ranks_can_do_that_share_it_and_measures_what_fits()
     steps = planned(1)
     for ranks in (2, 4, 8):
         assert "--share-gpus" in steps[f"sums over {ranks} ranks on one GPU"].command
+        assert "--share-gpus" in steps[f"sums with norms over {ranks} ranks on one GPU"].command
     assert steps["tiny model equal on 4x2"].missing == "needs 8 GPUs, there are 1"
     assert not steps["tiny model equal on ranks that share a GPU"].missing
     assert not steps["llama-2-7b 1x1"].missing

@@ -101,16 +101,19 @@ def test_figures_become_tables(tmp_path):
     sums = (*PROGRAM, "bench-collectives", "--ranks=2", "--size=64,8K", "--device=cpu")
     steps = [
         Step(name="sums", gpus=2, command=sums, timeout=300, figures="sums-2"),
+        Step(name="norms", gpus=2, command=(*sums, "--norm"), timeout=300, figures="norms-2"),
         model_step("tiny", model, (1, 1), batches=(1, 2), lengths=(9, 4)),
         model_step("tiny", model, (2, 1), batches=(1, 2), lengths=(9, 4)),
         python("broken", "exit(1)", figures="nothing"),
     ]
     outcomes = run(steps, tmp_path, limit=500)
-    assert [outcome.status for outcome in outcomes] == [PASSED] * 3 + [FAILED], outcomes
+    assert [outcome.status for outcome in outcomes] == [PASSED] * 4 + [FAILED], outcomes
     write_report(outcomes, Hardware(("5", "6"), "no GPU"), tmp_path)
     lines = (tmp_path / "results.md").read_text().splitlines()
     assert "| bytes | 2 ranks, MPI |" in lines
-    assert [line.split(" | ")[0] for line in lines if line.startswith(("| 64 ", "| 8K "))] == ["| 64", "| 8K"]
+    assert "| bytes | 2 ranks, MPI, norm |" in lines
+    sizes = [line.split(" | ")[0] for line in lines if line.startswith(("| 64 ", "| 8K "))]
+    assert sizes == ["| 64", "| 8K"] * 2
     assert "| model | T x P | batch 1 | batch 2 |" in lines
     (alone,) = [line for line in lines if line.startswith("| tiny | 1 x 1 |")]
     assert alone.count("(1.00x, ") == 2
@@ -118,4 +121,4 @@ def test_figures_become_tables(tmp_path):
     assert both.count("x, ") == 2
     assert any(line.startswith("| broken |") and "| failed | code 1" in line for line in lines)
     content = json.loads((tmp_path / "results.json").read_text())
-    assert set(content["figures"]) == {"sums-2", "tiny-1x1", "tiny-2x1"}
+    assert set(content["figures"]) == {"sums-2", "norms-2", "tiny-1x1", "tiny-2x1"}
