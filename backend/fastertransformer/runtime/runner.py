@@ -109,7 +109,8 @@ class ModelRunner:
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
-            layer_bytes = world.minimum(model.layer_bytes)  # all ranks take the same graphs
+            # All ranks take the same graphs, and none larger ones than its memory was planned for.
+            layer_bytes = -world.minimum(-model.layer_bytes)
             self._graphs = StepGraphs(
                 self._compute,
                 prompt_buckets(layer_bytes, config.max_num_batched_tokens, config.max_num_seqs),
