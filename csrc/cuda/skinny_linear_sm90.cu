@@ -6,7 +6,7 @@ namespace ft::cuda {
 namespace {
 
 // Products of warpgroups take as long for few rows of the weight as for many, and a warpgroup that
-// has half of the columns needs many of them.
+// has half of the columns needs many of them: at 1,024 they are slower, at 4,096 faster.
 constexpr int kWideGroups = 4;  // of a block, at least
 constexpr int kWideColumns = 2048;
 

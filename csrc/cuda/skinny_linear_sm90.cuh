@@ -149,15 +149,21 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-template <typename T, typename S, typename Out, int kParts>
-void run_shape(const SkinnyProduct& product, Share share) {
-  constexpr auto kernel = skinny_linear_sm90_kernel<T, S, Out, kParts>;
+// Launches the one kernel that there is for these types.
+template <typename T, typename S, typename Out, int kParts, typename Kernel>
+void launch_shape(const SkinnyProduct& product, const Share& share, Kernel* kernel, int threads) {
   [[maybe_unused]] static const bool once =
       (allow_shared(product.op, kernel, S::kSharedBytes), true);
+  launch(product.op, kernel, static_cast<unsigned>(share.blocks), static_cast<unsigned>(threads),
+         S::kSharedBytes, product.stream, sources_of<S, kParts>(product, share),
+         Result<T, Out, kParts>(product), share);
+}
+
+template <typename T, typename S, typename Out, int kParts>
+void run_shape(const SkinnyProduct& product, Share share) {
   share.divide(S::kTileRows);
-  launch(product.op, kernel, static_cast<unsigned>(share.blocks), kThreads, S::kSharedBytes,
-         product.stream, sources_of<S, kParts>(product, share), Result<T, Out, kParts>(product),
-         share);
+  launch_shape<T, S, Out, kParts>(product, share, skinny_linear_sm90_kernel<T, S, Out, kParts>,
+                                  kThreads);
 }
 
 // Few tokens leave room for more of the weight in a stage; of narrow shares, few rows, it holds

@@ -35,7 +35,6 @@ struct Result {
         activation(product.activation.value_or(Activation{})),
         first_activated(ft::cuda::first_activated(product)) {}
 
-#ifdef __CUDACC__
   // Of row `row` of the weight, behind whose rows lies `end`.
   __device__ T bias_of(int row, int end) const {
     return bias != nullptr && row < end ? bias[row] : T(0.0f);
@@ -76,11 +75,10 @@ struct Result {
   template <Activation kKind>
   __device__ auto activated() const {
     return [first = first_activated](float x, int column) {
-      const float activated = activate(kKind, x);
-      return column < first ? x : activated;
+      const float y = activate(kKind, x);
+      return column < first ? x : y;
     };
   }
-#endif
 };
 
 }  // namespace ft::cuda::sm90

@@ -80,8 +80,6 @@ struct Operands {
 // is shared by all rows.
 template <typename T, typename S>
 struct Operands<T, S, int8_t> {
-  static constexpr uint32_t kFirstAndThird = 0x5410, kSecondAndFourth = 0x7632;
-
   __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
                                      int product) {
     const int lane = threadIdx.x % 32, piece = part.weight_piece(product);
@@ -100,9 +98,9 @@ struct Operands<T, S, int8_t> {
     const char* const from = x + swizzled_line(first + lane / 4, piece) + lane % 2 * 8;
 #pragma unroll
     for (int i = 0; i < S::kWarpGroups; ++i) {
-      const uint2 four = *reinterpret_cast<const uint2*>(from + part.group(i) * kGroupBytes);
-      b[i][0] = __byte_perm(four.x, four.y, kFirstAndThird);
-      b[i][1] = __byte_perm(four.x, four.y, kSecondAndFourth);
+      const char* const four = from + part.group(i) * kGroupBytes;
+      const uint2 apart = device::interleave(*reinterpret_cast<const uint2*>(four));
+      b[i][0] = apart.x, b[i][1] = apart.y;
     }
   }
 };

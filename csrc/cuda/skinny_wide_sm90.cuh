@@ -252,12 +252,8 @@ __global__ void __launch_bounds__(kWideThreads, 1)
 
 template <typename T, typename S, typename Out, int kParts>
 void run_wide_shape(const SkinnyProduct& product, const Share& share) {
-  constexpr auto kernel = skinny_wide_sm90_kernel<T, S, Out, kParts>;
-  [[maybe_unused]] static const bool once =
-      (allow_shared(product.op, kernel, S::kSharedBytes), true);
-  launch(product.op, kernel, static_cast<unsigned>(share.blocks), kWideThreads, S::kSharedBytes,
-         product.stream, sources_of<S, kParts>(product, share), Result<T, Out, kParts>(product),
-         share);
+  launch_shape<T, S, Out, kParts>(product, share, skinny_wide_sm90_kernel<T, S, Out, kParts>,
+                                  kWideThreads);
 }
 
 // Warpgroups take as long for a few tokens as for 64. Of up to 16 tokens tiles are small, so that

@@ -49,12 +49,18 @@ __device__ __forceinline__ uint32_t widen_even(uint32_t four, __half) {
   return bits<uint32_t>(__hsub2(bits<__half2>(high), bits<__half2>(0x64806480u)));
 }
 
-// Of eight 16-bit elements 0 1 2 3 4 5 6 7 makes 0 2 1 3 4 6 5 7: widen_even gives weights 0 and 2
-// of four, and of the four shifted by a byte, weights 1 and 3.
-__device__ __forceinline__ uint4 interleave(uint4 eight) {
+// Of four 16-bit elements 0 1 2 3 makes 0 2 1 3: widen_even gives weights 0 and 2 of four, and of
+// the four shifted by a byte, weights 1 and 3.
+__device__ __forceinline__ uint2 interleave(uint2 four) {
   constexpr uint32_t kFirst = 0x5410, kSecond = 0x7632;
-  return {__byte_perm(eight.x, eight.y, kFirst), __byte_perm(eight.x, eight.y, kSecond),
-          __byte_perm(eight.z, eight.w, kFirst), __byte_perm(eight.z, eight.w, kSecond)};
+  return {__byte_perm(four.x, four.y, kFirst), __byte_perm(four.x, four.y, kSecond)};
+}
+
+// The same of each four of eight.
+__device__ __forceinline__ uint4 interleave(uint4 eight) {
+  const uint2 first = interleave(uint2{eight.x, eight.y});
+  const uint2 second = interleave(uint2{eight.z, eight.w});
+  return {first.x, first.y, second.x, second.y};
 }
 
 }  // namespace ft::device

@@ -153,8 +153,7 @@ __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uin
   FT_DEFINE_STRIPS(T, type, "32", 16, "%16, %17, %18, %19", "%20")         \
   FT_DEFINE_STRIPS(T, type, "48", 24, "%24, %25, %26, %27", "%28")         \
   FT_DEFINE_STRIPS(T, type, "64", 32, "%32, %33, %34, %35", "%36")         \
-  FT_DEFINE_STRIPS(T, type, "96", 48, "%48, %49, %50, %51", "%52")         \
-  FT_DEFINE_STRIPS(T, type, "128", 64, "%64, %65, %66, %67", "%68")
+  FT_DEFINE_STRIPS(T, type, "96", 48, "%48, %49, %50, %51", "%52")
 
 FT_DEFINE_PRODUCTS(__nv_bfloat16, "bf16")
 FT_DEFINE_PRODUCTS(__half, "f16")

@@ -69,7 +69,7 @@ def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(37, 128), (300, 1040), (2200, 4112), (4224, 2112)])
+@pytest.mark.parametrize("shape", [(37, 128), (300, 1040), (2200, 4112), (4224, 2112), (12296, 2048)])
 def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
     check_supported(kernels, dtype, kind)
     check_worth_its_time(kernels, shape)
