@@ -60,7 +60,7 @@ class Driver:
         """[len(ids), V] for the next tokens of the sequence."""
         metadata = self.metadata(len(ids))
         hidden = self.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-        return self.model.logits(self.model.forward(hidden, metadata, self.cache), hidden)
+        return self.model.logits(*self.model.forward(hidden, metadata, self.cache))
 
     def chunked_logits(self, ids: list[int], chunk: int) -> torch.Tensor:
         """The same in chunks."""

@@ -62,4 +62,4 @@ def _forward(
     metadata = driver.metadata(len(ids))
     if hidden is None:
         hidden = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-    return driver.model.forward(hidden, metadata, driver.cache), hidden
+    return driver.model.forward(hidden, metadata, driver.cache)

@@ -51,6 +51,13 @@ class StepMetadata:
     """Of the decoder of an encoder-decoder"""
     ia3_rows: Tensor | None = None
     """[T] as of Ia3"""
+    kept: Tensor | None = None
+    """[S] int32 indices into T of the tokens that are wanted behind the attention; None: all are."""
+
+
+def rows_of(x: Tensor, kept: Tensor | None) -> Tensor:
+    """[T, ...] -> the rows `kept` [S, ...]; None: all of them."""
+    return x if kept is None else x.index_select(0, kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +108,16 @@ class Attention:
         self._split = [shape.num_heads, kv, kv]
 
     def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
-        """[T, H] -> this rank's part of the sum [T, H]; kv_cache [2, num_blocks, K, block_size, D]."""
-        return self.output(self.inner(x, metadata, kv_cache))
+        """[T, H] -> this rank's part of the sum [S, H] of the tokens that are kept.
+
+        Args:
+            kv_cache: [2, num_blocks, K, block_size, D].
+        """
+        return self.output(rows_of(self.inner(x, metadata, kv_cache), metadata.kept))
+
+    def write(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> None:
+        """[T, H]: leaves keys and values in the cache, for tokens none of which is kept."""
+        self._written(self.qkv(x), metadata, kv_cache)
 
     def inner(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] -> what goes into `output` [T, N * D]"""
@@ -110,6 +125,11 @@ class Attention:
 
     def attended(self, qkv: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """What `qkv` leaves [T, (N + 2 K) * D] -> what goes into `output` [T, N * D]"""
+        q = self._written(qkv, metadata, kv_cache)
+        return self._attend(q, metadata, kv_cache).view(qkv.shape[0], -1)
+
+    def _written(self, qkv: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """Puts keys and values into the cache; the queries [T, N, D]."""
         shape = self._shape
         if self._ia3 is not None:
             self._ia3(qkv, metadata.ia3_rows)
@@ -119,17 +139,17 @@ class Attention:
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
-        return self._attend(q, k, v, metadata, kv_cache).view(qkv.shape[0], -1)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
-        """[T, N, D], over the cache with this step's keys and values."""
-        shape, k_cache, v_cache = self._shape, kv_cache[0], kv_cache[1]
         rotation = metadata.positions, self._rope_table, shape.interleaved
-        ops.add_to_cache(q, k, v, *rotation, k_cache, v_cache, metadata.slot_mapping)
+        ops.add_to_cache(q, k, v, *rotation, kv_cache[0], kv_cache[1], metadata.slot_mapping)
+        return q
+
+    def _attend(self, q: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
+        """[T, N, D], over the cache with this step's keys and values."""
+        shape = self._shape
         return ops.paged_attention(
             q,
-            k_cache,
-            v_cache,
+            kv_cache[0],
+            kv_cache[1],
             metadata.block_tables,
             metadata.seq_lens,
             metadata.cu_seqlens_q,

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class EncoderMetadata:
     """Where somebody wants them."""
     ia3_rows: Tensor | None = None
     """[T] as of Ia3"""
+    kept: ClassVar[None] = None
+    """As of StepMetadata: all tokens are wanted behind every layer."""
 
 
 class EncoderAttention:

@@ -5,6 +5,9 @@ Every way takes `x`, what the layer before left, adds it to `residual` in place,
 to be added itself: so a norm and the sum before it are one pass. Where a norm is behind the sum, what a layer
 leaves replaces the stream instead. Sublayers return this rank's part of a sum, and it stays one until a norm
 takes it: the sum over ranks is part of the same pass.
+
+Of the last layer only some tokens may be wanted behind its attention (`StepMetadata.kept`): from there on
+`x` and `residual` have their rows alone, which is why a layer returns both.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +17,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor
 
-from ..layers.attention import Attention, StepMetadata
+from ..layers.attention import Attention, StepMetadata, rows_of
 from ..layers.encoder_attention import EncoderMetadata
 from ..layers.linear import JointLinear, LinearSum
 from ..layers.mlp import Mlp
@@ -39,13 +42,18 @@ class Pair:
     """Of both, where they have one norm."""
 
     def __call__(self, x: Tensor, mlp_x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
-        """attention(x) + mlp(mlp_x), [T, H] each"""
-        if self.input is None:
-            attended = self.attention.inner(x, metadata, kv_cache)
-            return self.output(attended, self.mlp.inner(mlp_x, metadata.ia3_rows))
+        """attention(x) + mlp(mlp_x): x [T, H], mlp_x [S, H] of the tokens that are kept -> [S, H]"""
+        if self.input is None or metadata.kept is not None:  # the joint one is of the same rows
+            attended = rows_of(self.attention.inner(x, metadata, kv_cache), metadata.kept)
+            return self.output(attended, self.mlp.inner(mlp_x, _kept_ia3_rows(metadata)))
         qkv, inner = self.input(x, self.mlp.kind)
         attended = self.attention.attended(qkv, metadata, kv_cache)
         return self.output(attended, self.mlp.scaled(inner, metadata.ia3_rows))
+
+
+def _kept_ia3_rows(metadata: StepMetadata | EncoderMetadata) -> Tensor | None:
+    rows = metadata.ia3_rows
+    return None if rows is None else rows_of(rows, metadata.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,8 @@ class Block(Generic[Metadata, Context]):
     """By role, those that the topology names."""
     pair: Callable[Concatenate[Tensor, Tensor, Metadata, Context], Tensor] | None = None
     """Where the topology adds both up."""
+    write: Callable[Concatenate[Tensor, Metadata, Context], None] | None = None
+    """Of a decoder: its attention as far as it fills the cache."""
 
     @property
     def is_capturable(self) -> bool:
@@ -77,25 +87,40 @@ class Block(Generic[Metadata, Context]):
         metadata: Metadata,
         *args: Context.args,
         **kwargs: Context.kwargs,
-    ) -> Tensor:
-        """[T, H] each: adds `x` to `residual` in place; returns what is left to add. Both are overwritten.
+    ) -> tuple[Tensor, Tensor]:
+        """[T, H] each, overwritten -> what is left to add, and to what: [S, H] of the tokens that are kept.
 
         Args:
             x: what the layer before left; None: `residual` is the stream.
         """
-        attends: dict[str, Sublayer] = {"norm1": lambda y: self.attention(y, metadata, *args, **kwargs)}
-        cross_attention = self.cross_attention
-        if cross_attention is not None:
-            attends["cross_norm"] = lambda y: cross_attention(y, metadata, *args, **kwargs)
+        y = self.topology.enter(self, x, residual)
+        if metadata.kept is not None and len(metadata.kept) == 0:
+            # Nothing sees what this layer leaves but through its cache. To end here asks no kernel and no
+            # collective behind it what to do with no rows, and saves the attention too.
+            assert self.write is not None
+            self.write(y, metadata, *args, **kwargs)
+            return y[:0], residual[:0]
+        return self.topology.forward(self, y, residual, self._sublayers(metadata, *args, **kwargs))
+
+    def _sublayers(self, metadata: Metadata, *args: Context.args, **kwargs: Context.kwargs) -> "Sublayers":
+        cross_attention, pair = self.cross_attention, self.pair
         mlp: Sublayer = self.mlp
         if metadata.ia3_rows is not None and isinstance(self.mlp, Mlp):
-            mlp = partial(self.mlp, ia3_rows=metadata.ia3_rows)
+            mlp = partial(self.mlp, ia3_rows=_kept_ia3_rows(metadata))
 
         def both(y: Tensor, z: Tensor) -> Tensor:
-            assert self.pair is not None
-            return self.pair(y, z, metadata, *args, **kwargs)
+            assert pair is not None
+            return pair(y, z, metadata, *args, **kwargs)
 
-        return self.topology.forward(self, x, residual, Sublayers(attends, mlp, both))
+        return Sublayers(
+            attend=lambda y: self.attention(y, metadata, *args, **kwargs),
+            cross=None
+            if cross_attention is None
+            else lambda y: cross_attention(y, metadata, *args, **kwargs),
+            mlp=mlp,
+            both=both,
+            keep=lambda y: rows_of(y, metadata.kept),
+        )
 
     def settle(self, residual: Tensor) -> None:
         """Behind the last layer: what that left is to be added to `residual`, in every topology."""
@@ -131,11 +156,14 @@ SublayerPair = Callable[[Tensor, Tensor], Tensor]
 class Sublayers(NamedTuple):
     """The parts of a layer that know what step they are in."""
 
-    attends: Mapping[str, Sublayer]
-    """The attentions in their order, each under the role of its norm."""
+    attend: Sublayer
+    """[T, H] -> [S, H]"""
+    cross: Sublayer | None
     mlp: Sublayer
     both: SublayerPair
-    """attention(first) + mlp(second)"""
+    """attention(first [T, H]) + mlp(second [S, H])"""
+    keep: Sublayer
+    """[T, H] -> the rows that `attend` leaves [S, H]"""
 
 
 AnyBlock = Block[Any, ...]
@@ -145,7 +173,10 @@ AnyBlock = Block[Any, ...]
 class Topology:
     """How a block computes, and with which norms."""
 
-    forward: Callable[[AnyBlock, Tensor | None, Tensor, Sublayers], Tensor]
+    enter: Callable[[AnyBlock, Tensor | None, Tensor], Tensor]
+    """What the attention takes, from what the layer before left and the residual."""
+    forward: Callable[[AnyBlock, Tensor, Tensor, Sublayers], tuple[Tensor, Tensor]]
+    """All else, from what the attention takes and the residual."""
     norms: tuple[str, ...]
     takes_cross_attention: bool = False
     is_parallel: bool = False
@@ -157,53 +188,78 @@ class Topology:
     """What a layer leaves is this rank's part of a sum."""
 
 
-def _pre(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
+def _enter_sum(block: AnyBlock, x: Tensor | None, residual: Tensor) -> Tensor:
+    """norm1(r), where the layer before leaves parts of a sum"""
+    return block.reduced("norm1", x, residual)
+
+
+def _enter_whole(block: AnyBlock, x: Tensor | None, residual: Tensor) -> Tensor:
+    """norm1(r), where the layer before leaves the whole"""
+    return block.normed("norm1", x, residual)
+
+
+def _enter_stream(_block: AnyBlock, x: Tensor | None, residual: Tensor) -> Tensor:
+    """r, which what the layer before left replaces"""
+    return residual if x is None else x
+
+
+def _pre(block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers) -> tuple[Tensor, Tensor]:
     """r += attention(norm1(r)), for each attention; r += mlp(norm2(r))"""
-    for norm, attend in own.attends.items():
-        x = attend(block.reduced(norm, x, residual))
-    return own.mlp(block.reduced("norm2", x, residual))
+    x, residual = own.attend(y), own.keep(residual)
+    if own.cross is not None:
+        x = own.cross(block.reduced("cross_norm", x, residual))
+    return own.mlp(block.reduced("norm2", x, residual)), residual
 
 
-def _post(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
+def _post(block: AnyBlock, y: Tensor, _residual: Tensor, own: Sublayers) -> tuple[Tensor, Tensor]:
     """r = norm1(r + attention(r)), for each attention; r = norm2(r + mlp(r))"""
-    stream = residual if x is None else x
-    for norm, attend in own.attends.items():
-        stream = block.reduced(norm, attend(stream), stream)
-    return block.reduced("norm2", own.mlp(stream), stream)
+    stream = block.reduced("norm1", own.attend(y), own.keep(y))
+    if own.cross is not None:
+        stream = block.reduced("cross_norm", own.cross(stream), stream)
+    return block.reduced("norm2", own.mlp(stream), stream), stream
 
 
-def _parallel(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
+def _parallel(block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers) -> tuple[Tensor, Tensor]:
     """r += attention(norm1(r)) + mlp(norm2(r)), reduced once"""
-    normed = block.reduced("norm1", x, residual)
-    return own.both(normed, block.norms["norm2"](residual))
+    residual = own.keep(residual)
+    return own.both(y, block.norms["norm2"](residual)), residual
 
 
-def _parallel_one_norm(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
+def _parallel_one_norm(
+    _block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers
+) -> tuple[Tensor, Tensor]:
     """r += attention(norm1(r)) + mlp(norm1(r)), reduced once"""
-    normed = block.reduced("norm1", x, residual)
-    return own.both(normed, normed)
+    return own.both(y, own.keep(y)), own.keep(residual)
 
 
-def _sandwich(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
+def _sandwich(block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers) -> tuple[Tensor, Tensor]:
     """r += post_norm1(attention(norm1(r))); r += post_norm2(mlp(norm2(r)))"""
-    attended = block.group.all_reduce(own.attends["norm1"](block.normed("norm1", x, residual)))
+    attended, residual = block.group.all_reduce(own.attend(y)), own.keep(residual)
     normed = block.normed("norm2", block.norms["post_norm1"](attended), residual)
-    return block.norms["post_norm2"](block.group.all_reduce(own.mlp(normed)))
+    return block.norms["post_norm2"](block.group.all_reduce(own.mlp(normed))), residual
 
 
-def _adapted(block: AnyBlock, x: Tensor | None, residual: Tensor, own: Sublayers) -> Tensor:
+def _adapted(block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers) -> tuple[Tensor, Tensor]:
     """y = attention(norm1(r)); r += y + adapter1(y); z = mlp(norm2(r)); r += z + adapter2(z)"""
-    attended = block.group.all_reduce(own.attends["norm1"](block.normed("norm1", x, residual)))
+    attended, residual = block.group.all_reduce(own.attend(y)), own.keep(residual)
     attended = block.group.all_reduce(block.adapters["adapter1"](attended)).add_(attended)
     output = block.group.all_reduce(own.mlp(block.normed("norm2", attended, residual)))
-    return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output)
+    return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output), residual
 
 
 TOPOLOGIES = {
-    Residual.PRE: Topology(_pre, ("norm1", "norm2"), takes_cross_attention=True, leaves_parts=True),
-    Residual.POST: Topology(_post, ("norm1", "norm2"), takes_cross_attention=True, replaces=True),
-    Residual.PARALLEL: Topology(_parallel, ("norm1", "norm2"), is_parallel=True, leaves_parts=True),
-    Residual.PARALLEL_ONE_NORM: Topology(_parallel_one_norm, ("norm1",), is_parallel=True, leaves_parts=True),
-    Residual.SANDWICH: Topology(_sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
-    Residual.ADAPTED: Topology(_adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
+    Residual.PRE: Topology(
+        _enter_sum, _pre, ("norm1", "norm2"), takes_cross_attention=True, leaves_parts=True
+    ),
+    Residual.POST: Topology(
+        _enter_stream, _post, ("norm1", "norm2"), takes_cross_attention=True, replaces=True
+    ),
+    Residual.PARALLEL: Topology(
+        _enter_sum, _parallel, ("norm1", "norm2"), is_parallel=True, leaves_parts=True
+    ),
+    Residual.PARALLEL_ONE_NORM: Topology(
+        _enter_sum, _parallel_one_norm, ("norm1",), is_parallel=True, leaves_parts=True
+    ),
+    Residual.SANDWICH: Topology(_enter_whole, _sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
+    Residual.ADAPTED: Topology(_enter_whole, _adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
 }

@@ -52,14 +52,14 @@ class BlockBuilder:
             attention = self._attention(place, ropes[self.spec.rope_of(layer)], biases.get(layer))
             if self.spec.encoder is not None:
                 crosses.append(self._cross_attention(place))
-            blocks.append(self._block(place, attention, crosses[-1] if crosses else None))
+            blocks.append(self._block(place, attention, crosses[-1] if crosses else None, attention.write))
         return tuple(blocks), tuple(crosses)
 
     def encoder(self, layers: range) -> tuple[EncoderBlock, ...]:
         """Layers in which every token sees its whole sequence."""
         biases = self._relative_biases(layers, bidirectional=True)
         return tuple(
-            self._block(Place(layer), self._encoder_attention(Place(layer), biases.get(layer)), None)
+            self._block(Place(layer), self._encoder_attention(Place(layer), biases.get(layer)))
             for layer in layers
         )
 
@@ -89,7 +89,8 @@ class BlockBuilder:
         self,
         place: Place,
         attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor],
-        cross_attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor] | None,
+        cross_attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor] | None = None,
+        write: Callable[Concatenate[Tensor, Metadata, Context], None] | None = None,
     ) -> Block[Metadata, Context]:
         topology, moe = TOPOLOGIES[self.spec.residual], self.spec.moe_of(place.layer)
         assert cross_attention is None or topology.takes_cross_attention
@@ -104,6 +105,7 @@ class BlockBuilder:
             cross_attention=cross_attention,
             adapters={role: self._adapter(role, place) for role in topology.adapters},
             pair=self._pair(topology, attention, mlp) if topology.is_parallel else None,
+            write=write,
         )
 
     def _pair(self, topology: Topology, attention: object, mlp: Mlp | MoeMlp) -> Any:

@@ -32,7 +32,7 @@ class Encoder:
         hidden = hidden if self.embedding_norm is None else self.embedding_norm(hidden)
         x = None
         for block in self.blocks:
-            x = block(x, hidden, metadata)
+            x, hidden = block(x, hidden, metadata)
         assert x is not None
         self.blocks[-1].settle(hidden)
         return self.blocks[-1].finish(x, hidden, self.final_norm)

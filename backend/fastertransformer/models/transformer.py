@@ -2,12 +2,12 @@
 """The transformer: this rank's layers of the decoder, and the encoder that they attend to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..layers.attention import StepMetadata
+from ..layers.attention import StepMetadata, rows_of
 from ..layers.cross_attention import CrossAttention
 from ..layers.embedding import Embedding, Head, add_positions
 from ..layers.encoder_attention import EncoderMetadata
@@ -112,20 +112,34 @@ class Model:
         for attention, layer_cache in zip(self.cross_attentions, layer_caches, strict=True):
             attention.write(encoded, slot_mapping, layer_cache, metadata.ia3_rows)
 
-    def forward(self, hidden: Tensor, metadata: StepMetadata, layer_caches: Sequence[Tensor]) -> Tensor:
-        """[T, H] through the layers of this stage: what is left to add to `hidden`, which is overwritten.
+    def forward(
+        self,
+        hidden: Tensor,
+        metadata: StepMetadata,
+        layer_caches: Sequence[Tensor],
+        kept: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """[T, H] through the layers of this stage; `hidden` is overwritten.
 
-        It may be this rank's part of a sum, which `summed` and `logits` make whole.
+        Args:
+            kept: [S] int32 rows that are wanted, in any order, or none; None: all, in theirs.
+
+        Returns:
+            What is left to add, and what it is to be added to, [S, H] each. The former may be this rank's
+            part of a sum, which `summed` and `logits` make whole.
         """
+        # Cross-attention's metadata is of every token, and the prompts of such decoders are short.
+        narrows = kept is not None and not self.cross_attentions
+        last = replace(metadata, kept=kept) if narrows else metadata
         x = None
         for block, layer_cache in zip(self.blocks, layer_caches, strict=True):
-            x = block(x, hidden, metadata, layer_cache)
+            x, hidden = block(x, hidden, last if block is self.blocks[-1] else metadata, layer_cache)
         assert x is not None
         self.blocks[-1].settle(hidden)
-        return x
+        return (x, hidden) if narrows else (rows_of(x, kept), rows_of(hidden, kept))
 
     def summed(self, x: Tensor) -> Tensor:
-        """What `forward` left of [S, H], whole on every rank; `x` is overwritten."""
+        """What `forward` left to add [S, H], whole on every rank; `x` is overwritten."""
         return self.blocks[-1].sharers.all_reduce(x)
 
     def logits(self, x: Tensor, hidden: Tensor) -> Tensor:

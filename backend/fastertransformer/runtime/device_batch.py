@@ -40,6 +40,12 @@ class DeviceBatch:
     contexts: tuple[tuple[int, int], ...] = ()
     """[begin, end) in T of what is to be summed up."""
 
+    @property
+    def kept(self) -> Tensor | None:
+        """`last_tokens`; None where every token samples, each in its place."""
+        is_decode = self.metadata.max_seqlen_q == 1 and len(self.last_tokens) == len(self.token_slots)
+        return None if is_decode else self.last_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:

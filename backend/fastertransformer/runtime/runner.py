@@ -146,14 +146,17 @@ class ModelRunner:
         self._start(batch, step.updates)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)
-            x = self._model.forward(hidden, step.metadata, self._layer_caches)
+            x, hidden = self._model.forward(hidden, step.metadata, self._layer_caches)
             self._pipeline.send_hidden(hidden.add_(self._model.summed(x)))
             spec, info = self._model.spec, self._model.info
             return SampledElsewhere(self._pipeline, batch, spec.hidden_size, info.vocab_size)
-        x, hidden = self._forward(step)
+        needs_all = bool(batch.contexts or batch.context_logits)
+        x, hidden = self._forward(step, None if needs_all else step.kept)
         needs = self._prepare_sampling(batch)  # while the device computes the layers
         contexts = self._contexts(x, hidden, step.contexts)
         of_prompts = self._raw_logits.of_prompts(x, hidden, batch.context_logits)
+        if needs_all:
+            x, hidden = (each.index_select(0, step.last_tokens) for each in (x, hidden))
         samples = self._sample(x, hidden, step, needs)
         logits = self._raw_logits.wanted(batch, samples, of_prompts)
         if len(batch.sample_rows) or len(contexts) or len(logits):
@@ -218,12 +221,11 @@ class ModelRunner:
 
     def _compute(self, step: DeviceBatch, needs: Needs) -> Samples:
         """The last stage of a step, from its input to the tokens in the pool."""
-        return self._sample(*self._forward(step), step, needs)
+        return self._sample(*self._forward(step, step.kept), step, needs)
 
-    def _forward(self, step: DeviceBatch) -> tuple[Tensor, Tensor]:
-        """What the layers leave of all tokens, and what that is to be added to."""
-        hidden = self._stage_input(step)
-        return self._model.forward(hidden, step.metadata, self._layer_caches), hidden
+    def _forward(self, step: DeviceBatch, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the layers leave of these tokens, and what that is to be added to."""
+        return self._model.forward(self._stage_input(step), step.metadata, self._layer_caches, kept)
 
     def _contexts(self, x: Tensor, hidden: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
         """[C, H] float64: sums of hidden states over the spans. So wide that chunks change no digit."""
@@ -232,10 +234,9 @@ class ModelRunner:
         return torch.stack(sums) if sums else hidden.new_empty((0, hidden.shape[1]), dtype=torch.float64)
 
     def _sample(self, x: Tensor, hidden: Tensor, step: DeviceBatch, needs: Needs) -> Samples:
+        """Args: x, hidden: [S, H] of the tokens that sample, as the layers leave them."""
         if not len(step.last_tokens):
             return self._nothing
-        if step.metadata.max_seqlen_q > 1 or len(step.last_tokens) < len(hidden):
-            x, hidden = (each.index_select(0, step.last_tokens) for each in (x, hidden))
         logits = self._model.logits(x, hidden)
         raw = self._raw_logits.keep(logits) if needs.logits else None
         if needs.candidates:

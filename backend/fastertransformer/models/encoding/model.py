@@ -69,7 +69,7 @@ class PreStack:
         """[T, H] -> [T, H]; `hidden` is overwritten."""
         x = None
         for layer in self.layers:
-            x = layer(x, hidden, metadata)
+            x, hidden = layer(x, hidden, metadata)
         assert x is not None
         return self.layers[-1].finish(x, hidden, self.final_norm)
 
