@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What workloads cost at least, against figures computed by hand."""
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 
@@ -52,7 +54,7 @@ def measured(total_ms: float, token_ms: float = 0.0) -> Measurement:
 
 
 @pytest.mark.parametrize(
-    ("length", "flops"), [(128, 1.66e12), (512, 6.70e12), (2048, 27.6e12), (8192, 123.7e12)]
+    ("length", "flops"), [(128, 1.62e12), (512, 6.53e12), (2048, 26.9e12), (8192, 120.4e12)]
 )
 def test_a_prompt_of_llama_2_7b(floors, length, flops):
     assert prefill_flops(floors.spec, Workload(1, length, 1, 32000)) == pytest.approx(flops, rel=0.01)
@@ -64,6 +66,18 @@ def test_a_window_bounds_what_a_prompt_attends_to():
         spec = read_model(folder, "dummy")[0]
     costs = [prefill_flops(spec, Workload(1, length, 1, 32000)) for length in (16384, 16385, 16386)]
     assert costs[2] - costs[1] == costs[1] - costs[0]
+
+
+def test_of_a_prompt_the_last_layer_wants_keys_and_values_alone(floors):
+    """But of its last token: a layer more costs as much as any other, but for that."""
+    one, two, three = (
+        prefill_flops(dataclasses.replace(floors.spec, num_hidden_layers=count), Workload(1, 100, 1, 32000))
+        for count in (1, 2, 3)
+    )
+    layer = 2 * 100 * 202_375_168 + 4 * 4096 * 5050
+    keys_and_values, token = 2 * 100 * 2 * 4096 * 4096, 2 * (202_375_168 - 2 * 4096 * 4096) + 4 * 4096 * 100
+    assert three - two == two - one == layer
+    assert one == keys_and_values + token + 2 * 4096 * 32000
 
 
 def test_an_input_of_bert_base():
@@ -107,7 +121,7 @@ def test_tokens_that_come_together_are_compared_by_their_mean_time(floors):
 def test_a_long_prompt_is_compared_with_multiplying(floors):
     assert floors.share(Workload(1, 2048, 1, 32000), measured(40.0)) == (
         "matrix",
-        pytest.approx(0.8625, rel=0.01),
+        pytest.approx(0.8406, rel=0.01),
     )
 
 
@@ -118,7 +132,7 @@ def test_a_short_prompt_is_compared_with_reading_the_weights_once(floors):
 def test_requests_that_wait_are_compared_with_both(floors):
     """24 requests, 8 at a time: three waves of nine steps after all prompts."""
     reads = 3 * 9 * 13.2e9 + 24 * 9 * 524_288 * (512 + 5)
-    total = 24 * 6.70e12 / 800e12 + reads / 4e12
+    total = 24 * 6.53e12 / 800e12 + reads / 4e12
     assert floors.share(Workload(24, 512, 10, 32000), measured(2e3 * total)) == (
         "both",
         pytest.approx(0.5, rel=0.01),

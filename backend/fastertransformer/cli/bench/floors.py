@@ -75,7 +75,8 @@ def context(workload: Workload) -> float:
 
 
 def prefill_flops(spec: ModelSpec, workload: Workload) -> float:
-    """Products of every prompt token and their attention; of what generates the head for one token of each.
+    """Products of every prompt token and their attention; of what generates the head for one token of each,
+    and the last layer for that one and the keys and values of the others.
 
     The prompt of an encoder-decoder goes through its encoder, and once through what makes the decoder's keys
     and values of it.
@@ -83,7 +84,9 @@ def prefill_flops(spec: ModelSpec, workload: Workload) -> float:
     lens = workload.input_lens
     head = 2 * len(lens) * spec.vocab_size * spec.hidden_size if workload.output_len else 0
     if spec.encoder is None:
-        return _layer_flops(spec, lens, is_causal=workload.output_len > 0) + head
+        if not workload.output_len:
+            return _layer_flops(spec, lens, is_causal=False)
+        return _layer_flops(spec, lens, is_causal=True) - _spared_flops(spec, lens) + head
     cross = 2 * spec.num_key_value_heads * spec.head_dim * spec.hidden_size * spec.num_hidden_layers
     return _layer_flops(spec.encoder, lens, is_causal=False) + 2 * sum(lens) * cross + head
 
@@ -94,6 +97,17 @@ def _layer_flops(spec: ModelSpec, lens: list[int], is_causal: bool) -> float:
     experts = spec.moe.num_experts_per_tok if spec.moe else 0
     products = 2 * sum(lens) * spec.num_hidden_layers * _layer_weights(spec, experts)
     return products + 4 * spec.num_attention_heads * spec.head_dim * attended
+
+
+def _spared_flops(spec: ModelSpec, lens: list[int]) -> float:
+    """Of the last layer, where only keys and values of all tokens but the last are wanted."""
+    experts = spec.moe.num_experts_per_tok if spec.moe else 0
+    weights = _layer_weights(spec, experts) - 2 * spec.num_key_value_heads * spec.head_dim * spec.hidden_size
+    window = spec.windows[-1] if spec.windows else 0
+    attended = sum(_keys(length, window) - min(window or length, length) for length in lens)
+    return 2 * sum(length - 1 for length in lens) * weights + (
+        4 * spec.num_attention_heads * spec.head_dim * attended
+    )
 
 
 def layer_weights(spec: ModelSpec) -> int:
