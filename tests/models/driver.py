@@ -56,11 +56,17 @@ class Driver:
         )
 
     @torch.inference_mode()
-    def logits(self, ids: list[int]) -> torch.Tensor:
-        """[len(ids), V] for the next tokens of the sequence."""
+    def logits(self, ids: list[int], kept: list[int] | None = None) -> torch.Tensor:
+        """[len(ids), V] for the next tokens of the sequence, or [len(kept), V] for some of them."""
+        return self.model.logits(*self.left(ids, kept))
+
+    @torch.inference_mode()
+    def left(self, ids: list[int], kept: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the layers leave of them, as `Model.forward` returns it."""
         metadata = self.metadata(len(ids))
         hidden = self.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-        return self.model.logits(*self.model.forward(hidden, metadata, self.cache))
+        rows = None if kept is None else torch.tensor(kept, dtype=torch.int32)
+        return self.model.forward(hidden, metadata, self.cache, rows)
 
     def chunked_logits(self, ids: list[int], chunk: int) -> torch.Tensor:
         """The same in chunks."""

@@ -28,13 +28,13 @@ class ShardedDriver:
     def __init__(self, models: list[list[Model]]) -> None:
         self._drivers = [[Driver(model) for model in stage] for stage in models]
 
-    def logits(self, ids: list[int]) -> list[torch.Tensor]:
-        """[len(ids), V] of every rank of the last stage."""
+    def logits(self, ids: list[int], kept: list[int] | None = None) -> list[torch.Tensor]:
+        """[len(ids), V] of every rank of the last stage, or [len(kept), V] of some of them."""
         *stages, last = self._drivers
         hidden: list[torch.Tensor | None] = [None] * len(last)
         for stage in stages:
             hidden = together(partial(self._hidden, stage, ids, hidden), len(stage))
-        return together(partial(self._logits, last, ids, hidden), len(last))
+        return together(partial(self._logits, last, ids, hidden, kept), len(last))
 
     def chunked_logits(self, ids: list[int], chunk: int) -> list[torch.Tensor]:
         """The same in chunks."""
@@ -45,21 +45,28 @@ class ShardedDriver:
     def _hidden(
         self, stage: list[Driver], ids: list[int], hidden: list[torch.Tensor | None], rank: int
     ) -> torch.Tensor:
-        x, given = _forward(stage[rank], ids, hidden[rank])
+        x, given = _forward(stage[rank], ids, hidden[rank], None)
         return given.add_(stage[rank].model.summed(x))
 
     @torch.inference_mode()
     def _logits(
-        self, stage: list[Driver], ids: list[int], hidden: list[torch.Tensor | None], rank: int
+        self,
+        stage: list[Driver],
+        ids: list[int],
+        hidden: list[torch.Tensor | None],
+        kept: list[int] | None,
+        rank: int,
     ) -> torch.Tensor:
-        return stage[rank].model.logits(*_forward(stage[rank], ids, hidden[rank]))
+        x, given = _forward(stage[rank], ids, hidden[rank], kept)
+        return stage[rank].model.logits(x, given) if len(x) else x
 
 
 def _forward(
-    driver: Driver, ids: list[int], hidden: torch.Tensor | None
+    driver: Driver, ids: list[int], hidden: torch.Tensor | None, kept: list[int] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the layers of a stage leave, and what that is to be added to."""
     metadata = driver.metadata(len(ids))
     if hidden is None:
         hidden = driver.model.embed(torch.tensor(ids, dtype=torch.int32), metadata.positions)
-    return driver.model.forward(hidden, metadata, driver.cache)
+    rows = None if kept is None else torch.tensor(kept, dtype=torch.int32)
+    return driver.model.forward(hidden, metadata, driver.cache, rows)

@@ -34,6 +34,16 @@ def test_logits_equal_transformers(pair, chunk):
     assert (logits - expected_logits(reference, target)).abs().max() < TOLERANCE
 
 
+def test_logits_of_some_tokens_behind_a_chunk_of_which_none_is_wanted(pair):
+    reference, folder = pair
+    target = [2, *(5 * i % 80 + 3 for i in range(29))]
+    driver, kept = EncoderDecoderDriver(load_model(folder)), [19, 0, 12]
+    driver.encode(SOURCE)
+    assert [len(part) for part in driver.left(target[:10], [])] == [0, 0]
+    logits = driver.logits(target[10:], kept)
+    assert (logits - expected_logits(reference, target)[10:][kept]).abs().max() < TOLERANCE
+
+
 def test_64_greedy_tokens_equal_transformers(pair):
     reference, folder = pair
     start = reference.config.decoder_start_token_id

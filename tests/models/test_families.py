@@ -27,6 +27,17 @@ def test_logits_equal_transformers(pair, chunk):
     assert (logits - expected).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("kept", [[59], [3, 59, 0, 31], list(range(60))])
+def test_logits_of_some_tokens_behind_a_chunk_of_which_none_is_wanted(pair, kept):
+    reference, folder = pair
+    ids = torch.randint(0, 101, (1, 100), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = reference(ids).logits[0, 40:]
+    driver = Driver(load_model(folder))
+    assert [len(part) for part in driver.left(ids[0, :40].tolist(), [])] == [0, 0]
+    assert (driver.logits(ids[0, 40:].tolist(), kept) - expected[kept]).abs().max() < TOLERANCE
+
+
 def test_64_greedy_tokens_equal_transformers(pair):
     reference, folder = pair
     prompt = [5, 17, 93, 4]

@@ -39,6 +39,19 @@ def test_two_ranks_in_two_stages(name, tmp_path):
     check(tmp_path, 2, 2)
 
 
+@pytest.mark.parametrize("name", ["llama", "opt-350m", "gpt_neox", "gptj", "gemma2", "mixtral"])
+@pytest.mark.parametrize("pp_size", [1, 2])
+def test_ranks_of_the_last_stage_keep_the_same_tokens(name, pp_size, tmp_path):
+    """Behind a chunk of which they keep none, and in which nobody may wait for the others."""
+    make(name, tmp_path)
+    expected, kept = Driver(load_model(tmp_path)).logits(IDS)[30:], [26, 1, 7]
+    ranks = ShardedDriver(load_stages(tmp_path, 2, pp_size))
+    assert [len(left) for left in ranks.logits(IDS[:30], [])] == [0, 0]
+    found = ranks.logits(IDS[30:], kept)
+    assert torch.equal(*found)
+    assert (found[0] - expected[kept]).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("name", EIGHT_HEADS)
 @pytest.mark.parametrize("tp_size", [4, 8])
 def test_more_ranks_than_key_value_heads(name, tp_size, tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Steps as they are laid out on the device."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,22 @@ def test_every_token_has_the_task_of_its_sequence(rows):
     step = place(batch_of([2, 1, 3], rows), LAYOUT, WORKSPACE)
     found = step.metadata.ia3_rows
     assert (found is None) if rows is None else found.tolist() == [0, 0, 3, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("query_lens", "samples", "kept"),
+    [
+        ([1, 1, 1], [0, 1, 2], None),
+        ([1, 1, 1], [0, 2], [0, 2]),
+        ([2, 1, 3], [0, 1, 2], [1, 2, 5]),
+        ([2, 1, 3], [1], [2]),
+        ([6], [], []),
+    ],
+)
+def test_the_last_layer_keeps_what_samples(query_lens, samples, kept):
+    batch = replace(batch_of(query_lens, None), sample_rows=np.array(samples, np.int32))
+    found = place(batch, LAYOUT, WORKSPACE).kept
+    assert (found if found is None else found.tolist()) == kept
 
 
 def test_every_token_has_its_place():

@@ -70,6 +70,7 @@ def alone(case) -> dict[int, list[int]]:
         ),
         pytest.param({"device": "cuda", "max_tokens": 256}, id="gpu-preempted", marks=pytest.mark.gpu),
         pytest.param({"tp": 2}, id="tp2"),
+        pytest.param({"tp": 2, "max_num_seqs": 8, "max_num_batched_tokens": 11}, id="tp2-chunked"),
         pytest.param({"pp": 2}, id="pp2"),
         pytest.param({"tp": 2, "pp": 2, "max_tokens": 512, "max_num_batched_tokens": 70}, id="tp2-pp2"),
     ],
