@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The last layer of a step computes behind its attention only the tokens that are wanted there."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +25,9 @@ from fastertransformer.runtime.device_batch import CacheLayout, DeviceBatch, pla
 from fastertransformer.runtime.memory import workspace_size
 
 BLOCK_SIZE, NUM_BLOCKS = 8, 64
-QUERY_LENS, NUM_COMPUTED = [5, 1, 70, 3], [0, 9, 4, 0]
-NUM_TOKENS = sum(QUERY_LENS)
-KEPT = [[4, 5, 75, 78], [6], [78, 0, 40, 3, 2], [3, 3, 9], [*range(NUM_TOKENS - 1, -1, -1)]]
-"""The last token of each sequence, one, some in any order, some twice, all but in another order."""
+NUM_COMPUTED = [0, 9, 4, 0]
+MANY, FEW = [5, 1, 70, 3], [5, 1, 30, 3]
+"""How many tokens the sequences compute: more than the kernels for few rows take, and fewer."""
 DATA_TYPES = {"fp32": 1e-4, "bf16": 0.03}
 """Their tolerances, of the norm of all logits."""
 CASES = {
@@ -41,19 +41,28 @@ CASES = {
     "gpt2": Residual.ADAPTED,
 }
 """Of tiny_checkpoints; the adapters are put into gpt2 here."""
+WIDE = {"hidden_size": 256, "num_attention_heads": 4}
+"""Rows of the weights that suit the kernels for Hopper."""
 
 
 class Steps:
     """One step over a cache of random keys, with whatever tokens are wanted.
 
     Args:
-        ia3: tasks of the MLPs, other ones for each sequence.
+        ia3: tasks of the MLPs, other ones for each sequence. sizes: what differs from the case's.
     """
 
     def __init__(
-        self, folder: Path, device: torch.device, name: str = "llama", ia3: bool = False, **config: object
+        self,
+        folder: Path,
+        device: torch.device,
+        name: str,
+        query_lens: list[int] = MANY,
+        ia3: bool = False,
+        sizes: dict[str, object] | None = None,
+        **config: object,
     ) -> None:
-        make(name, folder)
+        make(name, folder, **(sizes or {}))
         engine_config = EngineConfig(model_checkpoint_path=str(folder), **config)
         model = load(engine_config, Mesh(), SingleRank(), device, lambda *_: None)
         assert isinstance(model, Model)
@@ -65,13 +74,15 @@ class Steps:
         self._workspace = torch.zeros(workspace_size(engine_config, model, NUM_BLOCKS), device=device)
         self._ia3_rows = np.array([1, 0, 2, 1], np.int32) if ia3 else None
         self.cache = self._before
+        self._query_lens = query_lens
+        self.num_tokens = sum(query_lens)
 
     @torch.inference_mode()
     def left(self, kept: list[int] | None) -> tuple[Tensor, Tensor]:
         """What the layers leave; the cache is as before but for this step's keys and values."""
         step, device = self._step(), self.model.device
         self.cache = self._before.clone()
-        ids = torch.arange(NUM_TOKENS, dtype=torch.int32, device=device) + 5
+        ids = torch.arange(self.num_tokens, dtype=torch.int32, device=device) + 5
         rows = None if kept is None else torch.tensor(kept, dtype=torch.int32, device=device)
         hidden = self.model.embed(ids, step.metadata.positions)
         return self.model.forward(hidden, step.metadata, self.cache.unbind(), rows)
@@ -80,8 +91,11 @@ class Steps:
     def logits(self, kept: list[int] | None) -> Tensor:
         return self.model.logits(*self.left(kept))
 
+    def last_tokens(self) -> list[int]:
+        return [end - 1 for end in itertools.accumulate(self._query_lens)]
+
     def _step(self) -> DeviceBatch:
-        batch = batch_of(*NUM_COMPUTED, query_lens=QUERY_LENS)
+        batch = batch_of(*NUM_COMPUTED, query_lens=self._query_lens)
         tables = np.random.default_rng(1).permutation(NUM_BLOCKS)[:40].astype(np.int32).reshape(4, 10)
         layout = CacheLayout(BLOCK_SIZE, self.model.num_kv_heads)
         return place(replace(batch, block_tables=tables, ia3_rows=self._ia3_rows), layout, self._workspace)
@@ -111,8 +125,10 @@ def with_ia3(model: Model) -> Model:
 
 
 def assert_kept_rows_are_those_of_all(steps: Steps, tolerance: float) -> None:
+    """The last token of each sequence, one, some in any order, some twice, all but in another order."""
     expected, cache = steps.logits(None), steps.cache
-    for kept in KEPT:
+    last = steps.num_tokens - 1
+    for kept in (steps.last_tokens(), [6], [last, 0, last // 2, 3, 2], [3, 3, 9], [*range(last, -1, -1)]):
         found = steps.logits(kept)
         assert found.shape == (len(kept), expected.shape[1])
         assert (found - expected[kept]).norm() <= tolerance * expected[kept].norm(), kept
@@ -121,9 +137,21 @@ def assert_kept_rows_are_those_of_all(steps: Steps, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("data_type", DATA_TYPES)
-def test_kept_rows_are_those_of_all_rows(name, data_type, device, tmp_path):
-    steps = Steps(tmp_path, device, name, data_type=data_type)
+@pytest.mark.parametrize("query_lens", [MANY, FEW], ids=["many", "few"])
+def test_kept_rows_are_those_of_all_rows(name, data_type, query_lens, device, tmp_path):
+    steps = Steps(tmp_path, device, name, query_lens, data_type=data_type)
     assert_kept_rows_are_those_of_all(steps, DATA_TYPES[data_type])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("int8_mode", [0, 1])
+@pytest.mark.parametrize("sizes", [{}, WIDE], ids=["narrow", "wide"])
+def test_of_few_rows_the_bits_are_the_same(name, int8_mode, sizes, tmp_path):
+    """Sums of products of up to 64 rows have one order, of two matrices side by side too."""
+    config = {"data_type": "bf16", "int8_mode": int8_mode}
+    steps = Steps(tmp_path, torch.device("cuda"), name, FEW, sizes=sizes, **config)
+    assert_kept_rows_are_those_of_all(steps, 0.0)
 
 
 @pytest.mark.parametrize("name", ["llama", "opt-350m", "gptj"])
@@ -137,8 +165,9 @@ def test_int8_weights(name, data_type, device, tmp_path):
 def test_every_kept_token_has_the_task_of_its_sequence(name, device, tmp_path):
     with_tasks = Steps(tmp_path, device, name, ia3=True)
     assert_kept_rows_are_those_of_all(with_tasks, DATA_TYPES["fp32"])
-    without = Steps(tmp_path, device, name).logits([4, 5, 75, 78])
-    differs = (with_tasks.logits([4, 5, 75, 78]) - without).abs().amax(1) > 1e-3
+    without = Steps(tmp_path, device, name)
+    logits = [steps.logits(steps.last_tokens()) for steps in (with_tasks, without)]
+    differs = (logits[0] - logits[1]).abs().amax(1) > 1e-3
     assert differs.tolist() == [True, False, True, True]
 
 
