@@ -14,18 +14,22 @@ namespace py = pybind11;
 
 namespace {
 
+constexpr int kNumDTypes = 7;
+
 struct Names {
   PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
   PyObject* shape = PyUnicode_InternFromString("shape");
   PyObject* stride = PyUnicode_InternFromString("stride");
   PyObject* dtype = PyUnicode_InternFromString("dtype");
   PyObject* is_cuda = PyUnicode_InternFromString("is_cuda");
-  PyObject* dtypes[6];
+  PyObject* dtypes[kNumDTypes];
 
   Names() {
-    static const char* kDTypes[] = {"float32", "bfloat16", "float16", "int32", "int64", "int8"};
+    static const char* kDTypes[kNumDTypes] = {"float32", "bfloat16", "float16", "int32",
+                                              "int64",   "int8",     "uint8"};
     const py::module_ torch = py::module_::import("torch");
-    for (int i = 0; i < 6; ++i) dtypes[i] = py::object(torch.attr(kDTypes[i])).release().ptr();
+    for (int i = 0; i < kNumDTypes; ++i)
+      dtypes[i] = py::object(torch.attr(kDTypes[i])).release().ptr();
   }
 };
 
@@ -59,8 +63,8 @@ ft::Tensor read_tensor(py::handle tensor) {
   read_sizes(call(names().stride), view.strides, view.ndim);
   const py::object dtype = get(names().dtype);
   int index = 0;
-  while (index < 6 && names().dtypes[index] != dtype.ptr()) ++index;
-  if (index == 6)
+  while (index < kNumDTypes && names().dtypes[index] != dtype.ptr()) ++index;
+  if (index == kNumDTypes)
     throw py::value_error("no kernel takes tensors of " + py::str(dtype).cast<std::string>());
   view.dtype = static_cast<ft::DType>(index);
   view.is_cuda = get(names().is_cuda).ptr() == Py_True;

@@ -21,6 +21,8 @@ const char* name_of(DType dtype) {
       return "int64";
     case DType::kInt8:
       return "int8";
+    case DType::kUInt8:
+      return "uint8";
   }
   return "unknown";
 }

@@ -6,7 +6,7 @@
 
 namespace ft {
 
-enum class DType { kFloat32, kBFloat16, kFloat16, kInt32, kInt64, kInt8 };
+enum class DType { kFloat32, kBFloat16, kFloat16, kInt32, kInt64, kInt8, kUInt8 };
 
 inline constexpr int kMaxDims = 6;
 

@@ -66,13 +66,13 @@ void check_operands(const SkinnyProduct& product, const char* x_name, const Tens
   check_that(product.op, x_name, x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
   check_shape(product.op, weight_name, weight, {-1, x.shape[1]});
   check_operand(product.op, x_name, x, 8);
-  check_operand(product.op, weight_name, weight, weight.dtype == DType::kInt8 ? 16 : 8);
+  check_operand(product.op, weight_name, weight, weight.dtype == DType::kUInt8 ? 16 : 8);
 }
 
 }  // namespace
 
 bool fits_sm90(const Tensor& weight) {
-  const int64_t row_bytes = weight.shape[1] * (weight.dtype == DType::kInt8 ? 1 : 2);
+  const int64_t row_bytes = weight.shape[1] * (weight.dtype == DType::kUInt8 ? 1 : 2);
   return has_programmatic_launch() && row_bytes % kRowBytesSm90 == 0;
 }
 

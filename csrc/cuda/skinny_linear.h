@@ -19,7 +19,7 @@ struct SkinnyProduct {
   const char* op;
   const Tensor& out;  // the type of x, or float32 without an activation
   const Tensor &x, &weight;
-  const Tensor* scale = nullptr;  // of int8 weights
+  const Tensor* scale = nullptr;  // of packed int8 weights
   const Tensor* bias;
   std::optional<Activation> activation = {};
   int64_t first_activated = 0;  // column

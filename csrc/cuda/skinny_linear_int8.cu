@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// skinny_linear_int8, its other forms and skinny_logits_int8: weights of one byte, widened between
-// shared memory and the product; the scale of a row multiplies its sum.
+// skinny_linear_int8, its other forms and skinny_logits_int8: weights of one byte, packed
+// (device/int8.cuh), that are unpacked between shared memory and the product; the scale of a row
+// multiplies its sum.
 #include "cuda/launchers.h"
 #include "cuda/skinny_linear.h"
 #include "cuda/skinny_mma.cuh"
@@ -12,7 +13,7 @@ void run(SkinnyProduct product, const Tensor& scale, DType out_dtype) {
   const char* const op = product.op;
   product.scale = &scale;
   check_dtype(op, "out", product.out, out_dtype);
-  check_dtype(op, "weight", product.weight, DType::kInt8);
+  check_dtype(op, "weight", product.weight, DType::kUInt8);
   check_skinny(product);
   check_shape(op, "scale", scale, {product.weight.shape[0]});
   check_dtype(op, "scale", scale, DType::kFloat32);
@@ -22,7 +23,7 @@ void run(SkinnyProduct product, const Tensor& scale, DType out_dtype) {
   if (fits_sm90(product.weight)) return skinny_linear_int8_sm90(product);
   dispatch_half(product.x, [&](auto type) {
     using T = decltype(type);
-    skinny::run<T, int8_t>(product);
+    skinny::run<T, uint8_t>(product);
   });
 }
 

@@ -7,7 +7,7 @@ namespace ft::cuda {
 void skinny_linear_int8_sm90(const SkinnyProduct& product) {
   dispatch_half(product.x, [&](auto type) {
     using T = decltype(type);
-    sm90::run<T, int8_t>(product);
+    sm90::run<T, uint8_t>(product);
   });
 }
 

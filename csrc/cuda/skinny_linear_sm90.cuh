@@ -41,7 +41,7 @@ struct LaneRows {
 
 // Adds up the slices' sums of a tile, in their order, and stores them; a warp has a token at a
 // time.
-template <typename S, int kTiles, int kParts, typename Result>
+template <typename T, typename S, int kTiles, int kParts, typename Result>
 __device__ void finish_tile(const Accumulators<S, kTiles>& acc, const Ring<S>& ring,
                             const Part<S>& part, const Result& result,
                             const LaneRows<S, kParts>& lane_rows, int part_rows) {
@@ -83,7 +83,8 @@ __device__ void finish_tile(const Accumulators<S, kTiles>& acc, const Ring<S>& r
 #pragma unroll
       for (int i = 0; i < kParts * kCount; ++i) {
         const int of_part = i / kCount, row = of_part * part_rows + lane_rows.row(i % kCount);
-        sums[of_part][i % kCount] = lane_rows.values[of_part][i % kCount].finished(sum_of(row));
+        const RowValues& values = lane_rows.values[of_part][i % kCount];
+        sums[of_part][i % kCount] = values.finished(sum_of(row), kSumFactor<T, typename S::W>);
       }
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
@@ -121,7 +122,7 @@ __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, cons
         multiply_stage<T, S, kTiles>(acc, ring, part, at.stage, rows, result.tokens);
       }
       if constexpr (S::kSharesTokens) lane_rows.load(result, tiles.first_row(tile), rows);
-      finish_tile<S, kTiles, kParts>(acc, ring, part, result, lane_rows, rows / kParts);
+      finish_tile<T, S, kTiles, kParts>(acc, ring, part, result, lane_rows, rows / kParts);
     });
   }
 }

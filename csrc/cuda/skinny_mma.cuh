@@ -21,6 +21,7 @@
 #include "cuda/launch.h"
 #include "cuda/skinny_linear.h"
 #include "cuda/skinny_stream.cuh"
+#include "device/int8.cuh"
 #include "device/pdl.cuh"
 #include "device/tensor_core.cuh"
 
@@ -35,6 +36,7 @@ template <typename T, typename W, int kTokenTiles, bool kGated>
 class Affine {
   static constexpr int kRows = Sizes<W, kTokenTiles>::kTiles * kTileRows;
   static constexpr int kRegisters = (kRows + 31) / 32;
+  static constexpr float kFactor = Sizes<W, kTokenTiles>::kIsInt8 ? device::Int8<T>::kSumFactor : 1;
 
  public:
   __device__ void fetch(const Problem<T, W, kGated>& problem, const Share& share, int block) {
@@ -49,11 +51,11 @@ class Affine {
       bias_[i] = valid ? problem.bias_of(row) : 0.0f;
     }
   }
-  // By all lanes; `row` [0, kRows) of the block is lane / 4 + a multiple of 8 known to the
-  // compiler.
+  // Scales with the factor of packed int8. By all lanes; `row` [0, kRows) of the block is lane / 4
+  // + a multiple of 8 known to the compiler.
   __device__ __forceinline__ float2 of(int first_of_eight) const {
     const int lane = first_of_eight % 32 + threadIdx.x % 32 / 4;
-    return {__shfl_sync(0xFFFFFFFFu, scale_[first_of_eight / 32], lane),
+    return {__shfl_sync(0xFFFFFFFFu, scale_[first_of_eight / 32], lane) * kFactor,
             __shfl_sync(0xFFFFFFFFu, bias_[first_of_eight / 32], lane)};
   }
 

@@ -12,7 +12,8 @@ namespace ft::cuda::sm90 {
 struct RowValues {
   float scale = 1.0f, bias = 0.0f;
 
-  __device__ float finished(float sum) const { return sum * scale + bias; }
+  // `factor`: of all sums. Scales multiplied with it as they are loaded would be waited for.
+  __device__ float finished(float sum, float factor) const { return sum * (scale * factor) + bias; }
 };
 
 // Where the sums go, [tokens, columns]. With two parts of the weight, of `columns` rows each, the
@@ -20,7 +21,7 @@ struct RowValues {
 template <typename T, typename Out, int kParts>
 struct Result {
   Out* out;
-  const float* scale;  // [columns * kParts] or null
+  const float* scale;  // [columns * kParts] of packed int8, or null
   const T* bias;       // [columns * kParts] or null
   int tokens, columns;
   Activation activation;

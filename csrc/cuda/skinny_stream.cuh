@@ -4,6 +4,7 @@
 
 #include "cuda/skinny_plan.cuh"
 #include "device/copy_async.cuh"
+#include "device/int8.cuh"
 #include "device/skinny.cuh"
 
 namespace ft::cuda::skinny {
@@ -63,8 +64,8 @@ class Ring {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if constexpr (S::kIsInt8) {
-        a[half] = device::widen_even(pieces[half][chunk][j], T{});
-        a[half + 2] = device::widen_even(pieces[half][chunk][j] >> 8, T{});
+        a[half] = device::even_weights(pieces[half][chunk][j]);
+        a[half + 2] = device::odd_weights(pieces[half][chunk][j]);
       } else {
         a[half] = pieces[half][j / 2][j % 2 * 2];
         a[half + 2] = pieces[half][j / 2][j % 2 * 2 + 1];
@@ -154,8 +155,7 @@ class Slab {
     for (int i = 0; i < S::kSlabLoads; ++i) {
       const int more = i * step();
       if (kTokenTiles > 1 || token_ + more < problem_.tokens) {
-        *reinterpret_cast<uint4*>(to_ + more * pitch()) =
-            S::kIsInt8 ? device::interleave(next_[i]) : next_[i];
+        *reinterpret_cast<uint4*>(to_ + more * pitch()) = operands_of(next_[i]);
       }
     }
     barrier();
@@ -172,6 +172,17 @@ class Slab {
     return kTokenTiles == 1 ? problem_.slab_shift : S::kFullShift;
   }
   __device__ __forceinline__ int pitch() const { return ((1 << shift()) + 1) * kPieceBytes; }
+  // Eight columns of x as they multiply weights.
+  __device__ __forceinline__ static uint4 operands_of(uint4 eight) {
+    if constexpr (S::kIsInt8) {
+      using Int8 = device::Int8<T>;
+      const uint4 apart = device::interleave(eight);
+      return {Int8::operand(apart.x), Int8::operand(apart.y), Int8::operand(apart.z),
+              Int8::operand(apart.w)};
+    } else {
+      return eight;
+    }
+  }
   // From one of a thread's tokens to the next.
   __device__ __forceinline__ int step() const { return 32 * kRowSets >> shift(); }
   __device__ void barrier() const { device::named_barrier(1 + group_, 32 * kRowSets); }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/skinny_ring_sm90.cuh"
+#include "device/int8.cuh"
 #include "device/skinny.cuh"
 
 namespace ft::cuda::sm90 {
@@ -46,14 +47,22 @@ struct Part {
   __device__ int x_piece(int product) const { return column(product) % kXBoxColumns / 8; }
 };
 
-// Operands of a product of 16 columns by the type of the weight; rows and tokens as in Part.
+// What the sums of products of Operands are multiplied with.
+template <typename T, typename W>
+constexpr float kSumFactor = 1.0f;
+template <typename T>
+constexpr float kSumFactor<T, uint8_t> = device::Int8<T>::kSumFactor;
+
+// Operands of products of 16 columns by the type of the weight; rows and tokens as in Part.
 template <typename T, typename S, typename W>
 struct Operands {
+  static constexpr int kProducts = 1;  // whose weights one load brings
+
   // 16 rows of the weight's box at `box`.
-  __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
-                                     int product) {
+  __device__ static void load_weight(uint32_t (&a)[kProducts][4], uint32_t box, int first,
+                                     const Part<S>& part, int product) {
     const int lane = threadIdx.x % 32, piece = part.weight_piece(product) + lane / 16;
-    device::load_matrices(a, box + swizzled(first + lane % 16, piece));
+    device::load_matrices(a[0], box + swizzled(first + lane % 16, piece));
   }
 
   // All tokens of the warp, from the box of x that starts with line `first`.
@@ -75,20 +84,23 @@ struct Operands {
   }
 };
 
-// A lane holds four neighbouring weights of a row, so the columns of a product are taken in another
-// order, four for every lane of a row, of which widen_even takes every second; x follows, since it
-// is shared by all rows.
+// Packed int8. A lane holds four neighbouring weights of a row, so the columns of a product are
+// taken in another order, four for every lane of a row, of which a mask leaves every second; x
+// follows, since it is shared by all rows.
 template <typename T, typename S>
-struct Operands<T, S, int8_t> {
-  __device__ static void load_weight(uint32_t (&a)[4], uint32_t box, int first, const Part<S>& part,
-                                     int product) {
-    const int lane = threadIdx.x % 32, piece = part.weight_piece(product);
-    uint32_t pieces[2];
-    device::load_matrices(pieces, box + swizzled(first + lane % 16, piece));
+struct Operands<T, S, uint8_t> {
+  static constexpr int kProducts = S::kWarpGroups > 2 ? 1 : 2;  // many sums leave few registers
+
+  __device__ static void load_weight(uint32_t (&a)[kProducts][4], uint32_t box, int first,
+                                     const Part<S>& part, int product) {
+    const int lane = threadIdx.x % 32, piece = part.weight_piece(product) + lane / 16;
+    const uint32_t of_tile = box + first / kGroupRows * kGroupBytes;  // one register for all tiles
+    uint32_t pieces[2 * kProducts];
+    device::load_matrices(pieces, of_tile + swizzled(lane % 16, piece));
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      a[half] = device::widen_even(pieces[half], T{});
-      a[half + 2] = device::widen_even(pieces[half] >> 8, T{});
+    for (int i = 0; i < 2 * kProducts; ++i) {
+      a[i / 2][i % 2] = device::even_weights(pieces[i]);
+      a[i / 2][i % 2 + 2] = device::odd_weights(pieces[i]);
     }
   }
 
@@ -100,7 +112,7 @@ struct Operands<T, S, int8_t> {
     for (int i = 0; i < S::kWarpGroups; ++i) {
       const char* const four = from + part.group(i) * kGroupBytes;
       const uint2 apart = device::interleave(*reinterpret_cast<const uint2*>(four));
-      b[i][0] = apart.x, b[i][1] = apart.y;
+      b[i][0] = device::Int8<T>::operand(apart.x), b[i][1] = device::Int8<T>::operand(apart.y);
     }
   }
 };
@@ -120,16 +132,22 @@ __device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring
     const uint32_t box = weight + (step * kStepBoxes + part.weight_box()) * rows * kBoxRowBytes;
     const int x_box = step * S::kXBoxes / S::kSteps + part.x_box();
 #pragma unroll
-    for (int product = 0; product < S::kSliceColumns / 16; ++product) {
-      uint32_t b[S::kWarpGroups][2];
-      O::load_x(b, ring.x(stage), x_box * tokens, part, product);
+    for (int first = 0; first < S::kSliceColumns / 16; first += O::kProducts) {
+      uint32_t b[O::kProducts][S::kWarpGroups][2];
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        uint32_t a[4];
-        O::load_weight(a, box, part.tile(i) * 16, part, product);
+      for (int i = 0; i < O::kProducts; ++i) {
+        O::load_x(b[i], ring.x(stage), x_box * tokens, part, first + i);
+      }
 #pragma unroll
-        for (int group = 0; group < S::kWarpGroups; ++group) {
-          device::multiply(acc[i][group], a, b[group][0], b[group][1], T{});
+      for (int tile = 0; tile < kTiles; ++tile) {
+        uint32_t a[O::kProducts][4];
+        O::load_weight(a, box, part.tile(tile) * 16, part, first);
+#pragma unroll
+        for (int i = 0; i < O::kProducts; ++i) {
+#pragma unroll
+          for (int group = 0; group < S::kWarpGroups; ++group) {
+            device::multiply(acc[tile][group], a[i], b[i][group][0], b[i][group][1], T{});
+          }
         }
       }
     }

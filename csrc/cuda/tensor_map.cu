@@ -24,11 +24,11 @@ Encode encode_function(const char* op) {
   return function;
 }
 
-int64_t element_bytes(DType dtype) { return dtype == DType::kInt8 ? 1 : 2; }
+int64_t element_bytes(DType dtype) { return dtype == DType::kUInt8 ? 1 : 2; }
 
 CUtensorMapDataType type_of(DType dtype) {
   switch (dtype) {
-    case DType::kInt8:
+    case DType::kUInt8:
       return CU_TENSOR_MAP_DATA_TYPE_UINT8;
     case DType::kBFloat16:
       return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;

@@ -9,7 +9,7 @@
 
 namespace ft::cuda {
 
-// A matrix [rows, columns] of 16-bit elements or int8, cut into columns / box_columns vertical
+// A matrix [rows, columns] of 16-bit elements or bytes, cut into columns / box_columns vertical
 // strips, whose copies bring `num_boxes` neighbouring boxes [box_rows, box_columns], one behind the
 // other, swizzled over 128 bytes. What lies outside of the matrix reads as zero. Rows must start at
 // multiples of 16 bytes, and `columns` must be a multiple of box_columns. With several parts, which

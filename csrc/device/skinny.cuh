@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the skinny products need beside copies and tensor cores: barriers of some warps, and four
-// int8 widened at once.
+// What the skinny products need beside copies and tensor cores: barriers of some warps, and x in
+// another order.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -21,36 +21,7 @@ __device__ __forceinline__ To bits(const From& from) {
   return *reinterpret_cast<const To*>(&from);
 }
 
-// One instruction for (x & mask) | bits, and for (x & mask) ^ bits. The compiler takes two, because
-// it keeps no constant in a register.
-__device__ __forceinline__ uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits) {
-  uint32_t result;
-  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(x), "r"(mask), "r"(bits));
-  return result;
-}
-
-__device__ __forceinline__ uint32_t and_xor(uint32_t x, uint32_t mask, uint32_t bits) {
-  uint32_t result;
-  asm("lop3.b32 %0, %1, %2, %3, 0x6A;" : "=r"(result) : "r"(x), "r"(mask), "r"(bits));
-  return result;
-}
-
-// The int8 in bytes 0 and 2 of `four`, exactly, as two halves of a register. bfloat16 has 7 bits
-// behind its leading one: 128 + (the low 7 bits), less 128 or, where the sign bit is set, 256.
-__device__ __forceinline__ uint32_t widen_even(uint32_t four, __nv_bfloat16) {
-  const uint32_t low = and_or(four, 0x007F007F, 0x43004300);
-  const uint32_t less = and_or(four, 0x00800080, 0x43004300);
-  return bits<uint32_t>(__hsub2(bits<__nv_bfloat162>(low), bits<__nv_bfloat162>(less)));
-}
-
-// float16 has 10 bits: 1024 + (the value + 128), less 1152.
-__device__ __forceinline__ uint32_t widen_even(uint32_t four, __half) {
-  const uint32_t high = and_xor(four, 0x00FF00FF, 0x64806480);
-  return bits<uint32_t>(__hsub2(bits<__half2>(high), bits<__half2>(0x64806480u)));
-}
-
-// Of four 16-bit elements 0 1 2 3 makes 0 2 1 3: widen_even gives weights 0 and 2 of four, and of
-// the four shifted by a byte, weights 1 and 3.
+// Of four 16-bit elements 0 1 2 3 makes 0 2 1 3: the order of packed int8 weights (int8.cuh).
 __device__ __forceinline__ uint2 interleave(uint2 four) {
   constexpr uint32_t kFirst = 0x5410, kSecond = 0x7632;
   return {__byte_perm(four.x, four.y, kFirst), __byte_perm(four.x, four.y, kSecond)};

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastertransformer import _C
+from fastertransformer.ops import pack_int8
 from fastertransformer.ops.registry import OPS
 
 GUARD_ELEMENTS = 64
@@ -40,6 +41,11 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
     whole = torch.full((*tensor.shape[:-1], before + width + behind), GUARD_WORD, dtype=tensor.dtype)
     part = whole[..., before : before + width]
     return part.copy_(tensor)
+
+
+def held(kernels: str, values: Tensor) -> Tensor:
+    """Int8 weights as these kernels take them: packed on a GPU."""
+    return pack_int8(values) if kernels.startswith("cuda") else values
 
 
 class Guarded:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernels import GPU, GPU_SM80, KERNEL_SETS
+from kernels import GPU, GPU_SM80, KERNEL_SETS, held
 
 ROWS = [1, 2, 7, 8, 9, 31, 33, 64]
 GPU_SETS = [GPU, GPU_SM80]
@@ -25,16 +25,18 @@ def check_worth_its_time(kernels: str, shape: tuple[int, int]) -> None:
         pytest.skip("one tile after the other, however many there are")
 
 
-def make(kind: str, dtype: torch.dtype, rows: int, shape: tuple[int, int], seed: int = 0) -> tuple[Any, ...]:
-    """(x [rows, K], weight [N, K]) or (x, weight int8, scale [N]); products of size 1."""
+def make(
+    kernels: str, kind: str, dtype: torch.dtype, rows: int, shape: tuple[int, int], seed: int = 0
+) -> tuple[Any, ...]:
+    """(x [rows, K], weight [N, K]) or (x, weight int8 as `held`, scale [N]); products of size 1."""
     generator = torch.Generator().manual_seed(seed)
     n, k = shape
     x = torch.randn((rows, k), generator=generator).to(dtype)
     if kind == "dense":
         return x, (torch.randn(shape, generator=generator) * k**-0.5).to(dtype)
-    weight = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    weight = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
     scale = (torch.rand(n, generator=generator) + 0.5) * k**-0.5 / 64
-    return x, weight, scale
+    return x, held(kernels, weight), scale
 
 
 def make_bias(dtype: torch.dtype, size: int) -> torch.Tensor:

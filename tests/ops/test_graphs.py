@@ -130,7 +130,7 @@ def mlp_chain(
     """[T, H] through norms and products in turn; weights come ahead while what they multiply is computed.
 
     Args:
-        up, down: a matrix, or int8 and its scales.
+        up, down: a matrix, or packed int8 and its scales.
     """
     for _ in range(CHAIN // 4):
         normed = ops.add_rms_norm(x, residual, weight, EPS)
@@ -145,9 +145,9 @@ def mlp_chain(
 
 
 def quantised(matrix: Tensor) -> list[Tensor]:
-    """Int8 and scales."""
+    """Packed int8 and scales."""
     return [
-        (matrix * 100).clamp_(-127, 127).to(torch.int8),
+        ops.pack_int8((matrix * 100).clamp_(-127, 127).to(torch.int8)),
         torch.full((len(matrix),), 0.01).to(matrix.device),
     ]
 

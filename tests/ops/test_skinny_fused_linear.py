@@ -26,8 +26,8 @@ def activated(kind: str) -> str:
 
 
 def make_sum(dtype: torch.dtype, rows: int, n: int, k: int, second_k: int):
-    x, weight = make("dense", dtype, rows, (n, k))
-    return x, weight, *make("dense", dtype, rows, (n, second_k), seed=2)
+    x, weight = make("body", "dense", dtype, rows, (n, k))
+    return x, weight, *make("body", "dense", dtype, rows, (n, second_k), seed=2)
 
 
 @pytest.mark.parametrize("kernels", GPU_SETS)
@@ -37,7 +37,7 @@ def make_sum(dtype: torch.dtype, rows: int, n: int, k: int, second_k: int):
 def test_activated_products(kernels, dtype, kind, rows):
     check_supported(kernels, dtype, kind)
     for index, shape in enumerate(SHAPES):
-        operands, activation = make(kind, dtype, rows, shape), ACTIVATIONS[index % len(ACTIVATIONS)]
+        operands, activation = make(kernels, kind, dtype, rows, shape), ACTIVATIONS[index % len(ACTIVATIONS)]
         assert_equals_body(kernels, activated(kind), *operands, None, activation, 0)
         bias, first = make_bias(dtype, shape[0]), index * shape[0] // len(SHAPES)
         assert_equals_body(kernels, activated(kind), *operands, bias, activation, first)
@@ -47,7 +47,7 @@ def test_activated_products(kernels, dtype, kind, rows):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activated_in_two_steps(kind, activation):
     linear = "skinny_linear" if kind == "dense" else "skinny_linear_int8"
-    operands, bias = make(kind, torch.float32, 5, (136, 192)), make_bias(torch.float32, 136)
+    operands, bias = make("body", kind, torch.float32, 5, (136, 192)), make_bias(torch.float32, 136)
     product, _ = run("body", linear, *operands, bias)
     expected, _ = run("body", "activation", product, activation)
     for first in (0, 40, 136):

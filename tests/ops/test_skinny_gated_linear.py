@@ -36,7 +36,7 @@ def name_of(kind: str) -> str:
 def test_products(kernels, dtype, kind, rows):
     check_supported(kernels, dtype, kind)
     for index, shape in enumerate(GPU_SHAPES if kernels.startswith("cuda") else CPU_SHAPES):
-        operands = make(kind, dtype, rows, shape)
+        operands = make(kernels, kind, dtype, rows, shape)
         activation = ACTIVATIONS[index % len(ACTIVATIONS)]
         assert_equals_body(kernels, name_of(kind), *operands, None, activation)
         assert_equals_body(kernels, name_of(kind), *operands, make_bias(dtype, shape[0]), activation)
@@ -49,7 +49,7 @@ def test_products(kernels, dtype, kind, rows):
 @pytest.mark.parametrize("shape", WIDE)
 def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
     check_supported(kernels, dtype, kind)
-    operands = make(kind, dtype, rows, shape)
+    operands = make(kernels, kind, dtype, rows, shape)
     assert_equals_body(kernels, name_of(kind), *operands, make_bias(dtype, shape[0]), "silu")
 
 
@@ -58,7 +58,7 @@ def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(kernels, kind, activation):
     check_supported(kernels, torch.float16, kind)
-    operands = make(kind, torch.float16, 5, (136, 192))
+    operands = make(kernels, kind, torch.float16, 5, (136, 192))
     assert_equals_body(kernels, name_of(kind), *operands, None, activation)
 
 
@@ -66,7 +66,7 @@ def test_every_activation(kernels, kind, activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_same_in_two_steps(kind, activation):
     linear = "skinny_linear" if kind == "dense" else "skinny_linear_int8"
-    operands = make(kind, torch.float32, 5, (136, 192))
+    operands = make("body", kind, torch.float32, 5, (136, 192))
     bias = make_bias(torch.float32, 136)
     product, _ = run("body", linear, *operands, bias)
     expected, _ = run("body", "gated_activation", product, activation)
@@ -81,7 +81,7 @@ def test_the_same_in_two_steps(kind, activation):
 def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
     check_supported(kernels, dtype, kind)
     check_worth_its_time(kernels, shape)
-    x, *weights = make(kind, dtype, max(ROWS), shape)
+    x, *weights = make(kernels, kind, dtype, max(ROWS), shape)
     whole, _ = run(kernels, name_of(kind), x, *weights, None, "silu")
     for rows in ROWS:
         first, _ = run(kernels, name_of(kind), x[:rows].contiguous(), *weights, None, "silu")
@@ -96,7 +96,7 @@ def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
 @pytest.mark.parametrize("columns", [slice(48, 192), slice(64, 192)])
 def test_rows_need_not_lie_side_by_side(kernels, dtype, kind, columns):
     check_supported(kernels, dtype, kind)
-    x, weight, *scale = make(kind, dtype, 3, (70, 192))
+    x, weight, *scale = make(kernels, kind, dtype, 3, (70, 192))
     assert_equals_body(kernels, name_of(kind), x[:, columns], weight[:, columns], *scale, None, "silu")
 
 
@@ -104,7 +104,7 @@ def test_rows_need_not_lie_side_by_side(kernels, dtype, kind, columns):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_gives_no_row(kernels, kind):
     check_supported(kernels, torch.bfloat16, kind)
-    x, *weights = make(kind, torch.bfloat16, 1, (32, 64))
+    x, *weights = make(kernels, kind, torch.bfloat16, 1, (32, 64))
     assert run(kernels, name_of(kind), x[:0], *weights, None, "silu")[0].shape == (0, 16)
 
 
@@ -117,12 +117,12 @@ def test_no_row_gives_no_row(kernels, kind):
 def test_what_has_no_halves_or_no_name_is_refused(kernels, kind, size, activation, message):
     check_supported(kernels, torch.bfloat16, kind)
     with pytest.raises(ValueError, match=message):
-        run(kernels, name_of(kind), *make(kind, torch.bfloat16, 1, (size, 64)), None, activation)
+        run(kernels, name_of(kind), *make(kernels, kind, torch.bfloat16, 1, (size, 64)), None, activation)
 
 
 @pytest.mark.parametrize("kernels", [GPU])
 def test_the_second_half_begins_where_the_first_ends(kernels):
     """Rows of the gate that no tile covers whole are not taken from what it gates."""
-    x, weight = make("dense", torch.bfloat16, 2, (2 * 37, 128))
+    x, weight = make(kernels, "dense", torch.bfloat16, 2, (2 * 37, 128))
     weight[:37], weight[37:] = weight[:37].abs(), -weight[37:].abs()
     assert_equals_body(kernels, "skinny_gated_linear", x.abs(), weight, None, "relu")

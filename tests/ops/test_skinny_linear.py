@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from kernels import DTYPES, KERNEL_SETS, assert_equals_body, run
+from kernels import DTYPES, KERNEL_SETS, assert_close, assert_equals_body, held, run
 from skinny_operands import (
     GPU_SETS,
     KINDS,
@@ -47,7 +47,7 @@ def test_products(kernels, dtype, kind, rows):
     check_supported(kernels, dtype, kind)
     linear, logits = names(kind)
     for shape in shapes_of(kernels):
-        operands = make(kind, dtype, rows, shape)
+        operands = make(kernels, kind, dtype, rows, shape)
         assert_equals_body(kernels, linear, *operands, None)
         assert_equals_body(kernels, linear, *operands, make_bias(dtype, shape[0]))
         assert_equals_body(kernels, logits, *operands)
@@ -61,7 +61,7 @@ def test_products(kernels, dtype, kind, rows):
 def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
     check_supported(kernels, dtype, kind)
     linear, logits = names(kind)
-    operands = make(kind, dtype, rows, shape)
+    operands = make(kernels, kind, dtype, rows, shape)
     assert_equals_body(kernels, linear, *operands, make_bias(dtype, shape[0]))
     assert_equals_body(kernels, logits, *operands)
 
@@ -73,7 +73,7 @@ def test_weights_that_occupy_the_whole_gpu(kernels, dtype, kind, rows, shape):
 def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
     check_supported(kernels, dtype, kind)
     check_worth_its_time(kernels, shape)
-    x, *weights = make(kind, dtype, max(ROWS), shape)
+    x, *weights = make(kernels, kind, dtype, max(ROWS), shape)
     bias = make_bias(dtype, shape[0])
     linear, logits = names(kind)
     for name, more in ((linear, (bias,)), (logits, ())):
@@ -91,7 +91,7 @@ def test_a_row_does_not_depend_on_the_others(kernels, dtype, kind, shape):
 @pytest.mark.parametrize("rows", [3, 40])
 def test_rows_need_not_lie_side_by_side(kernels, dtype, kind, rows):
     check_supported(kernels, dtype, kind)
-    x, weight, *scale = make(kind, dtype, rows, (70, 192))
+    x, weight, *scale = make(kernels, kind, dtype, rows, (70, 192))
     x, weight = x[:, 32:176], weight[:, 48:192]
     assert_equals_body(kernels, names(kind)[0], x, weight, *scale, None)
 
@@ -101,9 +101,11 @@ def test_rows_need_not_lie_side_by_side(kernels, dtype, kind, rows):
 def test_largest_and_smallest_int8_and_infinities(kernels, kind):
     """Values that are not finite stay in the rows that they belong to."""
     check_supported(kernels, torch.bfloat16, kind)
-    x, weight, *scale = make(kind, torch.bfloat16, 9, (33, 144))
+    x, weight, *scale = make(kernels, kind, torch.bfloat16, 9, (33, 144))
     if kind == "int8":
-        weight[0], weight[1] = -128, 127
+        smallest = -127 if kernels.startswith("cuda") else -128
+        extremes = torch.tensor([[smallest], [127]], dtype=torch.int8).expand(2, 144)
+        weight[:2] = held(kernels, extremes)
     x[2, 5], x[8, 143] = torch.inf, torch.nan
     name = names(kind)[0]
     result, _ = run(kernels, name, x, weight, *scale, None)
@@ -113,11 +115,48 @@ def test_largest_and_smallest_int8_and_infinities(kernels, kind):
     assert torch.equal(result[others], run(kernels, name, x[others], weight, *scale, None)[0])
 
 
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [
+        (torch.bfloat16, 14),
+        (torch.bfloat16, 30),
+        (torch.bfloat16, -40),
+        (torch.float16, 10),
+        (torch.float16, -10),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 12, 33])
+def test_int8_with_large_and_small_inputs(kernels, dtype, exponent, rows):
+    """Results over the size of x are no further from the body's than with x of size 1."""
+    for shape in shapes_of(kernels):
+        x, *weights = make(kernels, "int8", dtype, rows, shape)
+        size = 2.0**exponent
+        for name, more in (("skinny_linear_int8", (None,)), ("skinny_logits_int8", ())):
+            result, _ = run(kernels, name, x * size, *weights, *more)
+            expected, _ = run("body", name, x * size, *weights, *more)
+            assert_close(result / size, expected / size)
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("zeros", ["x", "weight", "scale"])
+def test_int8_with_zeros(kernels, dtype, zeros):
+    check_supported(kernels, dtype, "int8")
+    for shape in shapes_of(kernels):
+        operands = dict(zip(("x", "weight", "scale"), make(kernels, "int8", dtype, 9, shape), strict=True))
+        operands[zeros] = torch.zeros_like(operands[zeros])
+        bias = make_bias(dtype, shape[0])
+        result, _ = run(kernels, "skinny_linear_int8", *operands.values(), bias)
+        assert torch.equal(result, bias.expand(9, -1))
+        assert not run(kernels, "skinny_logits_int8", *operands.values())[0].any()
+
+
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_row_gives_no_row(kernels, kind):
     check_supported(kernels, torch.bfloat16, kind)
-    x, *weights = make(kind, torch.bfloat16, 1, (32, 64))
+    x, *weights = make(kernels, kind, torch.bfloat16, 1, (32, 64))
     result, _ = run(kernels, names(kind)[0], x[:0], *weights, None)
     assert result.shape == (0, 32)
 
@@ -134,22 +173,31 @@ def test_no_row_gives_no_row(kernels, kind):
 def test_what_the_gpu_kernel_cannot_do_is_refused(kernels, kind, rows, shape, message):
     check_supported(kernels, torch.bfloat16, kind)
     with pytest.raises(ValueError, match=message):
-        run(kernels, names(kind)[0], *make(kind, torch.bfloat16, rows, shape), None)
+        run(kernels, names(kind)[0], *make(kernels, kind, torch.bfloat16, rows, shape), None)
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({1: torch.zeros((32, 64), dtype=torch.bfloat16)}, "weight is bfloat16; expected int8"),
+        ({1: torch.zeros((32, 64), dtype=torch.bfloat16)}, "weight is bfloat16; expected u?int8"),
         ({2: torch.zeros(32, dtype=torch.bfloat16)}, "scale is bfloat16; expected float32"),
         ({2: torch.zeros(31)}, r"scale has shape \[31\]; expected \[32\]"),
         ({3: torch.zeros(32)}, "bias is float32; expected bfloat16"),
     ],
 )
 def test_wrong_int8_operands_are_refused(kernels, change, message):
-    operands = [*make("int8", torch.bfloat16, 2, (32, 64)), None]
+    operands = [*make(kernels, "int8", torch.bfloat16, 2, (32, 64)), None]
     for index, tensor in change.items():
         operands[index] = tensor
     with pytest.raises(ValueError, match=message):
         run(kernels, "skinny_linear_int8", *operands)
+
+
+@pytest.mark.parametrize("kernels", KERNEL_SETS)
+def test_int8_as_the_other_device_holds_it_is_refused(kernels):
+    x, weight, scale = make(kernels, "int8", torch.bfloat16, 2, (32, 64))
+    other = torch.int8 if weight.dtype == torch.uint8 else torch.uint8
+    wanted = str(weight.dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"; expected {wanted}$"):
+        run(kernels, "skinny_linear_int8", x, weight.view(other), scale, None)

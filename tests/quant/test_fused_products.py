@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastertransformer.layers.linear import JointLinear, Linear, LinearSum
+from fastertransformer.ops import unpack_int8
 from fastertransformer.ops.activation import FUNCTIONS
 from fastertransformer.quant.base import Weight
 from fastertransformer.quant.dense import DenseWeight
@@ -31,7 +32,10 @@ def held(kind: str, weight: Tensor) -> Weight:
 
 def product(weight: Weight, x: Tensor) -> Tensor:
     """In float64, with the weights as they are held."""
-    matrix = weight.tensor if isinstance(weight, DenseWeight) else weight.values * weight.scale[:, None]
+    if isinstance(weight, DenseWeight):
+        matrix = weight.tensor
+    else:
+        matrix = unpack_int8(weight.values) * weight.scale[:, None]
     return x.double() @ matrix.double().T
 
 

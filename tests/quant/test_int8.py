@@ -7,7 +7,7 @@ from torch.nn.functional import linear
 
 from fastertransformer.config import EngineConfig, from_triton
 from fastertransformer.errors import ModelLoadError
-from fastertransformer.ops import skinny_int8_rows
+from fastertransformer.ops import pack_int8, skinny_int8_rows, unpack_int8
 from fastertransformer.quant.int8 import Int8Weight
 
 N, K = 24, 48
@@ -61,7 +61,7 @@ def test_products_are_those_of_the_rounded_weights(device, dtype, rows, has_bias
     x = torch.randn((rows, K), generator=generator).to(device, dtype)
     bias = torch.randn(N, generator=generator).to(device, dtype) if has_bias else None
     held = quantised(matrix(dtype).to(device))
-    rounded = held.values.double() * held.scale.double()[:, None]
+    rounded = unpack_int8(held.values).double() * held.scale.double()[:, None]
     expected = linear(x.double(), rounded)
     bound = TOLERANCES[dtype] * float(expected.abs().max())
     logits = held.logits(x)
@@ -71,6 +71,34 @@ def test_products_are_those_of_the_rounded_weights(device, dtype, rows, has_bias
     assert product.dtype == dtype
     expected = expected if bias is None else expected + bias.double()
     torch.testing.assert_close(product.double(), expected, atol=bound, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_a_gpu_holds_the_same_values_packed(dtype):
+    many = torch.randn((2500, 16), generator=torch.Generator().manual_seed(1)).to(dtype)
+    for weight in (matrix(dtype), many):
+        held, expected = quantised(weight.cuda()), quantised(weight)
+        assert torch.equal(held.values.cpu(), pack_int8(expected.values))
+        assert torch.equal(held.scale.cpu(), expected.scale)
+        assert torch.equal(held.expand().cpu(), expected.expand())
+        assert held.num_bytes == expected.num_bytes
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("columns", [K - 3, K - 4])
+def test_rows_that_kernels_of_a_gpu_do_not_take(device, dtype, columns):
+    """Of these, the ones that no four columns divide stay int8."""
+    held = quantised(matrix(dtype)[:, :columns].contiguous().to(device))
+    is_packed = device == "cuda" and columns % 4 == 0
+    assert held.values.dtype == (torch.uint8 if is_packed else torch.int8)
+    x = torch.randn((3, columns), generator=torch.Generator().manual_seed(3)).to(device, dtype)
+    rounded = unpack_int8(held.values).double() * held.scale.double()[:, None]
+    expected = linear(x.double(), rounded)
+    bound = TOLERANCES[dtype] * float(expected.abs().max())
+    torch.testing.assert_close(held.matmul(x, None).double(), expected, atol=bound, rtol=0)
+    torch.testing.assert_close(held.expand().double(), rounded, atol=0, rtol=TOLERANCES[dtype])
 
 
 def test_parts_by_columns_are_parts_of_the_whole():

@@ -8,6 +8,7 @@ from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
 from .encoder_attention import bias_by_distance, encoder_attention
+from .int8 import pack_int8, takes_packed_int8, unpack_int8
 from .kv_cache import kv_write
 from .linear import (
     expand_int8,
@@ -82,6 +83,7 @@ __all__ = [
     "log_probability",
     "normalise_rows",
     "num_key_chunks",
+    "pack_int8",
     "paged_attention",
     "process_logits",
     "put_tokens",
@@ -105,4 +107,6 @@ __all__ = [
     "skinny_logits_int8",
     "skinny_rows",
     "take_tokens",
+    "takes_packed_int8",
+    "unpack_int8",
 ]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .activation import FUNCTIONS
+from .int8 import unpack_int8
 from .registry import cpu_set, has_kernel, op
 
 _MANY = 1024
@@ -34,7 +35,8 @@ def skinny_int8_rows(weight: Tensor, dtype: torch.dtype) -> int:
     """The same for `skinny_linear_int8` with x in `dtype`, against expanding `weight` for torch's product."""
     if not weight.is_cuda:
         return _CPU_INT8_ROWS
-    fits = dtype != torch.float32 and weight.shape[1] % (2 * _GPU_COLUMNS) == 0
+    fits = weight.dtype == torch.uint8 and weight.shape[1] % (2 * _GPU_COLUMNS) == 0
+    fits = fits and dtype != torch.float32
     return _GPU_ROWS if fits and has_kernel("cuda", "skinny_linear_int8") else 0
 
 
@@ -42,7 +44,7 @@ def skinny_fused_rows(weight: Tensor, dtype: torch.dtype) -> int:
     """The same for the products of a GPU that do more: `skinny_activated_linear`, `skinny_linear_sum`."""
     if not weight.is_cuda:
         return 0
-    return skinny_int8_rows(weight, dtype) if weight.dtype == torch.int8 else skinny_rows(weight)
+    return skinny_rows(weight) if weight.is_floating_point() else skinny_int8_rows(weight, dtype)
 
 
 @op(out=lambda x, weight, bias: x.new_empty((x.shape[0], weight.shape[0])))
@@ -92,8 +94,11 @@ def skinny_logits(x: Tensor, weight: Tensor) -> Tensor:
 
 @op(out=None)
 def expand_int8(out: Tensor, weight: Tensor, scale: Tensor) -> None:
-    """out = scale * weight in float32, rounded once: weight [N, K] int8, scale [N] float32, out [N, K]."""
-    torch.mul(weight, scale[:, None], out=out)
+    """out = scale * weight in float32, rounded once: weight [N, K] int8, scale [N] float32, out [N, K].
+
+    Here and below int8 may be packed (`pack_int8`), and must be for the kernels of a GPU.
+    """
+    torch.mul(unpack_int8(weight), scale[:, None], out=out)
 
 
 @op(out=lambda x, weight, scale, bias: x.new_empty((x.shape[0], weight.shape[0])))
@@ -102,7 +107,7 @@ def skinny_linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | 
 
     x [M, K] with few rows, weight [N, K] int8, scale [N] float32, bias [N] -> [M, N].
     """
-    product = F.linear(x.float(), weight.float()) * scale
+    product = F.linear(x.float(), unpack_int8(weight).float()) * scale
     return (product if bias is None else product + bias).to(x.dtype)
 
 
@@ -111,7 +116,7 @@ def skinny_activated_linear_int8(
     x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, kind: str, first: int
 ) -> Tensor:
     """`skinny_activated_linear` with the weights scale * weight: weight [N, K] int8, scale [N] float32."""
-    product = F.linear(x.float(), weight.float()) * scale
+    product = F.linear(x.float(), unpack_int8(weight).float()) * scale
     return _activated(product if bias is None else product + bias, kind, first).to(x.dtype)
 
 
@@ -120,14 +125,14 @@ def skinny_gated_linear_int8(
     x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, kind: str
 ) -> Tensor:
     """`skinny_gated_linear` with the weights scale * weight: weight [2I, K] int8, scale [2I] float32."""
-    product = F.linear(x.float(), weight.float()) * scale
+    product = F.linear(x.float(), unpack_int8(weight).float()) * scale
     return gated(product if bias is None else product + bias, kind).to(x.dtype)
 
 
 @op(out=lambda x, weight, scale: x.new_empty((x.shape[0], weight.shape[0]), dtype=torch.float32))
 def skinny_logits_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """`skinny_linear_int8` without a bias, its sums left in float32."""
-    return F.linear(x.float(), weight.float()) * scale
+    return F.linear(x.float(), unpack_int8(weight).float()) * scale
 
 
 def _activated(product: Tensor, kind: str, first: int) -> Tensor:

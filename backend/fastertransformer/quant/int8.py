@@ -17,11 +17,12 @@ class Int8Weight:
     """[N, K] as int8 with a float32 scale for each output row: w[n, k] = scale[n] * values[n, k].
 
     Args:
+        values: [N, K] int8, packed (`ops.pack_int8`) where kernels take them so.
         dtype: of the activations.
     """
 
     def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
-        assert values.dtype == torch.int8
+        assert values.dtype in (torch.int8, torch.uint8)
         assert scale.dtype == torch.float32
         self.values = values.contiguous()
         self.scale = scale.contiguous()
@@ -40,11 +41,13 @@ class Int8Weight:
         scale = row_max.float() / _LARGEST
         # A row of zeros has scale 0, and zeros are what any other scale makes of it.
         divisor = torch.where(scale > 0, scale, 1.0)[:, None]
-        values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+        is_packed = ops.takes_packed_int8(weight)
+        dtype = torch.uint8 if is_packed else torch.int8
+        values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
         for start in range(0, len(weight), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
-            steps = (weight[rows].float() / divisor[rows]).round_()
-            values[rows] = steps.clamp_(-_LARGEST, _LARGEST)
+            steps = (weight[rows].float() / divisor[rows]).round_().clamp_(-_LARGEST, _LARGEST)
+            values[rows] = ops.pack_int8(steps.to(torch.int8)) if is_packed else steps
         return cls(values, scale, weight.dtype)
 
     @property
@@ -58,6 +61,9 @@ class Int8Weight:
     def expand(self) -> Tensor:
         """The weights as they multiply, [N, K] in the type of the activations."""
         result = torch.empty(self.values.shape, dtype=self._dtype, device=self.values.device)
+        if self.values.is_cuda and self.values.dtype == torch.int8:
+            # Rows that cannot be packed, or a build without kernels.
+            return torch.mul(self.values, self.scale[:, None], out=result)
         ops.expand_int8(result, self.values, self.scale)
         return result
 

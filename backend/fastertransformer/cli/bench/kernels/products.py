@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Cases: matrix products with few rows, in the sizes of a model's layers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .... import ops
 from ....models.block import TOPOLOGIES
 from ....models.spec import ModelSpec
 from ....ops.registry import OPS
@@ -63,7 +65,7 @@ def _linear_int8(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
     def make(inputs: Inputs) -> Arguments:
         return inputs.normal(m, k), *_int8(inputs, n, k), None
 
-    return Case(
+    return _int8_case(
         op="skinny_linear_int8",
         sizes=f"{role} {n}x{k} M={m}",
         make=make,
@@ -76,7 +78,7 @@ def _expand_int8(role: str, n: int, k: int, itemsize: int) -> Case:
     def make(inputs: Inputs) -> Arguments:
         return inputs.normal(n, k), *_int8(inputs, n, k)
 
-    return Case(
+    return _int8_case(
         op="expand_int8",
         sizes=f"{role} {n}x{k}",
         make=make,
@@ -105,9 +107,9 @@ def _activated(m: int, n: int, k: int, kind: str, is_gated: bool, itemsize: int)
         return lambda: peer.body(linear(x, weight, bias), kind)
 
     tokens = (m * k + m * n // (2 if is_gated else 1)) * itemsize
-    case = partial(Case, sizes=f"{role} {n}x{k} {kind} M={m}", flops=2 * m * n * k)
-    yield case(op=op, make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer)
-    yield case(op=f"{op}_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens)
+    size: dict[str, Any] = {"sizes": f"{role} {n}x{k} {kind} M={m}", "flops": 2 * m * n * k}
+    yield Case(op=op, make=make, num_bytes=n * k * itemsize + tokens, make_peer=make_peer, **size)
+    yield _int8_case(op=f"{op}_int8", make=make_int8, num_bytes=n * (k + _SCALE_BYTES) + tokens, **size)
 
 
 def _sum(m: int, n: int, k: int, second_k: int, itemsize: int) -> Case:
@@ -147,13 +149,26 @@ def _logits_int8(m: int, n: int, k: int, itemsize: int) -> Case:
     def make(inputs: Inputs) -> Arguments:
         return inputs.normal(m, k), *_int8(inputs, n, k)
 
-    return Case(
+    return _int8_case(
         op="skinny_logits_int8",
         sizes=f"head {n}x{k} M={m}",
         make=make,
         num_bytes=n * (k + _SCALE_BYTES) + m * k * itemsize + m * n * _LOGIT_BYTES,
         flops=2 * m * n * k,
     )
+
+
+def _int8_case(op: str, make: Callable[[Inputs], Arguments], **rest: Any) -> Case:
+    """Of int8 weights, the second argument: held as the kernels take them, plain for torch."""
+
+    def make_held(inputs: Inputs) -> Arguments:
+        first, weight, *others = make(inputs)
+        return first, ops.pack_int8(weight) if ops.takes_packed_int8(weight) else weight, *others
+
+    def make_peer(inputs: Inputs) -> Call:
+        return partial(OPS[op].body, *make(inputs))
+
+    return Case(op=op, make=make_held, make_peer=make_peer, **rest)
 
 
 def _int8(inputs: Inputs, n: int, k: int) -> tuple[Tensor, Tensor]:
