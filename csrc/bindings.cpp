@@ -140,6 +140,7 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, skinny_gated_linear);
   FT_BIND(cuda, skinny_linear_sum);
   FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, gated_linear);
   FT_BIND(cuda, expand_int8);
   FT_BIND(cuda, skinny_linear_int8);
   FT_BIND(cuda, skinny_activated_linear_int8);
@@ -164,6 +165,7 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, set_device);
   FT_BIND(cuda, architectures);
   FT_BIND(cuda, has_code_for_device);
+  FT_BIND(cuda, has_warpgroup_products);
   using ft::cuda::PeerArena;
   py::class_<PeerArena>(module, "PeerArena")
       .def(py::init<int, int, double>(), py::arg("rank"), py::arg("size"), py::arg("timeout"))

@@ -48,6 +48,8 @@ void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
                        const Tensor& second_x, const Tensor& second_weight,
                        const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
+void gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std::string& kind,
+                  int64_t stream);
 void expand_int8(const Tensor& out, const Tensor& weight, const Tensor& scale, int64_t stream);
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);
@@ -98,6 +100,7 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
 void set_device(int index);
 std::vector<int> architectures();
 bool has_code_for_device();
+bool has_warpgroup_products();
 
 // Collectives over the ranks of `arena`, in this rank's part of them. x is summed in place and may
 // lie in at most slot_bytes() for one shot, `size` times that for two; out [R, size * C] takes x

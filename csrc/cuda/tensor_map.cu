@@ -46,15 +46,15 @@ class Dimensions {
     box_[rank_++] = static_cast<cuuint32_t>(of_box);
   }
 
-  CUtensorMap map(const char* op, DType dtype, void* data) const {
+  CUtensorMap map(const char* op, DType dtype, void* data,
+                  CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) const {
     const cuuint32_t steps[kMostRank] = {1, 1, 1, 1, 1};
     // Of 256 bytes, a common choice, what is read once comes 6 % slower (docs/performance.md).
     constexpr auto kPromotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
     CUtensorMap map;
-    const CUresult result =
-        encode_function(op)(&map, type_of(dtype), rank_, data, sizes_, strides_ + 1, box_, steps,
-                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, kPromotion,
-                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result = encode_function(op)(
+        &map, type_of(dtype), rank_, data, sizes_, strides_ + 1, box_, steps,
+        CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, kPromotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS) {
       throw std::runtime_error(std::string(op) + ": the driver refuses a tensor map, error " +
                                std::to_string(static_cast<int>(result)));
@@ -80,6 +80,14 @@ CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_
   if (num_parts > 1) dimensions.add(num_parts, part_rows * row_bytes, num_parts);
   dimensions.add(matrix.shape[1] / box_columns, box_columns * bytes, num_boxes);
   return dimensions.map(op, matrix.dtype, matrix.data);
+}
+
+CUtensorMap result_map(const char* op, const Tensor& matrix, int box_rows, int box_columns) {
+  const int64_t bytes = element_bytes(matrix.dtype);
+  Dimensions dimensions;
+  dimensions.add(matrix.shape[1], bytes, box_columns);
+  dimensions.add(matrix.shape[0], matrix.strides[0] * bytes, box_rows);
+  return dimensions.map(op, matrix.dtype, matrix.data, CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 CUtensorMap query_map(const char* op, const Tensor& q, int box_tokens) {

@@ -49,6 +49,16 @@ FT_DEFINE_PRODUCT(__half, "f16")
 
 #undef FT_DEFINE_PRODUCT
 
+// The other way: element pairs of four 8 x 8 matrices to shared memory, addresses as there (sm_90).
+__device__ __forceinline__ void store_matrices(void* row, const uint32_t (&from)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(row))),
+               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
+#endif
+}
+
 // Four 8 x 8 matrices from shared memory: lane i gives the address of row i % 8 of matrix i / 8 (16
 // bytes, aligned) and gets elements 2t and 2t + 1 of row g of each.
 __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {

@@ -95,6 +95,10 @@ __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uin
   FT_LIST_40                                                                                     \
   ", %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, " \
   "%58, %59, %60, %61, %62, %63"
+#define FT_LIST_96                                                                               \
+  FT_LIST_64                                                                                     \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define FT_LIST_128                                                                              \
   FT_LIST_64                                                                                     \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
@@ -111,6 +115,7 @@ __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uin
 #define FT_ACC_40 FT_ACC_32, FT_ACC_8(32)
 #define FT_ACC_48 FT_ACC_40, FT_ACC_8(40)
 #define FT_ACC_64 FT_ACC_40, FT_ACC_8(40), FT_ACC_8(48), FT_ACC_8(56)
+#define FT_ACC_96 FT_ACC_64, FT_ACC_8(64), FT_ACC_8(72), FT_ACC_8(80), FT_ACC_8(88)
 #define FT_ACC_128                                                                                \
   FT_ACC_64, FT_ACC_8(64), FT_ACC_8(72), FT_ACC_8(80), FT_ACC_8(88), FT_ACC_8(96), FT_ACC_8(104), \
       FT_ACC_8(112), FT_ACC_8(120)
@@ -147,6 +152,7 @@ __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uin
 #define FT_DEFINE_PRODUCTS(T, type)                                        \
   FT_DEFINE_ROWS(T, type, "80", 40, "%40", "%41", "%42")                   \
   FT_DEFINE_ROWS(T, type, "128", 64, "%64", "%65", "%66")                  \
+  FT_DEFINE_ROWS(T, type, "192", 96, "%96", "%97", "%98")                  \
   FT_DEFINE_COLUMNS(T, type, "64", 32, "%32, %33, %34, %35", "%36")        \
   FT_DEFINE_COLUMNS(T, type, "128", 64, "%64, %65, %66, %67", "%68")       \
   FT_DEFINE_COLUMNS(T, type, "256", 128, "%128, %129, %130, %131", "%132") \
@@ -164,6 +170,7 @@ FT_DEFINE_PRODUCTS(__half, "f16")
 #undef FT_DEFINE_FROM_REGISTERS
 #undef FT_DEFINE_ROWS
 #undef FT_ACC_128
+#undef FT_ACC_96
 #undef FT_ACC_64
 #undef FT_ACC_48
 #undef FT_ACC_40
@@ -172,6 +179,7 @@ FT_DEFINE_PRODUCTS(__half, "f16")
 #undef FT_ACC_16
 #undef FT_ACC_8
 #undef FT_LIST_128
+#undef FT_LIST_96
 #undef FT_LIST_64
 #undef FT_LIST_48
 #undef FT_LIST_40

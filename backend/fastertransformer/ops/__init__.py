@@ -12,6 +12,8 @@ from .int8 import pack_int8, takes_packed_int8, unpack_int8
 from .kv_cache import kv_write
 from .linear import (
     expand_int8,
+    gated_linear,
+    gated_rows,
     skinny_activated_linear,
     skinny_activated_linear_int8,
     skinny_fused_rows,
@@ -71,6 +73,8 @@ __all__ = [
     "encoder_attention",
     "expand_int8",
     "gated_activation",
+    "gated_linear",
+    "gated_rows",
     "greedy",
     "group_by_expert",
     "grouped_gated_linear",

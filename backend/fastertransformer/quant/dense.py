@@ -19,6 +19,7 @@ class DenseWeight:
         self.tensor = tensor.contiguous()
         self._skinny_rows = ops.skinny_rows(self.tensor)
         self.fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
+        self._gated_rows = ops.gated_rows(self.tensor)
         has_epilogues = tensor.is_cuda and tensor.dtype != torch.float32
         self._epilogues = _EPILOGUES if has_epilogues else {}
 
@@ -66,6 +67,8 @@ class DenseWeight:
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_gated_linear(x, self.tensor, bias, kind)
+        if bias is None and self._gated_rows is not None and x.shape[0] >= self._gated_rows:
+            return ops.gated_linear(x, self.tensor, kind)
         return ops.gated_activation(linear(x, self.tensor, bias), kind)
 
     def logits(self, x: Tensor) -> Tensor:
