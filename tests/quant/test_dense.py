@@ -23,3 +23,17 @@ def test_matmul(rows, has_bias, transposed):
         dense.matmul(x, bias if has_bias else None), expected.float(), atol=1e-5, rtol=1e-5
     )
     assert dense.num_bytes == 24 * 40 * 4
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 65, 300])
+def test_logits(device, dtype, rows):
+    """On a GPU no sum is rounded to the type of the weights."""
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(n, 64, generator=generator).to(device, dtype) for n in (rows, 40))
+    logits = DenseWeight(weight).logits(x)
+    assert logits.dtype == torch.float32
+    tolerance = 1e-5 if device == "cuda" else 4 * torch.finfo(dtype).eps
+    expected = (x.double() @ weight.double().T).float()
+    torch.testing.assert_close(logits, expected, atol=tolerance * expected.abs().max().item(), rtol=0)

@@ -73,7 +73,7 @@ class Head:
         self._weight = weight
         self._vocab_size = vocab_size
         self._group = group
-        self._bias = bias
+        self._bias = None if bias is None else bias.float()
         self._soft_cap = soft_cap
         self._scale = scale
 

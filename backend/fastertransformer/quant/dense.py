@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
-from .base import Weight, sum_of_products
+from .base import Weight, float_product, sum_of_products
 
 _EPILOGUES = {"gelu_tanh": True, "relu": False}
 """What cuBLAS applies to the sums of a product with a bias, and whether torch calls it a GELU."""
@@ -74,4 +74,4 @@ class DenseWeight:
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits(x, self.tensor)
-        return linear(x, self.tensor).float()
+        return float_product(x, self.tensor)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
-from .base import Weight, sum_of_products
+from .base import Weight, float_product, sum_of_products
 
 _LARGEST = 127
 _ROWS_AT_A_TIME = 1024
@@ -103,4 +103,4 @@ class Int8Weight:
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits_int8(x, self.values, self.scale)
-        return linear(x, self.expand()).float()
+        return float_product(x, self.expand())

@@ -18,6 +18,8 @@ from .workload import Measurement, Workload
 GB = 1e9
 TFLOP = 1e12
 _SHOWN_KERNELS = 20
+_NAME_WIDTH = 70
+"""Of kernels, whose names would leave no room for the figures."""
 
 
 class ComparedRow(Struct, frozen=True, kw_only=True):
@@ -136,7 +138,8 @@ def profile_table(entry: Profile) -> Table:
     """The costliest kernels of one workload."""
     made = plain_table("kernel", f"calls/{entry.unit}", f"us/{entry.unit}", "share")
     for kernel in entry.kernels[:_SHOWN_KERNELS]:
-        made.add_row(kernel.name, f"{kernel.calls:.1f}", f"{kernel.us:.1f}", f"{kernel.share:.1%}")
+        name = kernel.name if len(kernel.name) <= _NAME_WIDTH else kernel.name[: _NAME_WIDTH - 1] + "…"
+        made.add_row(name, f"{kernel.calls:.1f}", f"{kernel.us:.1f}", f"{kernel.share:.1%}")
     return made
 
 
