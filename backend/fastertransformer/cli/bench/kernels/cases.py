@@ -10,7 +10,7 @@ from .attention import OTHER_HEADS, decode_cases, disentangled_cases, encoder_ca
 from .beams import beam_cases
 from .case import Case
 from .experts import expert_cases
-from .products import product_cases
+from .products import product_cases, prompt_cases
 from .sampling import sampling_cases
 from .tokenwise import tokenwise_cases
 
@@ -32,6 +32,7 @@ def all_cases(specs: list[ModelSpec], itemsize: int, sizes: Sizes) -> list[Case]
     """In the order in which they are reported."""
     heads = list(dict.fromkeys(heads_of(spec) for spec in specs))
     cases = [case for spec in specs for case in product_cases(spec, itemsize, sizes.rows)]
+    cases += [case for spec in specs for case in prompt_cases(spec, itemsize, sizes.prefill)]
     cases += decode_cases(heads, itemsize, sizes.decode)
     cases += decode_cases(OTHER_HEADS, itemsize, sizes.decode[-1:])
     cases += prefill_cases(heads, itemsize, sizes.prefill)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases: matrix products with few rows, in the sizes of a model's layers."""
+"""Cases: matrix products with few rows, and gated ones of prompts, in the sizes of a model's layers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -46,6 +46,31 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
             yield _sum(m, *matrices(spec)["output"], matrices(spec)["down"][1], itemsize)
         yield _logits(m, spec.vocab_size, spec.hidden_size, itemsize)
         yield _logits_int8(m, spec.vocab_size, spec.hidden_size, itemsize)
+
+
+def prompt_cases(spec: ModelSpec, itemsize: int, prefill: Iterable[tuple[int, int]]) -> Iterator[Case]:
+    """The products of prompts that are not torch's own, with the tokens of all prompts as rows."""
+    if spec.gated_mlp:
+        for count, length in prefill:
+            yield _gated(count * length, *matrices(spec)["up"], spec.activation, itemsize)
+
+
+def _gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k), kind
+
+    def make_peer(inputs: Inputs) -> Call:
+        x, weight, _ = make(inputs)
+        return lambda: ops.gated_activation(linear(x, weight), kind)
+
+    return Case(
+        op="gated_linear",
+        sizes=f"gate_up {n}x{k} {kind} M={m}",
+        make=make,
+        num_bytes=(n * k + m * k + m * n // 2) * itemsize,
+        flops=2 * m * n * k,
+        make_peer=make_peer,
+    )
 
 
 def _linear(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
