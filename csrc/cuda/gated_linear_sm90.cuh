@@ -14,7 +14,6 @@
 #include "device/cluster.cuh"
 #include "device/pdl.cuh"
 #include "device/tensor_core.cuh"
-#include "device/vec.cuh"
 #include "device/wgmma.cuh"
 
 namespace ft::cuda::gated {

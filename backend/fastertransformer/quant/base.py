@@ -3,9 +3,7 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from .. import ops
 
@@ -62,10 +60,3 @@ def sum_of_products(weight: Weight, x: Tensor, other: Weight, other_x: Tensor, b
     result = weight.matmul(x, bias)
     ops.add(result, other.matmul(other_x, None))
     return result
-
-
-def float_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight^T in float32, of which a GPU rounds no sum."""
-    if x.is_cuda and x.dtype != torch.float32:
-        return torch.mm(x, weight.T, out_dtype=torch.float32)
-    return linear(x, weight).float()

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import ops
-from .base import Weight, float_product, sum_of_products
+from .base import Weight, sum_of_products
 
 _EPILOGUES = {"gelu_tanh": True, "relu": False}
 """What cuBLAS applies to the sums of a product with a bias, and whether torch calls it a GELU."""
@@ -74,4 +74,11 @@ class DenseWeight:
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits(x, self.tensor)
-        return float_product(x, self.tensor)
+        return _float_product(x, self.tensor)
+
+
+def _float_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight^T in float32, of which a GPU rounds no sum."""
+    if x.is_cuda and x.dtype != torch.float32:
+        return torch.mm(x, weight.T, out_dtype=torch.float32)
+    return linear(x, weight).float()

@@ -3,10 +3,10 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from .. import ops
-from .base import Weight, float_product, sum_of_products
+from .base import Weight, sum_of_products
+from .dense import DenseWeight
 
 _LARGEST = 127
 _ROWS_AT_A_TIME = 1024
@@ -67,16 +67,21 @@ class Int8Weight:
         ops.expand_int8(result, self.values, self.scale)
         return result
 
+    def _dense(self) -> DenseWeight:
+        return DenseWeight(self.expand())
+
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Few rows read the int8 values at memory speed; many are torch's product with expanded weights."""
+        """Few rows read the int8 values at memory speed; many are a product with expanded weights."""
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear_int8(x, self.values, self.scale, bias)
-        return linear(x, self.expand(), bias)
+        return self._dense().matmul(x, bias)
 
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self.fused_rows:
             return self.activated_from(x, bias, kind, 0)
-        return ops.activation(self.matmul(x, bias), kind)
+        if x.shape[0] <= self._skinny_rows:
+            return ops.activation(self.matmul(x, bias), kind)
+        return self._dense().activated_matmul(x, bias, kind)
 
     def joined(self, other: Weight) -> "Int8Weight | None":
         if not isinstance(other, Int8Weight) or self.fused_rows == 0:
@@ -98,9 +103,9 @@ class Int8Weight:
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_gated_linear_int8(x, self.values, self.scale, bias, kind)
-        return ops.gated_activation(linear(x, self.expand(), bias), kind)
+        return self._dense().gated_matmul(x, bias, kind)
 
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits_int8(x, self.values, self.scale)
-        return float_product(x, self.expand())
+        return self._dense().logits(x)
