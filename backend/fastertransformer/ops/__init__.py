@@ -10,6 +10,7 @@ from .embedding import add_positions, embedding
 from .encoder_attention import bias_by_distance, encoder_attention
 from .int8 import pack_int8, takes_packed_int8, unpack_int8
 from .kv_cache import kv_write
+from .library import library_activated_linear, library_linear, library_logits, library_rows
 from .linear import (
     expand_int8,
     gated_linear,
@@ -83,7 +84,11 @@ __all__ = [
     "has_kernels",
     "kv_write",
     "layer_norm",
+    "library_activated_linear",
     "library_is_faster",
+    "library_linear",
+    "library_logits",
+    "library_rows",
     "log_probability",
     "normalise_rows",
     "num_key_chunks",

@@ -3,13 +3,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from .. import ops
 from .base import Weight, sum_of_products
-
-_EPILOGUES = {"gelu_tanh": True, "relu": False}
-"""What cuBLAS applies to the sums of a product with a bias, and whether torch calls it a GELU."""
 
 
 class DenseWeight:
@@ -20,8 +16,6 @@ class DenseWeight:
         self._skinny_rows = ops.skinny_rows(self.tensor)
         self.fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
         self._gated_rows = ops.gated_rows(self.tensor)
-        has_epilogues = tensor.is_cuda and tensor.dtype != torch.float32
-        self._epilogues = _EPILOGUES if has_epilogues else {}
 
     @property
     def num_bytes(self) -> int:
@@ -32,18 +26,17 @@ class DenseWeight:
         return len(self.tensor)
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Few rows read the weights at memory speed; many are torch's own product."""
+        """Few rows read the weights at memory speed; many are a library's product."""
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear(x, self.tensor, bias)
-        return linear(x, self.tensor, bias)
+        return ops.library_linear(x, self.tensor, bias)
 
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self.fused_rows:
             return self.activated_from(x, bias, kind, 0)
-        if bias is not None and kind in self._epilogues:
-            use_gelu = self._epilogues[kind]
-            return torch._addmm_activation(bias, x, self.tensor.T, use_gelu=use_gelu)
-        return ops.activation(self.matmul(x, bias), kind)
+        if x.shape[0] <= self._skinny_rows:
+            return ops.activation(self.matmul(x, bias), kind)
+        return ops.library_activated_linear(x, self.tensor, bias, kind)
 
     def joined(self, other: Weight) -> "DenseWeight | None":
         if not isinstance(other, DenseWeight) or self.fused_rows == 0:
@@ -56,12 +49,12 @@ class DenseWeight:
         return ops.skinny_activated_linear(x, self.tensor, bias, kind, first)
 
     def matmul_sum(self, x: Tensor, other: Weight, other_x: Tensor, bias: Tensor | None) -> Tensor:
-        """Few rows on a GPU are one product; of many, torch adds the second one to the first."""
+        """Few rows on a GPU are one product; of many, cuBLAS adds the second one to the first."""
         if isinstance(other, DenseWeight):
             if x.shape[0] <= min(self.fused_rows, other.fused_rows):
                 return ops.skinny_linear_sum(x, self.tensor, other_x, other.tensor, bias)
-            if x.shape[0] > max(self._skinny_rows, other._skinny_rows):
-                return linear(x, self.tensor, bias).addmm_(other_x, other.tensor.T)
+            if x.is_cuda and x.shape[0] > max(self._skinny_rows, other._skinny_rows):
+                return ops.library_linear(x, self.tensor, bias).addmm_(other_x, other.tensor.T)
         return sum_of_products(self, x, other, other_x, bias)
 
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
@@ -69,16 +62,9 @@ class DenseWeight:
             return ops.skinny_gated_linear(x, self.tensor, bias, kind)
         if bias is None and self._gated_rows is not None and x.shape[0] >= self._gated_rows:
             return ops.gated_linear(x, self.tensor, kind)
-        return ops.gated_activation(linear(x, self.tensor, bias), kind)
+        return ops.gated_activation(ops.library_linear(x, self.tensor, bias), kind)
 
     def logits(self, x: Tensor) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits(x, self.tensor)
-        return _float_product(x, self.tensor)
-
-
-def _float_product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight^T in float32, of which a GPU rounds no sum."""
-    if x.is_cuda and x.dtype != torch.float32:
-        return torch.mm(x, weight.T, out_dtype=torch.float32)
-    return linear(x, weight).float()
+        return ops.library_logits(x, self.tensor)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..config import EngineConfig
 from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
@@ -57,6 +58,8 @@ class EncodeRunner:
         self._mesh = world.mesh
         self._model = model
         self._nothing = torch.empty(0, dtype=torch.int32, device=model.device)
+        # Stages, which may run on different CPUs, send each other the step as it is.
+        self._multiple = ops.library_rows(model.device, model.dtype) if self._mesh.pp_size == 1 else 1
         self._graphs: EncodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:
@@ -106,14 +109,14 @@ class EncodeRunner:
         where any are asked for."""
         if self._graphs is not None and self._graphs.fits(batch):
             return *self._graphs.replay(batch), None
-        step = place(batch, self._model.device)
+        step = place(batch, self._model.device, self._multiple if batch.tokens is not None else 1)
         if batch.hidden_states is not None and self._mesh.is_first_stage:
             # The layers overwrite it, and the plan is not theirs to change.
             given = torch.tensor(batch.hidden_states) * self._model.spec.stream_scale
             embedded = given.to(self._model.device, self._model.dtype)
             hidden = self._model.forward(embedded, step.metadata)
         else:
-            hidden = self._compute(step)
+            hidden = self._compute(step)[: int(batch.lengths.sum())]
         return hidden, step.metadata.cu_seqlens, step.metadata.maps
 
     def _compute(self, step: EncodeStep) -> Tensor:

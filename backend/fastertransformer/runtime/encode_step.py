@@ -76,10 +76,11 @@ class StepLayout:
         return EncodeStep(metadata, placed.get("tokens"), placed.get("token_types"))
 
 
-def place(batch: EncodeBatch, device: torch.device) -> EncodeStep:
-    """The batch as it is, by one copy."""
+def place(batch: EncodeBatch, device: torch.device, multiple: int = 1) -> EncodeStep:
+    """The batch by one copy, as it is or filled up to a multiple of tokens."""
     fields = tuple(name for name in ("tokens", "token_types", "ia3_rows") if getattr(batch, name) is not None)
-    layout = StepLayout(len(batch.lengths), int(batch.lengths.sum()), int(batch.lengths.max()), fields)
+    num_tokens = -(-int(batch.lengths.sum()) // multiple) * multiple
+    layout = StepLayout(len(batch.lengths), num_tokens, int(batch.lengths.max()), fields)
     return layout.step(filled(layout.size, partial(layout.fill, batch), device), _maps(batch))
 
 
