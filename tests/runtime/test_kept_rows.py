@@ -50,6 +50,7 @@ class Steps:
 
     Args:
         ia3: tasks of the MLPs, other ones for each sequence. sizes: what differs from the case's.
+        multiple: as of `place`.
     """
 
     def __init__(
@@ -60,8 +61,12 @@ class Steps:
         query_lens: list[int] = MANY,
         ia3: bool = False,
         sizes: dict[str, object] | None = None,
+        multiple: int = 1,
         **config: object,
     ) -> None:
+        self._multiple = multiple
+        self.num_placed = 0
+        """Tokens of the last step, those of nobody included."""
         make(name, folder, **(sizes or {}))
         engine_config = EngineConfig(model_checkpoint_path=str(folder), **config)
         model = load(engine_config, Mesh(), SingleRank(), device, lambda *_: None)
@@ -82,7 +87,8 @@ class Steps:
         """What the layers leave; the cache is as before but for this step's keys and values."""
         step, device = self._step(), self.model.device
         self.cache = self._before.clone()
-        ids = torch.arange(self.num_tokens, dtype=torch.int32, device=device) + 5
+        self.num_placed = len(step.token_slots)
+        ids = torch.arange(self.num_placed, dtype=torch.int32, device=device) % self.num_tokens + 5
         rows = None if kept is None else torch.tensor(kept, dtype=torch.int32, device=device)
         hidden = self.model.embed(ids, step.metadata.positions)
         return self.model.forward(hidden, step.metadata, self.cache.unbind(), rows)
@@ -98,7 +104,8 @@ class Steps:
         batch = batch_of(*NUM_COMPUTED, query_lens=self._query_lens)
         tables = np.random.default_rng(1).permutation(NUM_BLOCKS)[:40].astype(np.int32).reshape(4, 10)
         layout = CacheLayout(BLOCK_SIZE, self.model.num_kv_heads)
-        return place(replace(batch, block_tables=tables, ia3_rows=self._ia3_rows), layout, self._workspace)
+        batch = replace(batch, block_tables=tables, ia3_rows=self._ia3_rows)
+        return place(batch, layout, self._workspace, self._multiple)
 
 
 def with_adapters(model: Model) -> Model:
@@ -189,3 +196,19 @@ def test_of_no_row_there_are_keys_and_values_alone(name, device, tmp_path):
 
 def test_every_topology_has_a_case():
     assert set(CASES.values()) == set(Residual)
+
+
+@pytest.mark.parametrize(("name", "ia3"), [*((name, False) for name in CASES), ("llama", True)])
+def test_tokens_of_nobody_change_nothing(name, ia3, device, tmp_path):
+    alone = Steps(tmp_path / "alone", device, name, ia3=ia3)
+    filled = Steps(tmp_path / "filled", device, name, ia3=ia3, multiple=64)
+    expected, found = (steps.logits(steps.last_tokens()) for steps in (alone, filled))
+    assert (found - expected).norm() <= DATA_TYPES["fp32"] * expected.norm()
+    assert (filled.cache - alone.cache).norm() <= DATA_TYPES["fp32"] * alone.cache.norm()
+    assert filled.num_placed == 128
+
+
+def test_few_tokens_are_not_filled_up(device, tmp_path):
+    steps = Steps(tmp_path, device, "llama", FEW, multiple=64)
+    steps.left(None)
+    assert steps.num_placed == sum(FEW)

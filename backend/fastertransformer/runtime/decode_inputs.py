@@ -7,8 +7,8 @@ from .. import ops
 from ..engine.batch import Batch, Cross, Int32Array
 from .attention_rows import attention_rows
 from .buckets import Bucket
-from .device_batch import CacheLayout, num_candidates
-from .step_inputs import NOBODYS, StepInputs
+from .device_batch import NOBODYS, CacheLayout, num_candidates
+from .step_inputs import StepInputs
 
 _COUNTING = ("last_tokens", "cu_seqlens_q", "cross_cu_seqlens_q")
 

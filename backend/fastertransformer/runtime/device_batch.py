@@ -15,6 +15,12 @@ from ..models import CrossMetadata, StepMetadata
 from .attention_rows import attention_rows
 from .transfer import to_device, upload
 
+NO_SLOT = -1
+"""The slot of a row of nobody, and where its keys go: nothing is read or written for it."""
+NOBODYS = {"slot_mapping": NO_SLOT, "sample_slots": NO_SLOT}
+"""What tokens and rows of nobody have; 0 where nothing is said."""
+_OF_TOKENS = ("positions", "slot_mapping", "token_slots", "ia3_rows")
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:
@@ -136,9 +142,16 @@ def _cross_arrays(cross: Cross | None, rows: Int32Array, num_kv_heads: int) -> d
     }
 
 
-def place(batch: Batch, layout: CacheLayout, workspace: Tensor) -> DeviceBatch:
-    """The batch beside `workspace`, by one copy."""
+def place(batch: Batch, layout: CacheLayout, workspace: Tensor, multiple: int = 1) -> DeviceBatch:
+    """The batch beside `workspace`, by one copy.
+
+    Args:
+        multiple: of tokens, up to which more of them than that are filled up with those of nobody where a
+            sequence computes several; not where there is an encoder.
+    """
     arrays = step_arrays(batch, layout)
+    if batch.num_tokens > multiple and batch.num_tokens > len(batch.slots) and batch.cross is None:
+        arrays |= _filled_up(arrays, multiple)
     limits = Limits(
         max_seqlen_q=int(batch.query_lens.max()),
         max_seqlen_k=int(arrays["seq_lens"].max()),
@@ -152,6 +165,16 @@ def place(batch: Batch, layout: CacheLayout, workspace: Tensor) -> DeviceBatch:
     return device_batch(
         arrays, packed, workspace, limits, _embeddings(batch, workspace.device), batch.contexts
     )
+
+
+def _filled_up(arrays: Mapping[str, Int32Array], multiple: int) -> dict[str, Int32Array]:
+    """What every token has, behind those of the batch for tokens of nobody."""
+    missing = -len(arrays["positions"]) % multiple
+    return {
+        name: np.concatenate((arrays[name], np.full(missing, NOBODYS.get(name, 0), np.int32)))
+        for name in _OF_TOKENS
+        if name in arrays
+    }
 
 
 def device_batch(

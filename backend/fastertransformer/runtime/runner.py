@@ -105,6 +105,9 @@ class ModelRunner:
         self._raw_logits = RawLogits(model, config.max_num_seqs)
         self._prefixes = Prefixes(prefixes, block_size)
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
+        # Ranks, whose CPUs may differ, have equally many rows. Stages send each other those that are needed.
+        multiple = world.minimum(ops.library_rows(model.device, model.dtype))
+        self._multiple = multiple if self._mesh.pp_size == 1 else 1
         self._graphs: StepGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
@@ -142,7 +145,7 @@ class ModelRunner:
             needs = self._prepare_sampling(batch)
             samples = self._graphs.replay(bucket, batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
-        step = place(batch, self._layout, self._workspace)
+        step = place(batch, self._layout, self._workspace, self._multiple)
         self._start(batch, step.updates)
         if not self._mesh.is_last_stage:
             hidden = self._stage_input(step)

@@ -7,15 +7,10 @@ import numpy as np
 
 from ..engine.batch import Batch, Int32Array
 from .buckets import Bucket
-from .device_batch import CacheLayout, step_arrays
-
-NO_SLOT = -1
-"""The slot of a row of nobody, and where its keys go: nothing is read or written for it."""
+from .device_batch import NOBODYS, CacheLayout, step_arrays
 
 _TABLES = ("block_tables", "cross_block_tables")
 _SUMS = ("cu_seqlens_q", "work", "cross_cu_seqlens_q", "cross_work")
-NOBODYS = {"slot_mapping": NO_SLOT, "sample_slots": NO_SLOT}
-"""What tokens and rows of nobody have; 0 where nothing is said."""
 _NO_ROWS = np.zeros(0, np.int32)
 
 
