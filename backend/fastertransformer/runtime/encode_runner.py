@@ -58,9 +58,10 @@ class EncodeRunner:
         self._mesh = world.mesh
         self._model = model
         self._nothing = torch.empty(0, dtype=torch.int32, device=model.device)
-        # Ranks, whose CPUs may differ, have equally many rows. Stages send each other those of inputs alone.
+        # Ranks, whose CPUs may differ, have equally many rows. Stages send each other those of inputs alone,
+        # and the bodies of some ops know no others.
         multiple = world.minimum(ops.library_rows(model.device, model.dtype))
-        self._multiple = multiple if self._mesh.pp_size == 1 else 1
+        self._multiple = multiple if self._mesh.pp_size == 1 and not config.disable_kernels else 1
         self._graphs: EncodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:
