@@ -29,7 +29,7 @@ void check(const char* op, const Tensor& out, const Tensor& x, const Tensor& wei
   check_shape(op, "weight", weight, {-1, x.shape[1]});
   check_dtype(op, "weight", weight, x.dtype);
   check_that(op, "weight", weight.shape[0] % (2 * kPiece) == 0,
-             "has rows that are no multiple of 16");
+             "has a number of rows that is no multiple of 16");
   check_shape(op, "out", out, {x.shape[0], weight.shape[0] / 2});
   check_dtype(op, "out", out, x.dtype);
   check_operand(op, "x", x);

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which sizes of steps get CUDA graphs: a smaller step is filled up to one of them."""
+"""Which sizes of steps get CUDA graphs, and to what multiple of tokens others are filled up."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import torch
+
+from .. import ops
+from ..config import EngineConfig
+from ..parallel.world import World
 
 _SINGLE = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _SINGLE_STEP = 32
@@ -54,3 +60,13 @@ def prompt_buckets(layer_bytes: int, max_num_tokens: int, max_num_seqs: int) -> 
 def first_that_holds(buckets: Sequence[Bucket], tokens: int, sequences: int) -> Bucket | None:
     """Of `buckets`, which ascend."""
     return next((each for each in buckets if each.tokens >= tokens and each.sequences >= sequences), None)
+
+
+def token_multiple(config: EngineConfig, world: World, device: torch.device, dtype: torch.dtype) -> int:
+    """To what multiple of tokens steps without a graph are filled up, equal on all ranks, which all call it.
+
+    1 where stages send each other what is needed alone, and where bodies of ops compute, some of which know
+    no tokens of nobody.
+    """
+    multiple = world.minimum(ops.library_rows(device, dtype))  # the ranks' CPUs may differ
+    return multiple if world.mesh.pp_size == 1 and not config.disable_kernels else 1

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..config import EngineConfig
 from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
 from ..messages import EncodeRequest
 from ..models import ATTENTIONS, AttentionMaps, EncoderModel
 from ..parallel.world import World
+from .buckets import token_multiple
 from .encode_graphs import EncodeGraphs
 from .encode_step import EncodeStep, place
 from .transfer import HostCopy, upload
@@ -58,10 +58,7 @@ class EncodeRunner:
         self._mesh = world.mesh
         self._model = model
         self._nothing = torch.empty(0, dtype=torch.int32, device=model.device)
-        # Ranks, whose CPUs may differ, have equally many rows. Stages send each other those of inputs alone,
-        # and the bodies of some ops know no others.
-        multiple = world.minimum(ops.library_rows(model.device, model.dtype))
-        self._multiple = multiple if self._mesh.pp_size == 1 and not config.disable_kernels else 1
+        self._multiple = token_multiple(config, world, model.device, model.dtype)
         self._graphs: EncodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:

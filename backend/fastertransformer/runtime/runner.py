@@ -15,7 +15,7 @@ from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
 from .beams import BeamSampler, copy_beams
-from .buckets import prompt_buckets
+from .buckets import prompt_buckets, token_multiple
 from .device_batch import CacheLayout, DeviceBatch, place, token_updates
 from .encoder_inputs import encoder_inputs
 from .graphs import StepGraphs
@@ -105,10 +105,7 @@ class ModelRunner:
         self._raw_logits = RawLogits(model, config.max_num_seqs)
         self._prefixes = Prefixes(prefixes, block_size)
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
-        # Ranks, whose CPUs may differ, have equally many rows. Stages send each other those that are needed,
-        # and the bodies of some ops know no tokens of nobody.
-        multiple = world.minimum(ops.library_rows(model.device, model.dtype))
-        self._multiple = multiple if self._mesh.pp_size == 1 and not config.disable_kernels else 1
+        self._multiple = token_multiple(config, world, model.device, model.dtype)
         self._graphs: StepGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
