@@ -159,7 +159,7 @@ class EncodeRunner:
 
         def take() -> FloatArray:
             assert copy is not None, "only rank 0 asks"
-            found: FloatArray = copy.wait().numpy()
+            found: FloatArray = copy.wait()
             self._world.check()
             return found
 

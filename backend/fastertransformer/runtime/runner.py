@@ -32,9 +32,9 @@ _NO_LOGITS = np.zeros((0, 0), np.float32)
 
 @dataclass(frozen=True, slots=True)
 class SampledHere:
-    """A step whose tokens this rank drew."""
+    """A step whose tokens this rank drew; only rank 0 asks for them, and has copies."""
 
-    tokens: HostCopy
+    tokens: HostCopy | None
     logprobs: HostCopy | None
     """None where no request asked."""
     contexts: HostCopy | None
@@ -45,11 +45,11 @@ class SampledHere:
     batch: Batch
 
     def result(self) -> StepResult:
-        tokens = self.tokens.wait().numpy()
-        zeros = np.zeros(len(tokens), np.float32)
-        logprobs = zeros if self.logprobs is None else self.logprobs.wait().numpy()
-        contexts = None if self.contexts is None else self.contexts.wait().numpy()
-        logits = _NO_LOGITS if self.logits is None else self.logits.wait().numpy()
+        assert self.tokens is not None, "only rank 0 asks"
+        tokens = self.tokens.wait()
+        logprobs = np.zeros(len(tokens), np.float32) if self.logprobs is None else self.logprobs.wait()
+        contexts = None if self.contexts is None else self.contexts.wait()
+        logits = _NO_LOGITS if self.logits is None else self.logits.wait()
         result = unpack(self.batch, tokens, logprobs, contexts, logits)
         self.world.check()
         return result
@@ -167,14 +167,14 @@ class ModelRunner:
     def _sampled(
         self, batch: Batch, samples: Samples, needs: Needs, logits: Tensor, contexts: Tensor | None = None
     ) -> SampledHere:
+        if self._mesh.rank != 0:
+            return SampledHere(None, None, None, None, self._world, batch)
         tokens, logprobs = samples.packed()
-        is_wanted = needs.logprobs or needs.candidates
-        is_asked = self._mesh.rank == 0 and len(logits) > 0  # the others' tokens cost little, logits do
         return SampledHere(
             HostCopy(tokens),
-            HostCopy(logprobs) if is_wanted else None,
+            HostCopy(logprobs) if needs.logprobs or needs.candidates else None,
             None if contexts is None else HostCopy(contexts),
-            HostCopy(logits) if is_asked else None,
+            HostCopy(logits) if len(logits) else None,
             self._world,
             batch,
         )
