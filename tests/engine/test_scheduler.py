@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The scheduler against a toy model: same tokens whatever the schedule, nothing leaked, nobody starved."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from toy_engine import INFO, ToyEngine, engine_config, expected, next_token, request
+from toy_engine import BLOCK_SIZE, INFO, ToyEngine, engine_config, expected, next_token, request
 
 from fastertransformer.engine.batch import MAX_CONTEXT_LOGITS_BYTES
 from fastertransformer.messages import FinishReason
@@ -93,6 +95,24 @@ def test_decoding_goes_on_while_a_long_prompt_is_computed_in_chunks():
     for _ in range(5):
         batch = engine.step()
         assert batch.query_lens.tolist() == [1, 3], "one token decodes, the rest of the budget is prompt"
+
+
+def test_steps_of_the_same_sequences_share_what_does_not_change():
+    engine = ToyEngine(engine_config(), num_blocks=32, depth=1)
+    engine.add(request(0, [5, 6], 20, end_ids=()))
+    engine.add(request(1, [7, 8, 9], 20, end_ids=()))
+    engine.step()
+    first, *others = [engine.step() for _ in range(8)]
+    assert all(batch.slots is first.slots for batch in others)
+    tables = [batch.block_tables for batch in (first, *others)]
+    lengths = [batch.num_computed.tolist() for batch in (first, *others)]
+    assert lengths == [[2 + step, 3 + step] for step in range(8)]
+    for step, (before, table) in enumerate(itertools.pairwise(tables), 1):
+        needs_block = any(length % BLOCK_SIZE == 0 for length in lengths[step])
+        assert (table is before) != needs_block
+    engine.add(request(2, [5], 20, end_ids=()))
+    assert engine.step().slots is not first.slots
+    assert engine.step().slots is not first.slots
 
 
 def test_a_step_gives_back_so_many_logits_of_prompts_and_computes_others_beside_them():

@@ -80,6 +80,20 @@ class ToyRunner:
         self.pool = np.full((config.max_num_seqs, 2 * INFO.max_model_len), -1, np.int64)
         self.cache = np.full((num_blocks, config.cache.block_size), -1, np.int64)
         self.block_size = config.cache.block_size
+        self._last: Batch | None = None
+
+    def _check_what_goes_on(self, batch: Batch) -> None:
+        """A step of the last one's slots is that step again, one token further."""
+        last, self._last = self._last, batch
+        if last is None or batch.slots is not last.slots:
+            return
+        assert (batch.num_computed == last.num_computed + 1).all()
+        assert len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
+        changed = {"num_computed": last.num_computed, "block_tables": last.block_tables}
+        told = {"admissions": (), "prefixes": ()}
+        again, last = dataclasses.replace(batch, **changed), dataclasses.replace(last, **told)
+        for name in (each.name for each in dataclasses.fields(Batch)):
+            np.testing.assert_equal(getattr(again, name), getattr(last, name), name)
 
     def _copy(self, beams: BeamStep) -> None:
         for array, (sources, targets) in ((self.pool, beams.slot_copies), (self.cache, beams.block_copies)):
@@ -89,6 +103,7 @@ class ToyRunner:
 
     def execute(self, batch: Batch) -> StepResult:
         """Computes every row through the cache, like a model would."""
+        self._check_what_goes_on(batch)
         if batch.beams is not None:
             self._copy(batch.beams)
         for admission in batch.admissions:

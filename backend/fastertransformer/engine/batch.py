@@ -116,7 +116,9 @@ class Batch:
     """
 
     slots: Int32Array
-    """[B] row of the token pool and of the sampling table."""
+    """[B] row of the token pool and of the sampling table. The same object as in a step before: since that
+    one the same sequences have computed and sampled one token in every step; only `num_computed` and
+    `block_tables` are others."""
     num_computed: Int32Array
     """[B] tokens whose keys and values are in the cache before this step."""
     query_lens: Int32Array
@@ -145,7 +147,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        return int(self.query_lens.sum())
+        return int(np.add.reduce(self.query_lens))  # `sum` adds a call in Python
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,9 +206,7 @@ def _clone(pool: BlockPool, parent: Sequence, child: Sequence) -> None:
 
 
 def tail_to_copy(pool: BlockPool, sequence: Sequence) -> int:
-    """1 where the next token goes into a block that another beam still reads, else 0."""
-    if sequence.group is None:
-        return 0
+    """1 where the next token of a beam goes into a block that another one still reads, else 0."""
     index, offset = divmod(sequence.num_computed, pool.block_size)
     return int(offset > 0 and pool.is_shared(sequence.blocks[index]))
 

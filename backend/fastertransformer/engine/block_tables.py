@@ -39,14 +39,16 @@ class BlockTables:
         self._last_cross: tuple[list[int], Cross] | None = None
         """That of the last step, and the slots it is of."""
 
-    def update(self, sequences: List[Sequence]) -> None:
-        """Takes in the blocks that they got since their last step."""
-        for sequence in [s for s in sequences if s.num_tabled < len(s.blocks)]:
+    def update(self, sequences: List[Sequence]) -> bool:
+        """Takes in the blocks that they got since their last step; whether there are any."""
+        grown = [s for s in sequences if s.num_tabled < len(s.blocks)]
+        for sequence in grown:
             if sequence.num_tabled == 0 and sequence.cross_blocks:
                 self._cross.put(sequence.slot, sequence.cross_blocks, 0)
                 self._last_cross = None
             self._own.put(sequence.slot, sequence.blocks, sequence.num_tabled)
             sequence.num_tabled = len(sequence.blocks)
+        return bool(grown)
 
     def own(self, sequences: List[Sequence], slots: Int32Array) -> Int32Array:
         """[B, W] as of Batch."""

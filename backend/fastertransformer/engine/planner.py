@@ -85,11 +85,36 @@ class Planner:
     def __init__(self, num_slots: int, feed: bool) -> None:
         self._tables = BlockTables(num_slots)
         self._feed = feed
+        self._last: tuple[List[Entry], Batch] | None = None
+        """The last step, where all of it was single tokens of sequences that go on."""
 
     def plan(self, entries: List[Entry]) -> Batch:
         """The step plan of `entries`, which the scheduler has not yet accounted for."""
         sequences = [entry.sequence for entry in entries]
         starting = [s for s in sequences if not s.is_placed]
+        if self._last is None or starting or entries != self._last[0]:
+            batch = self._plan(entries, sequences, starting)
+        else:
+            batch = self._one_further(sequences, self._last[1])
+        self._last = (entries, batch) if _goes_on(batch) else None
+        return batch
+
+    def _one_further(self, sequences: List[Sequence], last: Batch) -> Batch:
+        """The step behind `last` for the same sequences: arrays that do not change are the same objects."""
+        has_grown = self._tables.update(sequences)
+        return Batch(
+            slots=last.slots,
+            num_computed=last.num_computed + 1,
+            query_lens=last.query_lens,
+            block_tables=self._tables.own(sequences, last.slots) if has_grown else last.block_tables,
+            sample_rows=last.sample_rows,
+            memory_blocks=last.memory_blocks,
+            logit_rows=last.logit_rows,
+            cross=last.cross,
+            ia3_rows=last.ia3_rows,
+        )
+
+    def _plan(self, entries: List[Entry], sequences: List[Sequence], starting: List[Sequence]) -> Batch:
         fed = [s for s in sequences if (self._feed or s.group is not None) and s.is_placed]
         sampling = [entry.sequence for entry in entries if entry.samples]
         slots, num_computed, query_lens = _array(
@@ -118,6 +143,13 @@ class Planner:
             beams=_beam_step(entries, sampling),
             ia3_rows=ia3_rows([s.request for s in sequences]),
         )
+
+
+def _goes_on(batch: Batch) -> bool:
+    """Whether its sequences, if they are those of the next step too, are planned by counting on: every one
+    computes one token and samples, and beside that nothing is told that changes."""
+    is_single = len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
+    return is_single and batch.feed is None and batch.beams is None and batch.embeddings is None
 
 
 def _array(values: List[int] | tuple[list[int], ...]) -> Int32Array:

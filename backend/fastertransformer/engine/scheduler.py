@@ -148,16 +148,18 @@ class Scheduler:
         room = self._sequences_per_batch()
         self._was_encoding = self._encoder_takes_the_step()
         planned = [] if self._was_encoding else self._continue_running(self._budget(), room)
-        left = self._budget()
         for entry in planned:
-            left.spend(entry)
             self._prefixes.publish(entry.sequence, entry.num_tokens)
-        admitted = self._admit(left, room - len(planned), is_empty=not planned)
-        if not planned and not admitted:
+        if self._waiting:
+            left = self._budget()
+            for entry in planned:
+                left.spend(entry)
+            planned += self._admit(left, room - len(planned), is_empty=not planned)
+        if not planned:
             self._fail_head_if_stuck()
             return None
-        batch = self._planner.plan(planned + admitted)
-        self._commit(planned + admitted)
+        batch = self._planner.plan(planned)
+        self._commit(planned)
         return batch
 
     def update(self, result: StepResult) -> None:
@@ -183,7 +185,8 @@ class Scheduler:
                 elif self._collect(group, sequence, next(candidates)):
                     complete.append(group)
             self._settle(sequence)
-        self._search(complete)
+        if complete:
+            self._search(complete)
 
     def take_outputs(self) -> list[ClientOutput]:
         """What happened since the last call, in order."""
@@ -217,7 +220,7 @@ class Scheduler:
 
     def _reserve(self, sequence: Sequence, count: int) -> bool:
         """Gives `sequence` the blocks for `count` more tokens, if need be at the cost of the youngest."""
-        copies = tail_to_copy(self.pool, sequence)
+        copies = 0 if sequence.group is None else tail_to_copy(self.pool, sequence)
         needed = self.pool.blocks_for(sequence.num_computed + count) - len(sequence.blocks)
         if needed + copies <= 0:
             return True
