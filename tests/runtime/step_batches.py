@@ -53,7 +53,7 @@ def with_beams(batch: Batch, rows: list[int]) -> Batch:
     return dataclasses.replace(batch, beams=BeamStep(np.array(rows, np.int32), 8, none, none))
 
 
-def check(inputs: StepInputs, batch: Batch) -> None:
+def check(inputs: StepInputs, batch: Batch, layout: CacheLayout = LAYOUT) -> None:
     """What is filled in is the step's own arrays, where it has any, and behind them nobody's."""
     packed = inputs.fill(batch)
     ends = np.cumsum([array.size for array in inputs.arrays.values()])
@@ -62,7 +62,7 @@ def check(inputs: StepInputs, batch: Batch) -> None:
     found = {
         name: part.reshape(inputs.arrays[name].shape) for name, part in zip(inputs.arrays, parts, strict=True)
     }
-    for name, array in step_arrays(batch, LAYOUT).items():
+    for name, array in step_arrays(batch, layout).items():
         count = array.shape[-1]
         if name.endswith("work"):
             assert found[name][:, :count].tolist() == array.tolist(), name

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from step_batches import CROSS_WIDTH, LAYOUT, TABLE_WIDTH, batch_of, check, with_beams, with_encoder
 
+from fastertransformer.engine.batch import Batch
 from fastertransformer.runtime.buckets import Bucket
 from fastertransformer.runtime.decode_inputs import DecodeInputs
+from fastertransformer.runtime.device_batch import CacheLayout
 
 
 def inputs_of(cross_width: int = 0, has_ia3: bool = False) -> DecodeInputs:
@@ -31,6 +33,42 @@ def test_beams_have_candidates_as_long_as_they_are_in_the_step():
 def test_sequences_that_forget_see_their_last_blocks():
     batch = dataclasses.replace(batch_of(5, 600, 17), memory_blocks=np.array([0, 3, 1], np.int32))
     check(inputs_of(), batch)
+
+
+def further(batch: Batch, steps: int = 1, **changed: object) -> Batch:
+    """The same sequences some steps later."""
+    return dataclasses.replace(batch, num_computed=batch.num_computed + steps, **changed)
+
+
+@pytest.mark.parametrize("block_size", [8, 96, 512])
+@pytest.mark.parametrize("memory_blocks", [None, [0, 3, 1]])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_same_sequences_count_on_past_ends_of_blocks_and_chunks(block_size, memory_blocks, steps):
+    """Blocks may be there before they are needed, so that tables stay the same; and the tables change."""
+    layout = CacheLayout(block_size, LAYOUT.num_kv_heads)
+    inputs = DecodeInputs(Bucket(4, 4, 1), layout, TABLE_WIDTH, 0, False)
+    blocks = None if memory_blocks is None else np.array(memory_blocks, np.int32)
+    batch = dataclasses.replace(batch_of(5, 603, 247), memory_blocks=blocks)
+    for number in range(20):
+        check(inputs, batch, layout)
+        changed = {"block_tables": batch.block_tables + 7} if number % 6 == 5 else {}
+        batch = further(batch, steps, **changed)
+    check(inputs, batch_of(9, 4), layout)
+    check(inputs, further(batch), layout)
+
+
+def test_steps_between_two_of_the_same_sequences_change_nothing():
+    inputs, batch = (
+        inputs_of(),
+        dataclasses.replace(batch_of(0, 11), block_tables=np.array([[5, 6, 7], [1, 2, 3]], np.int32)),
+    )
+    check(inputs, batch)
+    check(inputs, batch)
+    check(inputs, batch_of(9, 4, 5))
+    check(inputs, further(batch))
+    check(inputs, further(batch, 4))
+    check(inputs, further(batch, 5))
+    check(inputs, further(batch, 9))
 
 
 @pytest.mark.parametrize("keeps_cross", [True, False])

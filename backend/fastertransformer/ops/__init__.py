@@ -3,7 +3,14 @@
 
 from .activation import activation, gated_activation
 from .add import add
-from .attention import CHUNK_KEYS, attention_work, attention_workspace_size, num_key_chunks, paged_attention
+from .attention import (
+    CHUNK_KEYS,
+    attention_work,
+    attention_workspace_size,
+    chunk_keys,
+    num_key_chunks,
+    paged_attention,
+)
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
@@ -64,6 +71,7 @@ __all__ = [
     "attention_workspace_size",
     "beam_candidates",
     "bias_by_distance",
+    "chunk_keys",
     "combine_experts",
     "copy_blocks",
     "copy_rows",

@@ -35,8 +35,12 @@ def attention_work(
 
 def num_key_chunks(seq_lens: npt.NDArray[np.int32], num_kv_heads: int) -> npt.NDArray[np.int32]:
     """[B] into how many chunks the keys of a sequence with a single query are cut."""
-    chunk_keys = min(max(_CHUNK_KEYS_PER_HEAD * num_kv_heads, CHUNK_KEYS), _MOST_CHUNK_KEYS)
-    return -(-seq_lens // chunk_keys)
+    return -(-seq_lens // chunk_keys(num_kv_heads))
+
+
+def chunk_keys(num_kv_heads: int) -> int:
+    """How many keys a chunk has at most."""
+    return min(max(_CHUNK_KEYS_PER_HEAD * num_kv_heads, CHUNK_KEYS), _MOST_CHUNK_KEYS)
 
 
 def attention_workspace_size(num_chunks: int, num_heads: int, head_dim: int) -> int:

@@ -83,7 +83,7 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     is_whole = attended.query_lens is query_lens
     arrays: dict[str, Int32Array] = {
         "positions": positions,
-        "slot_mapping": _slot_mapping(batch.block_tables, rows, positions, block_size),
+        "slot_mapping": slot_mapping(batch.block_tables, rows, positions, block_size),
         "block_tables": attended.block_tables,
         "cu_seqlens_q": cu_seqlens_q if is_whole else _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
@@ -99,7 +99,7 @@ def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
 
 
-def _slot_mapping(
+def slot_mapping(
     block_tables: Int32Array,
     rows: Int32Array,
     positions: Int32Array,

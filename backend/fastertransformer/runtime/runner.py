@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..config import EngineConfig
-from ..engine.batch import Batch, StepResult
+from ..engine.batch import Batch, Int32Array, StepResult
 from ..models import Model
 from ..parallel.pipeline import Pipeline
 from ..parallel.world import World
@@ -106,6 +106,8 @@ class ModelRunner:
         self._prefixes = Prefixes(prefixes, block_size)
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
         self._multiple = token_multiple(config, world, model.device, model.dtype)
+        self._settled: tuple[Int32Array | None, Needs] = None, Needs.everything()
+        """What all steps of the same slots ask for."""
         self._graphs: StepGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
@@ -202,6 +204,9 @@ class ModelRunner:
 
     def _prepare_sampling(self, batch: Batch) -> Needs:
         """Writes the parameters of new sequences into the sampling table; what the step's rows ask for."""
+        settled, needs = self._settled
+        if batch.slots is settled:
+            return needs
         generation = self._table.generation
         self._table.put_all(batch.admissions)
         if self._graphs is not None and self._table.generation != generation:
@@ -209,7 +214,10 @@ class ModelRunner:
         rows = batch.sample_rows
         lengths = (batch.num_computed + batch.query_lens).take(rows)
         wants_logits = len(batch.logit_rows) > 0
-        return self._table.needs(batch.slots.take(rows), lengths, batch.beams is not None, wants_logits)
+        needs = self._table.needs(batch.slots.take(rows), lengths, batch.beams is not None, wants_logits)
+        # Of sequences that go on, only their lengths change what they ask for; in the end it is nothing.
+        self._settled = (None if needs.processing else batch.slots), needs
+        return needs
 
     def _stage_input(self, step: DeviceBatch) -> Tensor:
         positions = step.metadata.positions
