@@ -26,10 +26,10 @@ def attention_work(
     are to fill a GPU with, the fewer of them. They depend on the sequence and the model alone, so that a
     result does not depend on the neighbours.
     """
-    chunks = np.where(query_lens == 1, num_key_chunks(seq_lens, num_kv_heads), 0)
-    tiles = np.where(query_lens == 1, 0, -(-query_lens // TILE_QUERIES))
+    is_single = query_lens == 1
     work = np.zeros((2, len(query_lens) + 1), np.int32)
-    np.cumsum((chunks, tiles), axis=1, out=work[:, 1:])
+    (num_key_chunks(seq_lens, num_kv_heads) * is_single).cumsum(out=work[0, 1:])
+    (-(-query_lens // TILE_QUERIES) * ~is_single).cumsum(out=work[1, 1:])
     return work
 
 

@@ -48,7 +48,7 @@ class DecodeInputs(StepInputs):
             steps = batch.num_computed - self._counters[0]  # an array is added faster than a number
             if 0 <= steps.item(0) <= self._steps_left:
                 for counter in self._counters:
-                    counter += steps
+                    np.add(counter, steps, out=counter)
                 self._steps_left -= steps.item(0)
                 return self.packed
         if batch.slots is not self._slots:

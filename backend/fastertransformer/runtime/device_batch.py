@@ -74,29 +74,28 @@ class Limits(NamedTuple):
 def step_arrays(batch: Batch, layout: CacheLayout) -> dict[str, Int32Array]:
     """Per-token and per-sequence arrays of a step, computed on the host."""
     query_lens, block_size, num_kv_heads = batch.query_lens, layout.block_size, layout.num_kv_heads
-    rows = np.repeat(np.arange(len(batch.slots)), query_lens)
+    rows = np.arange(len(batch.slots), dtype=np.int32).repeat(query_lens)
     cu_seqlens_q = _bounds(query_lens)
     positions = np.arange(len(rows), dtype=np.int32)
-    positions += np.repeat(batch.num_computed - cu_seqlens_q[:-1], query_lens)
+    positions += (batch.num_computed - cu_seqlens_q[:-1]).repeat(query_lens)
     lengths = batch.num_computed + query_lens
     attended = attention_rows(batch, lengths, block_size)
     is_whole = attended.query_lens is query_lens
-    arrays: dict[str, Int32Array] = {
+    return {
         "positions": positions,
         "slot_mapping": slot_mapping(batch.block_tables, rows, positions, block_size),
         "block_tables": attended.block_tables,
         "cu_seqlens_q": cu_seqlens_q if is_whole else _bounds(attended.query_lens),
         "seq_lens": attended.seq_lens,
         "work": ops.attention_work(attended.query_lens, attended.seq_lens, num_kv_heads),
-        "token_slots": batch.slots[rows],
+        "token_slots": batch.slots.repeat(query_lens),
         "last_tokens": cu_seqlens_q[1:][batch.sample_rows] - 1,
         "sample_slots": batch.slots[batch.sample_rows],
         "sample_positions": lengths[batch.sample_rows],
         **_cross_arrays(batch.cross, rows, num_kv_heads),
-        **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows[rows]}),
+        **({} if batch.ia3_rows is None else {"ia3_rows": batch.ia3_rows.repeat(query_lens)}),
         "num_candidates": num_candidates(batch),
     }
-    return {name: array.astype(np.int32, copy=False) for name, array in arrays.items()}
 
 
 def slot_mapping(
@@ -117,7 +116,7 @@ def slot_mapping(
 def _bounds(lengths: Int32Array) -> Int32Array:
     """[B + 1] where each part begins, and where the last one ends."""
     bounds = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=bounds[1:])
+    lengths.cumsum(out=bounds[1:])
     return bounds
 
 
@@ -137,7 +136,7 @@ def _cross_arrays(cross: Cross | None, rows: Int32Array, num_kv_heads: int) -> d
     return {
         "cross_block_tables": cross.block_tables[rows],
         "cross_seq_lens": seq_lens,
-        "cross_cu_seqlens_q": np.arange(len(rows) + 1),
+        "cross_cu_seqlens_q": np.arange(len(rows) + 1, dtype=np.int32),
         "cross_work": ops.attention_work(np.ones_like(seq_lens), seq_lens, num_kv_heads),
     }
 
@@ -150,7 +149,7 @@ def place(batch: Batch, layout: CacheLayout, workspace: Tensor, multiple: int = 
             sequence computes several; not where there is an encoder.
     """
     arrays = step_arrays(batch, layout)
-    if batch.num_tokens > multiple and batch.num_tokens > len(batch.slots) and batch.cross is None:
+    if multiple > 1 and batch.cross is None and batch.num_tokens > max(multiple, len(batch.slots)):
         arrays |= _filled_up(arrays, multiple)
     limits = Limits(
         max_seqlen_q=int(batch.query_lens.max()),
