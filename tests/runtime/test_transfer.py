@@ -8,7 +8,7 @@ import torch
 from fastertransformer.runtime import transfer
 from fastertransformer.runtime.transfer import HostCopy, filled, to_device
 
-COPIES = 5 * transfer._NUM_SLOTS
+COPIES = 3 * transfer._NUM_SLOTS
 
 
 def keep_busy(device: torch.device) -> None:
@@ -17,7 +17,7 @@ def keep_busy(device: torch.device) -> None:
         torch.cuda._sleep(20_000_000)
 
 
-@pytest.mark.parametrize("size", [1, 1000, transfer._LARGEST_SLOT + 1])
+@pytest.mark.parametrize("size", [1, 1000, transfer._LARGEST + 1])
 def test_memory_of_a_copy_on_its_way_is_not_written(device, size):
     keep_busy(device)
     copies = [to_device([np.full(size, number, np.int32)], device) for number in range(COPIES)]
@@ -42,7 +42,7 @@ def test_arrays_lie_side_by_side_in_the_memory_that_is_given(device):
     assert memory.tolist() == [3] * 8
 
 
-@pytest.mark.parametrize("size", [1, 1000, transfer._LANDING_SIZE + 1])
+@pytest.mark.parametrize("size", [1, 1000, transfer._LARGEST + 1])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.float64])
 def test_results_that_are_held_stay_what_they_were(device, size, dtype):
     tensors = [torch.full((size,), number, dtype=dtype, device=device) for number in range(COPIES)]
@@ -65,14 +65,21 @@ def test_results_keep_their_shape_and_may_be_asked_for_twice(device):
 
 
 @pytest.mark.gpu
-def test_small_results_take_no_memory_of_their_own():
-    tensor = torch.arange(100, dtype=torch.int32, device="cuda")
-    for copy in [HostCopy(tensor) for _ in range(3)]:
-        copy.wait()
-    free = list(transfer._landings[tensor.device, tensor.dtype])
-    for copy in [HostCopy(tensor), HostCopy(tensor)]:
-        copy.wait()
-    assert set(transfer._landings[tensor.device, tensor.dtype]) == set(free)
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_memory_is_used_again_when_nobody_reads_it(size):
+    first = torch.arange(size, dtype=torch.int16, device="cuda")
+    values = HostCopy(first).wait()
+    address = values.ctypes.data
+    row = values.reshape(2, -1)[1]
+    del values
+    assert HostCopy(first + 1).wait().ctypes.data != address
+    assert row.tolist() == first[size // 2 :].tolist()
+    del row
+    addresses = {HostCopy(first + number).wait().ctypes.data for number in range(5)}
+    assert address in addresses
+    assert len(addresses) <= 2
+    HostCopy(first)  # nobody waits for it
+    assert HostCopy(first + 3).wait().tolist() == (first + 3).tolist()
 
 
 @pytest.mark.gpu

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Host arrays to the device and results back, without a wait where the device is a GPU.
 
-Pinned memory for what is small, and that is every step's plan and its tokens, is taken once and used again.
-For the rest it comes from torch's caching host allocator, which takes longer and hands a block out again only
-when the copies that use it are done.
+Pinned memory comes from torch's caching host allocator, which hands a block out again only when the copies
+that use it are done. As that takes long beside a copy, memory for all but the largest copies is kept here.
 """
 
 import itertools
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,10 +21,10 @@ from ..engine.batch import Int32Array
 
 _NUM_SLOTS = 16
 """Copies to a device that may be on their way before one waits: those of several steps."""
-_LARGEST_SLOT = 1 << 18
-"""int32, 1 MiB"""
-_LANDING_SIZE = 1 << 14
-"""Numbers of a small result. They are copied once more on the host, which must take no longer than torch."""
+_LARGEST = 1 << 20
+"""Numbers of a copy whose memory is kept."""
+_SMALLEST = 1 << 10
+"""Smaller copies take as much."""
 
 
 class _Slot:
@@ -39,6 +39,10 @@ class _Slot:
         with torch.inference_mode(False):  # so that it can be written in any mode
             self.tensor = torch.empty(size, dtype=dtype, pin_memory=True)
         self.array: npt.NDArray[Any] = self.tensor.numpy()
+
+    def lend(self, array: npt.NDArray[Any], free: "list[_Slot]") -> None:
+        """The slot goes to `free` when neither `array`, which reads it, nor a view of that is left."""
+        self._borrower = weakref.ref(array, lambda _: free.append(self))
 
     def started(self) -> None:
         """A copy that uses the memory is in the current stream."""
@@ -60,14 +64,19 @@ class _Staging:
         slot = next(self._slots)
         slot.wait()
         if len(slot.array) < size:
-            slot.resize(1 << (size - 1).bit_length(), torch.int32)
+            slot.resize(_rounded(size), torch.int32)
         return slot
+
+
+def _rounded(size: int) -> int:
+    """How much memory is kept for a copy of `size` numbers."""
+    return max(_SMALLEST, 1 << (size - 1).bit_length())
 
 
 _staging = cache(_Staging)
 """Of each device."""
-_landings: defaultdict[tuple[torch.device, torch.dtype], list[_Slot]] = defaultdict(list)
-"""Slots that nobody holds, for results of each device and type."""
+_landings: defaultdict[tuple[torch.device, torch.dtype, int], list[_Slot]] = defaultdict(list)
+"""Slots that nobody reads, for results of each device, type and rounded size."""
 
 
 def to_device(arrays: Sequence[Int32Array], device: torch.device, out: Tensor | None = None) -> Tensor:
@@ -83,7 +92,7 @@ def filled(
 
     The memory that `fill` gets is not its own beyond the call.
     """
-    if device.type != "cuda" or size > _LARGEST_SLOT:
+    if device.type != "cuda" or size > _LARGEST:
         staging = torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
         fill(staging.numpy())
         return _copied(staging, device, out)
@@ -109,31 +118,38 @@ def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
 class HostCopy:
     """A copy of a device tensor that is on its way to the host.
 
-    A slot is this object's alone until `wait`, which takes the values of a small copy out of it and gives it
-    back: however many copies are on their way, and however long values are held, none overwrites another. One
-    that nobody waits for is not given back, and another is made in its place. Values of a large copy keep its
-    memory for themselves.
+    Its memory belongs to it and to the array that `wait` gives, views of that included, and is written again
+    when all of these are gone: however many copies are on their way, and however long values are held, none
+    overwrites another.
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        self._shape, self._size = tensor.shape, tensor.numel()
         self._slot: _Slot | None = None
         if not tensor.is_cuda:
             self._values: npt.NDArray[Any] = tensor.numpy()
             return
-        self._free = _landings[tensor.device, tensor.dtype] if self._size <= _LANDING_SIZE else []
-        size = max(self._size, _LANDING_SIZE)
-        self._slot = self._free.pop() if self._free else _Slot(size, tensor.dtype, tensor.device)
-        self._slot.tensor[: self._size].copy_(tensor.flatten(), non_blocking=True)
+        free, self._slot = _landing(tensor)
+        part = self._slot.tensor[: tensor.numel()]
+        part.copy_(tensor.flatten(), non_blocking=True)
         self._slot.started()
+        # An array of its own: views of it refer to it, whereas views of views of the slot's refer to that.
+        self._values = part.view(tensor.shape).numpy()
+        self._slot.lend(self._values, free)
 
     def wait(self) -> npt.NDArray[Any]:
         """The values, once they have arrived; on a CPU the tensor's own."""
         if self._slot is not None:
             self._slot.wait()
-            self._values = self._slot.array[: self._size].reshape(self._shape)
-            if self._size <= _LANDING_SIZE:
-                self._values = self._values.copy()
-                self._free.append(self._slot)
-            self._slot = None
         return self._values
+
+
+def _landing(tensor: Tensor) -> tuple[list[_Slot], _Slot]:
+    """A slot for `tensor` that nobody else has, and where it belongs then."""
+    size = tensor.numel()
+    if size > _LARGEST:
+        return [], _Slot(size, tensor.dtype, tensor.device)
+    rounded = _rounded(size)
+    free = _landings[tensor.device, tensor.dtype, rounded]
+    slot = free.pop() if free else _Slot(rounded, tensor.dtype, tensor.device)
+    slot.wait()  # whoever had it may not have
+    return free, slot
