@@ -25,7 +25,7 @@ from .raw_logits import RawLogits
 from .sampler import Sampler
 from .samples import Samples, num_logits, num_samples, unpack
 from .sampling_table import Needs, SamplingTable
-from .transfer import HostCopy, upload
+from .transfer import HostCopy, to_device
 
 _NO_LOGITS = np.zeros((0, 0), np.float32)
 
@@ -141,7 +141,9 @@ class ModelRunner:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         if self._graphs is not None and (bucket := self._graphs.bucket_of(batch)) is not None:
             updates = token_updates(batch)
-            self._start(batch, None if updates is None else upload(updates, self._model.device))
+            self._start(
+                batch, None if updates is None else to_device([updates], self._model.device).view(3, -1)
+            )
             needs = self._prepare_sampling(batch)
             samples = self._graphs.replay(bucket, batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))

@@ -2,16 +2,16 @@
 """Sampling parameters of the sequences that run, one column per slot, on the host and on the device."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..engine.batch import Admission, Int32Array
 from ..messages import SamplingParams
 from ..ops import SAMPLING_FLOATS, SAMPLING_INTEGERS
+from .transfer import to_device
 
 # FasterTransformer divides by the temperature plus this, so that tiny ones stay finite.
 _TEMPERATURE_EPSILON = 1e-6
@@ -48,7 +48,7 @@ class Needs(NamedTuple):
 class Mirror:
     """An array that the host writes, and its copy on the device; on the CPU both are the same memory."""
 
-    def __init__(self, host: npt.NDArray[Any], device: torch.device) -> None:
+    def __init__(self, host: Int32Array, device: torch.device) -> None:
         self.host = host
         self.tensor = torch.from_numpy(host)
         if device.type != "cpu":
@@ -58,12 +58,11 @@ class Mirror:
     def upload(self, first: int, last: int) -> None:
         """Brings rows [first, last) to the device, in the order of the current stream, and does not wait.
 
-        The host may write on at once: what is copied is staged in pinned memory, which torch takes back
-        when the copy has ended.
+        The host may write on at once: what is copied is staged.
         """
         if self.tensor.is_cuda:
-            staged = torch.from_numpy(self.host[first:last]).pin_memory()
-            self.tensor[first:last].copy_(staged, non_blocking=True)
+            out = self.tensor[first:last].view(-1)
+            to_device([self.host[first:last]], out.device, out)
 
 
 class WordTable:

@@ -3,6 +3,7 @@
 
 Pinned memory comes from torch's caching host allocator, which hands a block out again only when the copies
 that use it are done. As that takes long beside a copy, memory for all but the largest copies is kept here.
+One thread of a process copies.
 """
 
 import itertools
