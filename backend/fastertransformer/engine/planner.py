@@ -92,11 +92,12 @@ class Planner:
         """The step plan of `entries`, which the scheduler has not yet accounted for."""
         sequences = [entry.sequence for entry in entries]
         starting = [s for s in sequences if not s.is_placed]
-        if self._last is None or starting or entries != self._last[0]:
-            batch = self._plan(entries, sequences, starting)
-        else:
+        if self._last is not None and not starting and entries == self._last[0]:
             batch = self._one_further(sequences, self._last[1])
-        self._last = (entries, batch) if _goes_on(batch) else None
+            self._last = entries, batch
+        else:
+            batch = self._plan(entries, sequences, starting)
+            self._last = (entries, batch) if _goes_on(batch) else None
         return batch
 
     def _one_further(self, sequences: List[Sequence], last: Batch) -> Batch:

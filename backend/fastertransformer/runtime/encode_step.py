@@ -55,16 +55,16 @@ class StepLayout:
         count, begin = len(batch.lengths), self.num_sequences + 1
         bounds, rows = memory[:begin], memory[begin:].reshape(-1, self.num_tokens)
         bounds[0] = 0
-        np.cumsum(batch.lengths, out=bounds[1 : count + 1])
+        batch.lengths.cumsum(out=bounds[1 : count + 1])
         end = int(bounds[count])
         bounds[count + 1 :] = end
         rows[:, end:] = 0
-        starts = np.repeat(bounds[:count], batch.lengths)
+        starts = bounds[:count].repeat(batch.lengths)
         np.subtract(np.arange(end, dtype=np.int32), starts, out=rows[0, :end])
         for row, field in zip(rows[1:], self.fields, strict=True):
             values = getattr(batch, field)
             if values is not None and field == "ia3_rows":
-                values = np.repeat(values, batch.lengths)
+                values = values.repeat(batch.lengths)
             row[:end] = 0 if values is None else values
 
     def step(self, memory: Tensor, maps: AttentionMaps | None = None) -> EncodeStep:

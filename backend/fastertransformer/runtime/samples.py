@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a step brings back from its last stage: on the device, packed, and as the scheduler takes it."""
 
-import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,15 +63,17 @@ def unpack(
     logits: FloatArray,
 ) -> StepResult:
     """What `Samples.packed` has packed, and logits: those of prompts first."""
-    ends = list(itertools.accumulate((end - begin for begin, end in batch.context_logits), initial=0))
-    of_prompts = tuple(logits[begin:end] for begin, end in itertools.pairwise(ends))
+    of_prompts, end = [], 0
+    for first, last in batch.context_logits:
+        begin, end = end, end + last - first
+        of_prompts.append(logits[begin:end])
     count = len(batch.sample_rows)
     result = StepResult(
         tokens[:count],
         logprobs[:count],
         contexts=contexts,
-        context_logits=of_prompts,
-        logits=logits[ends[-1] :],
+        context_logits=tuple(of_prompts),
+        logits=logits[end:],
     )
     if batch.beams is None:
         return result
