@@ -5,12 +5,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from step_batches import CROSS_WIDTH, LAYOUT, TABLE_WIDTH, batch_of, check, with_beams, with_encoder
+from toy_engine import ENCODING, INFO, ToyEngine, ToyRunner, engine_config, request
 
-from fastertransformer.engine.batch import Batch
-from fastertransformer.runtime.buckets import Bucket
+from fastertransformer.config import EngineConfig
+from fastertransformer.engine.batch import Batch, StepResult
+from fastertransformer.messages import EngineInfo, token_ids
+from fastertransformer.runtime.buckets import Bucket, decode_buckets, first_that_holds
 from fastertransformer.runtime.decode_inputs import DecodeInputs
 from fastertransformer.runtime.device_batch import CacheLayout
+
+NUM_BLOCKS = 28
 
 
 def inputs_of(cross_width: int = 0, has_ia3: bool = False) -> DecodeInputs:
@@ -69,6 +75,53 @@ def test_steps_between_two_of_the_same_sequences_change_nothing():
     check(inputs, further(batch, 4))
     check(inputs, further(batch, 5))
     check(inputs, further(batch, 9))
+
+
+class CheckingRunner(ToyRunner):
+    """Fills the inputs of graphs with every decode step, as a runner on a GPU does."""
+
+    def __init__(self, config: EngineConfig, info: EngineInfo) -> None:
+        super().__init__(config, NUM_BLOCKS)
+        self._layout = CacheLayout(config.cache.block_size, 2)
+        self._buckets = decode_buckets(config.max_num_seqs)
+        self._inputs = {
+            bucket: DecodeInputs(
+                bucket, self._layout, TABLE_WIDTH, CROSS_WIDTH if info.max_encoder_len else 0, False
+            )
+            for bucket in self._buckets
+        }
+        self.num_checked = self.num_repeated = 0
+        self._slots: np.ndarray | None = None
+
+    def execute(self, batch: Batch) -> StepResult:
+        if len(batch.sample_rows) == len(batch.slots) == batch.num_tokens:
+            bucket = first_that_holds(self._buckets, batch.num_tokens, len(batch.slots))
+            check(self._inputs[bucket], batch, self._layout)
+            self.num_checked += 1
+            self.num_repeated += batch.slots is self._slots
+        self._slots = batch.slots
+        return super().execute(batch)
+
+
+@pytest.mark.parametrize("has_encoder", [False, True])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_steps_of_a_scheduler_that_preempts(depth, has_encoder):
+    config, info = engine_config(max_num_seqs=6, reuse=True), ENCODING if has_encoder else INFO
+    engine = ToyEngine(config, NUM_BLOCKS, depth, info)
+    engine.runner = CheckingRunner(config, info)
+    random = np.random.default_rng(5)
+    for number in range(40):
+        prompt = [3, 1, 4, 1, 5, *random.integers(1, 9, random.integers(1, 12)).tolist()]
+        wishes = {"memory_len": 8 * (number % 3 == 2)}
+        if has_encoder:
+            wishes = {"encoder_tokens": token_ids((5,) * (number % 7 + 1))}
+        width = 3 if number % 10 == 9 else 1
+        engine.add(replace(request(number, prompt, 24, end_ids=(), beam_width=width), **wishes))
+        for _ in range(int(random.integers(0, 12))):
+            engine.step()
+    engine.run()
+    assert engine.scheduler.stats.num_preemptions > 0
+    assert engine.runner.num_checked > engine.runner.num_repeated > 50
 
 
 @pytest.mark.parametrize("keeps_cross", [True, False])
