@@ -9,6 +9,8 @@ from fastertransformer.runtime import transfer
 from fastertransformer.runtime.transfer import HostCopy, filled, to_device
 
 COPIES = 3 * transfer._NUM_SLOTS
+SIZES = [(1, COPIES), (1000, COPIES), (transfer._LARGEST + 1, 4)]
+"""Numbers of a copy, and how many copies."""
 
 
 def keep_busy(device: torch.device) -> None:
@@ -17,12 +19,12 @@ def keep_busy(device: torch.device) -> None:
         torch.cuda._sleep(20_000_000)
 
 
-@pytest.mark.parametrize("size", [1, 1000, transfer._LARGEST + 1])
-def test_memory_of_a_copy_on_its_way_is_not_written(device, size):
+@pytest.mark.parametrize(("size", "count"), SIZES)
+def test_memory_of_a_copy_on_its_way_is_not_written(device, size, count):
     keep_busy(device)
-    copies = [to_device([np.full(size, number, np.int32)], device) for number in range(COPIES)]
+    copies = [to_device([np.full(size, number, np.int32)], device) for number in range(count)]
     assert [(int(copy[0]), int(copy[-1]), len(copy)) for copy in copies] == [
-        (number, number, size) for number in range(COPIES)
+        (number, number, size) for number in range(count)
     ]
 
 
@@ -42,10 +44,10 @@ def test_arrays_lie_side_by_side_in_the_memory_that_is_given(device):
     assert memory.tolist() == [3] * 8
 
 
-@pytest.mark.parametrize("size", [1, 1000, transfer._LARGEST + 1])
+@pytest.mark.parametrize(("size", "count"), SIZES)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.float64])
-def test_results_that_are_held_stay_what_they_were(device, size, dtype):
-    tensors = [torch.full((size,), number, dtype=dtype, device=device) for number in range(COPIES)]
+def test_results_that_are_held_stay_what_they_were(device, size, count, dtype):
+    tensors = [torch.full((size,), number, dtype=dtype, device=device) for number in range(count)]
     early = [HostCopy(tensor).wait() for tensor in tensors[::2]]
     keep_busy(device)
     on_their_way = [HostCopy(tensor) for tensor in tensors]

@@ -107,7 +107,7 @@ class ModelRunner:
         self._nothing = Samples(self._token_pool.new_empty(0), self._workspace.new_empty(0))
         self._multiple = token_multiple(config, world, model.device, model.dtype)
         self._settled: tuple[Int32Array | None, Needs] = None, Needs.everything()
-        """What all steps of the same slots ask for."""
+        """What all further steps of these `Batch.slots` ask for."""
         self._graphs: StepGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         is_capturable = model.is_capturable and not config.disable_kernels
@@ -140,10 +140,9 @@ class ModelRunner:
     def execute(self, batch: Batch) -> SampledHere | SampledElsewhere:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         if self._graphs is not None and (bucket := self._graphs.bucket_of(batch)) is not None:
-            updates = token_updates(batch)
-            self._start(
-                batch, None if updates is None else to_device([updates], self._model.device).view(3, -1)
-            )
+            known = token_updates(batch)
+            updates = None if known is None else to_device([known], self._model.device).view(3, -1)
+            self._start(batch, updates)
             needs = self._prepare_sampling(batch)
             samples = self._graphs.replay(bucket, batch, needs)
             return self._sampled(batch, samples, needs, self._raw_logits.wanted(batch, samples))
@@ -217,7 +216,7 @@ class ModelRunner:
         lengths = (batch.num_computed + batch.query_lens).take(rows)
         wants_logits = len(batch.logit_rows) > 0
         needs = self._table.needs(batch.slots.take(rows), lengths, batch.beams is not None, wants_logits)
-        # Of sequences that go on, only their lengths change what they ask for; in the end it is nothing.
+        # Where the same sequences go on, only processing may end, when all are long enough.
         self._settled = (None if needs.processing else batch.slots), needs
         return needs
 
