@@ -58,7 +58,7 @@ class _Staging:
     """Slots in turn for copies to a device; whoever gets one writes it at once and starts the copy."""
 
     def __init__(self, device: torch.device) -> None:
-        self._slots = itertools.cycle([_Slot(0, torch.int32, device) for _ in range(_NUM_SLOTS)])
+        self._slots = itertools.cycle([_Slot(_SMALLEST, torch.int32, device) for _ in range(_NUM_SLOTS)])
 
     def take(self, size: int) -> _Slot:
         """One of at least `size` int32 that no copy reads any more."""
