@@ -140,7 +140,10 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, skinny_gated_linear);
   FT_BIND(cuda, skinny_linear_sum);
   FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, activated_linear);
+  FT_BIND(cuda, activated_linear_fits);
   FT_BIND(cuda, gated_linear);
+  FT_BIND(cuda, gated_linear_fits);
   FT_BIND(cuda, expand_int8);
   FT_BIND(cuda, skinny_linear_int8);
   FT_BIND(cuda, skinny_activated_linear_int8);

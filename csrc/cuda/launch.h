@@ -73,6 +73,19 @@ inline void check_aligned(const char* op, const char* argument, const Tensor& te
              "does not start at a multiple of 16 bytes");
 }
 
+// What is copied 16 bytes at a time, so many elements: a matrix whose rows start at multiples of
+// that and are as long.
+inline void check_16_byte_rows(const char* op, const char* argument, const Tensor& tensor,
+                               int64_t in_16_bytes) {
+  check_on_gpu(op, argument, tensor);
+  check_rows(op, argument, tensor);
+  check_aligned(op, argument, tensor);
+  check_that(op, argument, tensor.strides[0] % in_16_bytes == 0,
+             "has rows that do not start at multiples of 16 bytes");
+  check_that(op, argument, tensor.shape[1] % in_16_bytes == 0,
+             "has rows whose length is no multiple of 16 bytes");
+}
+
 // Calls body with a value of the storage type of `tensor`; the launcher has checked that it is one.
 template <typename Body>
 void dispatch(const Tensor& tensor, Body body) {

@@ -48,8 +48,13 @@ void skinny_linear_sum(const Tensor& out, const Tensor& x, const Tensor& weight,
                        const Tensor& second_x, const Tensor& second_weight,
                        const std::optional<Tensor>& bias, int64_t stream);
 void skinny_logits(const Tensor& out, const Tensor& x, const Tensor& weight, int64_t stream);
+void activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                      const std::optional<Tensor>& bias, const std::string& kind, int64_t stream);
 void gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std::string& kind,
                   int64_t stream);
+// Whether the device has a kernel of the op for `weight`.
+bool activated_linear_fits(const Tensor& weight);
+bool gated_linear_fits(const Tensor& weight);
 void expand_int8(const Tensor& out, const Tensor& weight, const Tensor& scale, int64_t stream);
 void skinny_linear_int8(const Tensor& out, const Tensor& x, const Tensor& weight,
                         const Tensor& scale, const std::optional<Tensor>& bias, int64_t stream);

@@ -11,17 +11,6 @@ namespace {
 
 constexpr int kRowBytesSm90 = 128;
 
-void check_operand(const char* op, const char* argument, const Tensor& tensor,
-                   int64_t in_16_bytes) {
-  check_on_gpu(op, argument, tensor);
-  check_rows(op, argument, tensor);
-  check_aligned(op, argument, tensor);
-  check_that(op, argument, tensor.strides[0] % in_16_bytes == 0,
-             "has rows that do not start at multiples of 16 bytes");
-  check_that(op, argument, tensor.shape[1] % in_16_bytes == 0,
-             "has rows whose length is no multiple of 16 bytes");
-}
-
 using Choose = SkinnyLinear*(const SkinnyProduct& product);
 
 // By the weights alone: a row of x has the same result in any number of rows.
@@ -65,8 +54,8 @@ void check_operands(const SkinnyProduct& product, const char* x_name, const Tens
              "is neither bfloat16 nor float16");
   check_that(product.op, x_name, x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
   check_shape(product.op, weight_name, weight, {-1, x.shape[1]});
-  check_operand(product.op, x_name, x, 8);
-  check_operand(product.op, weight_name, weight, weight.dtype == DType::kUInt8 ? 16 : 8);
+  check_16_byte_rows(product.op, x_name, x, 8);
+  check_16_byte_rows(product.op, weight_name, weight, weight.dtype == DType::kUInt8 ? 16 : 8);
 }
 
 }  // namespace

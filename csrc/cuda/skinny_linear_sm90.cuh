@@ -109,7 +109,7 @@ __device__ __forceinline__ void with_constant(int count, const Body& body) {
 template <typename T, typename S, int kParts, typename Result>
 __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, const Result& result) {
   const Part<S> part;
-  Position at;
+  device::RingPosition at;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int rows = tiles.num_rows(tile);
     LaneRows<S, kParts> lane_rows;

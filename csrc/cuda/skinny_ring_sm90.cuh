@@ -10,6 +10,7 @@
 #include "cuda/tensor_map.h"
 #include "device/hopper.cuh"
 #include "device/pdl.cuh"
+#include "device/ring.cuh"
 
 namespace ft::cuda::sm90 {
 
@@ -172,21 +173,12 @@ struct Ring {
 
 #ifdef FT_HOPPER
 
-// A stage of the ring and the phase of its barriers.
-struct Position {
-  int stage = 0, phase = 0;
-
-  __device__ void advance(int stages) {
-    if (++stage == stages) stage = 0, phase ^= 1;
-  }
-};
-
 // One thread for the weights, another for x: neither waits for the other. Nothing is brought ahead
 // into the second cache: it delivers hardly faster than memory, so only shared memory saves time.
 template <int kParts, typename S>
 __device__ void load_weights(const Ring<S>& ring, const Sources& sources, const Tiles& tiles,
                              int tokens) {
-  Position at;
+  device::RingPosition at;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int row = tiles.first_row(tile), rows = tiles.num_rows(tile);
     const int bytes = (rows * S::kBoxes + tokens * S::kXBoxes) * kBoxRowBytes;
@@ -213,7 +205,7 @@ __device__ void load_weights(const Ring<S>& ring, const Sources& sources, const 
 template <typename S>
 __device__ void load_x(const Ring<S>& ring, const Sources& sources, int tiles) {
   device::wait_for_predecessor();
-  Position at;
+  device::RingPosition at;
   for (int tile = 0; tile < tiles; ++tile) {
     for (const Source& source : sources.of) {
       for (int unit = 0; unit < source.units; ++unit, at.advance(ring.stages)) {

@@ -213,7 +213,7 @@ class WideWorker {
 
   const Ring<S>& ring_;
   int tokens_, warpgroup_, first_token_;
-  Position at_;
+  device::RingPosition at_;
   // Of the slices of the warpgroup's boxes, as device::multiply_strips has them.
   float sums_[S::kSize], more_sums_[S::kSize];
   device::Pack<T, 2> bias_[S::kBlocks];

@@ -87,7 +87,9 @@ CUtensorMap result_map(const char* op, const Tensor& matrix, int box_rows, int b
   Dimensions dimensions;
   dimensions.add(matrix.shape[1], bytes, box_columns);
   dimensions.add(matrix.shape[0], matrix.strides[0] * bytes, box_rows);
-  return dimensions.map(op, matrix.dtype, matrix.data, CU_TENSOR_MAP_SWIZZLE_NONE);
+  return dimensions.map(
+      op, matrix.dtype, matrix.data,
+      box_columns == kStripColumns ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 CUtensorMap query_map(const char* op, const Tensor& q, int box_tokens) {

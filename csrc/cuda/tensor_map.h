@@ -17,12 +17,13 @@ namespace ft::cuda {
 CUtensorMap box_map(const char* op, const Tensor& matrix, int box_rows, int box_columns,
                     int num_boxes, int num_parts = 1);
 
+constexpr int kStripColumns = 64;  // of 16 bits, 128 bytes
+
 // A matrix [rows, columns] of 16-bit elements whose boxes [box_rows, box_columns] are written as
-// they lie in shared memory, row by row; coordinates: column, row. Its rows must be multiples of 16
-// bytes apart.
+// they lie in shared memory, row by row, those of kStripColumns swizzled over 128 bytes;
+// coordinates: column, row. Its rows must be multiples of 16 bytes apart.
 CUtensorMap result_map(const char* op, const Tensor& matrix, int box_rows, int box_columns);
 
-constexpr int kStripColumns = 64;  // of 16 bits, 128 bytes
 constexpr int kGroupKeys = 8;
 
 // Queries [T, N, D] of 16-bit elements, whose copies bring kStripColumns columns of one head for

@@ -34,6 +34,12 @@ def sets_with(name: str) -> list[Any]:
     return [*(kernels for kernels in CPU_SETS if hasattr(getattr(_C.cpu_sets, kernels), name)), GPU]
 
 
+def needs_warpgroup_products() -> None:
+    """Skips a test where the GPU's kernels lack Hopper's products of warpgroups."""
+    if not hasattr(_C, "cuda") or not _C.cuda.has_warpgroup_products():
+        pytest.skip("this GPU has no products of warpgroups")
+
+
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
     """An equal tensor that is part of a wider one: `misaligned` suits no access of more than an element."""
     before, behind = LAYOUTS[layout]

@@ -3,12 +3,12 @@
 
 import pytest
 import torch
-from kernels import DTYPES, GPU, assert_equals_body, laid_out, run
+from kernels import DTYPES, GPU, assert_equals_body, laid_out, needs_warpgroup_products, run
 from torch import Tensor
 
 from fastertransformer import _C
 from fastertransformer.ops import gated_rows
-from fastertransformer.ops.registry import OPS, has_warpgroup_products
+from fastertransformer.ops.registry import OPS
 
 ACTIVATIONS = ["gelu", "gelu_tanh", "relu", "silu"]
 SHAPES = [
@@ -33,8 +33,7 @@ def operands(dtype: torch.dtype, rows: int, n: int, k: int) -> tuple[Tensor, Ten
 
 @pytest.fixture(autouse=True)
 def _needs_warpgroups() -> None:
-    if not has_warpgroup_products():
-        pytest.skip("this GPU has no products of warpgroups")
+    needs_warpgroup_products()
 
 
 @pytest.mark.parametrize("kernels", [GPU])

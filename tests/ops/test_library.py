@@ -52,6 +52,14 @@ def test_activated_linear(device, dtype, kind, has_bias):
     assert_near(result, FUNCTIONS[kind](product), dtype)
 
 
+@pytest.mark.gpu
+def test_what_cublas_applies():
+    x, _, bias = operands("cuda", torch.bfloat16, 70)
+    assert {kind for kind in FUNCTIONS if ops.library_activates(x, bias, kind)} == {"gelu_tanh", "relu"}
+    assert not any(ops.library_activates(x, None, kind) for kind in FUNCTIONS)
+    assert not any(ops.library_activates(x.float(), bias, kind) for kind in FUNCTIONS)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("rows", [64, 70])
 def test_operands_that_lie_apart(device, rows):

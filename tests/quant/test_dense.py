@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastertransformer.ops import skinny_rows
+from fastertransformer.ops.activation import FUNCTIONS
 from fastertransformer.quant.dense import DenseWeight
 
 BORDER = skinny_rows(torch.empty(24, 40))
@@ -37,3 +38,18 @@ def test_logits(device, dtype, rows):
     tolerance = 1e-5 if device == "cuda" else 4 * torch.finfo(dtype).eps
     expected = (x.double() @ weight.double().T).float()
     torch.testing.assert_close(logits, expected, atol=tolerance * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("rows", [1023, 1024])
+@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_activated_with_many_rows(device, rows, kind, has_bias):
+    generator = torch.Generator().manual_seed(2)
+    shapes = (rows, 512), (40, 512), (40,)
+    x, weight, bias = (torch.randn(shape, generator=generator).to(device).bfloat16() for shape in shapes)
+    result = DenseWeight(weight).activated_matmul(x, bias if has_bias else None, kind)
+    product = x.double() @ weight.double().T + (bias.double() if has_bias else 0)
+    expected = FUNCTIONS[kind](product)
+    bound = 4 * torch.finfo(torch.bfloat16).eps * expected.abs().max().item()
+    torch.testing.assert_close(result.double(), expected, atol=bound, rtol=0)

@@ -17,8 +17,16 @@ from .embedding import add_positions, embedding
 from .encoder_attention import bias_by_distance, encoder_attention
 from .int8 import pack_int8, takes_packed_int8, unpack_int8
 from .kv_cache import kv_write
-from .library import library_activated_linear, library_linear, library_logits, library_rows
+from .library import (
+    library_activated_linear,
+    library_activates,
+    library_linear,
+    library_logits,
+    library_rows,
+)
 from .linear import (
+    activated_linear,
+    activated_rows,
     expand_int8,
     gated_linear,
     gated_rows,
@@ -61,6 +69,8 @@ __all__ = [
     "CHUNK_KEYS",
     "SAMPLING_FLOATS",
     "SAMPLING_INTEGERS",
+    "activated_linear",
+    "activated_rows",
     "activation",
     "add",
     "add_layer_norm",
@@ -93,6 +103,7 @@ __all__ = [
     "kv_write",
     "layer_norm",
     "library_activated_linear",
+    "library_activates",
     "library_is_faster",
     "library_linear",
     "library_logits",

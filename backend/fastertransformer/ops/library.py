@@ -31,9 +31,15 @@ def library_activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kin
     """act(library_linear(x, weight, bias)); kinds as in `activation`."""
     if _takes_onednn(x) and kind in _ONEDNN:
         return _onednn(x, weight, bias, *_ONEDNN[kind])
-    if x.is_cuda and x.dtype != torch.float32 and bias is not None and kind in _CUBLAS:
+    if bias is not None and _cublas_activates(x, kind):
         return torch._addmm_activation(bias, x, weight.T, use_gelu=_CUBLAS[kind])
     return activation(library_linear(x, weight, bias), kind)
+
+
+def library_activates(x: Tensor, bias: Tensor | None, kind: str) -> bool:
+    """Whether library_activated_linear(x, weight, bias, kind) is one pass over the result."""
+    is_cublas = bias is not None and _cublas_activates(x, kind)
+    return is_cublas or (_takes_onednn(x) and kind in _ONEDNN)
 
 
 def library_logits(x: Tensor, weight: Tensor) -> Tensor:
@@ -46,6 +52,11 @@ def library_logits(x: Tensor, weight: Tensor) -> Tensor:
 def library_rows(device: torch.device, dtype: torch.dtype) -> int:
     """Of what multiple of rows the functions here make no copy."""
     return _ROWS if device.type == "cpu" and dtype == torch.float32 and _has_onednn() else 1
+
+
+def _cublas_activates(x: Tensor, kind: str) -> bool:
+    """Given a bias."""
+    return x.is_cuda and x.dtype != torch.float32 and kind in _CUBLAS
 
 
 def _takes_onednn(x: Tensor) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Matrix products with few rows, of which reading the weights once is all that matters, and gated ones with
-many."""
+"""Matrix products with few rows, of which reading the weights once is all that matters, and activated ones
+with many."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .activation import FUNCTIONS
 from .int8 import unpack_int8
-from .registry import cpu_set, has_kernel, has_warpgroup_products, op
+from .registry import cpu_set, find_kernel, has_kernel, op
 
 _MANY = 1024
 _CPU_ROWS = {
@@ -23,10 +23,8 @@ _GPU_ROWS = 64
 _GPU_COLUMNS = 8
 """The columns of the weight must be a multiple of this: rows of 16 bytes."""
 
-_GATED_ROWS = 1024
+_FUSED_ROWS = 1024
 """Measured: with 512 rows cuBLAS and a kernel for the gate take 4 % less."""
-_GATED_COLUMNS = 64
-_FEWEST_GATED_COLUMNS = 384
 
 
 def skinny_rows(weight: Tensor) -> int:
@@ -53,14 +51,21 @@ def skinny_fused_rows(weight: Tensor, dtype: torch.dtype) -> int:
     return skinny_rows(weight) if weight.is_floating_point() else skinny_int8_rows(weight, dtype)
 
 
+def activated_rows(weight: Tensor) -> int | None:
+    """From how many rows on `activated_linear` beats torch's product with `weight` [N, K] and an activation
+    behind it; None: never."""
+    return _fused_rows(weight, "activated_linear")
+
+
 def gated_rows(weight: Tensor) -> int | None:
-    """From how many rows on `gated_linear` beats torch's product with `weight` [2I, K] and a gate behind it;
-    None: never."""
-    if not weight.is_cuda or weight.dtype == torch.float32 or not has_kernel("cuda", "gated_linear"):
-        return None
-    rows, columns = weight.shape
-    fits = rows % (2 * _GPU_COLUMNS) == 0 and columns % _GATED_COLUMNS == 0
-    return _GATED_ROWS if fits and columns >= _FEWEST_GATED_COLUMNS and has_warpgroup_products() else None
+    """The same for `gated_linear` with `weight` [2I, K]."""
+    return _fused_rows(weight, "gated_linear")
+
+
+def _fused_rows(weight: Tensor, name: str) -> int | None:
+    """Which weights fit only the kernel of the op knows."""
+    fits = find_kernel("cuda", f"{name}_fits")
+    return _FUSED_ROWS if weight.is_cuda and fits is not None and fits(weight) else None
 
 
 @op(out=lambda x, weight, bias: x.new_empty((x.shape[0], weight.shape[0])))
@@ -100,6 +105,14 @@ def skinny_gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: st
     """
     product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     return gated(product, kind).to(x.dtype)
+
+
+@op(out=lambda x, weight, bias, kind: x.new_empty((x.shape[0], weight.shape[0])))
+def activated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+    """act(x @ weight^T + bias) in float32, rounded once: `skinny_activated_linear` of all columns, with many
+    rows."""
+    product = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    return _activated(product, kind, 0).to(x.dtype)
 
 
 @op(out=lambda x, weight, kind: x.new_empty((x.shape[0], weight.shape[0] // 2)))

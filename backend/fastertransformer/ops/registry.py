@@ -65,12 +65,6 @@ def cuda_architectures() -> tuple[list[int], bool]:
     return _C.cuda.architectures(), _C.cuda.has_code_for_device()
 
 
-@functools.cache
-def has_warpgroup_products() -> bool:
-    """Whether this build has code with Hopper's products of warpgroups for the current GPU."""
-    return has_kernels("cuda") and bool(_C.cuda.has_warpgroup_products())  # type: ignore[union-attr]
-
-
 def set_device(index: int) -> None:
     """Of torch and of the kernels, which have a CUDA runtime of their own."""
     torch.cuda.set_device(index)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Weights in the model's own data type."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,15 @@ class DenseWeight:
         self.tensor = tensor.contiguous()
         self._skinny_rows = ops.skinny_rows(self.tensor)
         self.fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
-        self._gated_rows = ops.gated_rows(self.tensor)
+
+    # Asked when it matters: int8 weights are expanded for one product.
+    @functools.cached_property
+    def _activated_rows(self) -> int | None:
+        return ops.activated_rows(self.tensor)
+
+    @functools.cached_property
+    def _gated_rows(self) -> int | None:
+        return ops.gated_rows(self.tensor)
 
     @property
     def num_bytes(self) -> int:
@@ -36,6 +46,8 @@ class DenseWeight:
             return self.activated_from(x, bias, kind, 0)
         if x.shape[0] <= self._skinny_rows:
             return ops.activation(self.matmul(x, bias), kind)
+        if not ops.library_activates(x, bias, kind) and _are_many(x, self._activated_rows):
+            return ops.activated_linear(x, self.tensor, bias, kind)
         return ops.library_activated_linear(x, self.tensor, bias, kind)
 
     def joined(self, other: Weight) -> "DenseWeight | None":
@@ -60,7 +72,7 @@ class DenseWeight:
     def gated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_gated_linear(x, self.tensor, bias, kind)
-        if bias is None and self._gated_rows is not None and x.shape[0] >= self._gated_rows:
+        if bias is None and _are_many(x, self._gated_rows):
             return ops.gated_linear(x, self.tensor, kind)
         return ops.gated_activation(ops.library_linear(x, self.tensor, bias), kind)
 
@@ -68,3 +80,7 @@ class DenseWeight:
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_logits(x, self.tensor)
         return ops.library_logits(x, self.tensor)
+
+
+def _are_many(x: Tensor, rows: int | None) -> bool:
+    return rows is not None and x.shape[0] >= rows

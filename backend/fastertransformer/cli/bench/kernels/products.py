@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases: matrix products with few rows, and gated ones of prompts, in the sizes of a model's layers."""
+"""Cases: matrix products with few rows, and activated ones of prompts, in the sizes of a model's layers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -50,12 +50,12 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
 
 def prompt_cases(spec: ModelSpec, itemsize: int, prefill: Iterable[tuple[int, int]]) -> Iterator[Case]:
     """The products of prompts that are not torch's own, with the tokens of all prompts as rows."""
-    if spec.gated_mlp:
-        for count, length in prefill:
-            yield _gated(count * length, *matrices(spec)["up"], spec.activation, itemsize)
+    make = _many_gated if spec.gated_mlp else _many_activated
+    for count, length in prefill:
+        yield make(count * length, *matrices(spec)["up"], spec.activation, itemsize)
 
 
-def _gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
+def _many_gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
     def make(inputs: Inputs) -> Arguments:
         return inputs.normal(m, k), inputs.normal(n, k), kind
 
@@ -68,6 +68,23 @@ def _gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
         sizes=f"gate_up {n}x{k} {kind} M={m}",
         make=make,
         num_bytes=(n * k + m * k + m * n // 2) * itemsize,
+        flops=2 * m * n * k,
+        make_peer=make_peer,
+    )
+
+
+def _many_activated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k), inputs.normal(n), kind
+
+    def make_peer(inputs: Inputs) -> Call:
+        return partial(ops.library_activated_linear, *make(inputs))
+
+    return Case(
+        op="activated_linear",
+        sizes=f"up {n}x{k} {kind} M={m}",
+        make=make,
+        num_bytes=(n * k + m * k + m * n) * itemsize,
         flops=2 * m * n * k,
         make_peer=make_peer,
     )
