@@ -8,7 +8,7 @@ import torch
 from fastertransformer.runtime import transfer
 from fastertransformer.runtime.transfer import HostCopy, filled, to_device
 
-COPIES = 3 * transfer._NUM_SLOTS
+COPIES = 48
 SIZES = [(1, COPIES), (1000, COPIES), (transfer._LARGEST + 1, 4)]
 """Numbers of a copy, and how many copies."""
 

@@ -41,14 +41,23 @@ def decode_buckets(max_num_seqs: int) -> list[Bucket]:
     return [Bucket(size, size, 1) for size in sorted({min(size, max_num_seqs) for size in sizes})]
 
 
+def launch_bound_tokens(layer_bytes: int) -> int:
+    """Up to how many tokens a GPU computes a layer in less time than a host launches its kernels one by one.
+
+    Args:
+        layer_bytes: what a step reads of a layer's weights.
+    """
+    return _LAUNCH_BOUND_BYTES // layer_bytes
+
+
 def prompt_buckets(layer_bytes: int, max_num_tokens: int, max_num_seqs: int) -> list[Bucket]:
-    """Of prompts, chunks and single tokens together, up to where a GPU computes for as long as a host
-    launches: larger steps keep it busy, and would be filled up for nothing.
+    """Of prompts, chunks and single tokens together, of up to `launch_bound_tokens`: larger steps keep a GPU
+    busy, and would be filled up for nothing.
 
     Args:
         layer_bytes: what a step reads of a layer's weights. max_num_tokens: of a step.
     """
-    bound = _LAUNCH_BOUND_BYTES // layer_bytes
+    bound = launch_bound_tokens(layer_bytes)
     sizes = sorted({min(size, max_num_tokens) for size in _TOKENS if size <= bound} - {1})
     return [
         Bucket(tokens, sequences, tokens)

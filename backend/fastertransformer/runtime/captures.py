@@ -4,7 +4,9 @@
 Everything that changes between steps lies in device memory that the graph reads.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -14,6 +16,18 @@ _WARM_UP_RUNS = 2
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A graph of an engine that is gone must not be destroyed during a capture, which would fail by it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class Captures(Generic[Key, Result]):
@@ -57,9 +71,10 @@ class Captures(Generic[Key, Result]):
         for _ in range(_WARM_UP_RUNS):
             step()
         torch.cuda.current_stream().synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        with (
+            _no_collection(),
+            torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"),
         ):
             result = step()
         self._captured[key] = graph, inputs, result

@@ -17,9 +17,8 @@ from .captures import Captures
 from .encode_step import EncodeStep, StepLayout, wants_maps
 from .transfer import filled
 
-MOST_TOKENS = 2048
-"""Larger steps keep a GPU busy while the host launches kernel by kernel, and are not filled up."""
 _FEWEST_TOKENS = 16
+_LARGEST_STEP = 512
 _BATCH_FACTOR = 8
 
 Step = Callable[[EncodeStep], Tensor]
@@ -27,11 +26,12 @@ Step = Callable[[EncodeStep], Tensor]
 
 
 def token_buckets(largest: int) -> list[int]:
-    """Numbers of tokens that get graphs: multiples of 16, a step up is a quarter at most from 64 on."""
+    """Numbers of tokens that get graphs: multiples of 16, a step up is a quarter at most from 64 on, and 512
+    where more would take longer than launching."""
     sizes, size = [], _FEWEST_TOKENS
     while size < largest:
         sizes.append(size)
-        size += max(_FEWEST_TOKENS, 1 << (size.bit_length() - 3))
+        size += min(_LARGEST_STEP, max(_FEWEST_TOKENS, 1 << (size.bit_length() - 3)))
     return [*sizes, largest]
 
 
@@ -48,7 +48,7 @@ class EncodeGraphs:
     """Captures and replays `step` for inputs of tokens.
 
     Args:
-        max_num_tokens: of a step. max_seqlen: the longest input that can come.
+        max_num_tokens: of the largest step that gets a graph. max_seqlen: the longest input that can come.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class EncodeGraphs:
             "ia3_rows": model.spec.ia3_num_tasks > 0,
         }
         self._fields = tuple(name for name, is_there in has.items() if is_there)
-        self._token_buckets = token_buckets(min(max_num_tokens, MOST_TOKENS))
+        self._token_buckets = token_buckets(max_num_tokens)
         self._batch_buckets = batch_buckets(max_num_seqs)
         self._max_seqlen = max_seqlen
         self._layout = cache(self._make_layout)
@@ -84,9 +84,10 @@ class EncodeGraphs:
         self._captures.capture_all(keys, progress)
 
     def _is_reached(self, sequences: int, tokens: int) -> bool:
-        """Inputs have a token each, so that those of the bucket below need as many."""
-        below = bisect_left(self._batch_buckets, sequences) - 1
-        return below < 0 or self._batch_buckets[below] < tokens
+        """Whether a step of the bucket may have the fewest or the most tokens that its inputs can have."""
+        fewer = [0, *(each for each in self._batch_buckets if each < sequences)][-1]
+        less = [0, *(each for each in self._token_buckets if each < tokens)][-1]
+        return fewer < tokens and less < sequences * self._max_seqlen
 
     def fits(self, batch: EncodeBatch) -> bool:
         """Whether there is a graph for the step."""

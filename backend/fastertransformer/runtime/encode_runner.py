@@ -15,7 +15,7 @@ from ..engine.encode_batch import EncodeBatch, EncodeResult
 from ..messages import EncodeRequest
 from ..models import ATTENTIONS, AttentionMaps, EncoderModel
 from ..parallel.world import World
-from .buckets import token_multiple
+from .buckets import launch_bound_tokens, token_multiple
 from .encode_graphs import EncodeGraphs
 from .encode_step import EncodeStep, place
 from .transfer import HostCopy, upload
@@ -62,7 +62,8 @@ class EncodeRunner:
         self._graphs: EncodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:
-            largest = max(config.max_num_batched_tokens, max_seqlen)
+            bound = launch_bound_tokens(-world.minimum(-model.layer_bytes))
+            largest = min(max(config.max_num_batched_tokens, max_seqlen), bound)
             self._graphs = EncodeGraphs(self._compute, model, config.max_num_seqs, largest, max_seqlen)
 
     def result_size(self, request: EncodeRequest) -> int:

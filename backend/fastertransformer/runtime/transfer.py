@@ -6,9 +6,8 @@ that use it are done. As that takes long beside a copy, memory for all but the l
 One thread of a process copies.
 """
 
-import itertools
 import weakref
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -20,8 +19,6 @@ from torch import Tensor
 
 from ..engine.batch import Int32Array
 
-_NUM_SLOTS = 16
-"""Copies to a device that may be on their way before one waits: those of several steps."""
 _LARGEST = 1 << 20
 """Numbers of a copy whose memory is kept."""
 _SMALLEST = 1 << 10
@@ -49,21 +46,33 @@ class _Slot:
         """A copy that uses the memory is in the current stream."""
         self._event.record()
 
+    def has_ended(self) -> bool:
+        """Whether that copy has; true before the first."""
+        return self._event.query()
+
     def wait(self) -> None:
-        """Until that copy has ended; not at all before the first."""
+        """Until it has."""
         self._event.synchronize()
 
 
 class _Staging:
-    """Slots in turn for copies to a device; whoever gets one writes it at once and starts the copy."""
+    """Slots in turn for copies to a device; whoever gets one writes it at once and starts the copy.
+
+    There are as many as copies were on their way at a time: nobody waits for one.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._slots = itertools.cycle([_Slot(_SMALLEST, torch.int32, device) for _ in range(_NUM_SLOTS)])
+        self._device = device
+        self._slots: deque[_Slot] = deque()
+        """The one that was taken longest ago first."""
 
     def take(self, size: int) -> _Slot:
         """One of at least `size` int32 that no copy reads any more."""
-        slot = next(self._slots)
-        slot.wait()
+        if self._slots and self._slots[0].has_ended():
+            slot = self._slots.popleft()
+        else:
+            slot = _Slot(_SMALLEST, torch.int32, self._device)
+        self._slots.append(slot)
         if len(slot.array) < size:
             slot.resize(_rounded(size), torch.int32)
         return slot

@@ -139,6 +139,11 @@ class EncoderModel:
     sentence_width: int
 
     @property
+    def layer_bytes(self) -> int:
+        """What a step reads of weights for each layer, where one stage has them all."""
+        return self.step_bytes // self.spec.num_hidden_layers
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """What an input can be encoded to."""
         return (*base_outputs(self.encoding), *self.heads)
