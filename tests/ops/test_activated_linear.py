@@ -98,7 +98,7 @@ def test_biases_of_another_size_or_type():
 def test_weights_that_fit():
     weight = torch.zeros(24, 384, device="cuda")
     assert activated_rows(weight) is None
-    assert activated_rows(weight.half()) == activated_rows(weight.bfloat16()) == 1024
+    assert activated_rows(weight.half()) == activated_rows(weight.bfloat16()) == 2048
 
 
 @pytest.mark.gpu

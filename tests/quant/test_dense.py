@@ -41,7 +41,7 @@ def test_logits(device, dtype, rows):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("rows", [1023, 1024])
+@pytest.mark.parametrize("rows", [2047, 2048])
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_activated_with_many_rows(device, rows, kind, has_bias):
