@@ -15,22 +15,6 @@ using device::Pack;
 
 constexpr int kThreads = 256;
 
-// Calls body with the kind of that name, a constant.
-template <typename Body>
-void dispatch_kind(const char* op, const std::string& kind, Body body) {
-  using K = Activation;
-  switch (activation_of(op, kind)) {
-    case K::kSilu:
-      return body(std::integral_constant<K, K::kSilu>{});
-    case K::kRelu:
-      return body(std::integral_constant<K, K::kRelu>{});
-    case K::kGeluTanh:
-      return body(std::integral_constant<K, K::kGeluTanh>{});
-    default:
-      return body(std::integral_constant<K, K::kGelu>{});
-  }
-}
-
 // Grid: rows, packs of a row. `size` is that of a row of `out`; with a gate, x has twice as many.
 template <typename T, int kLanes, Activation kKind, bool kGated>
 __global__ void __launch_bounds__(kThreads)
@@ -69,7 +53,7 @@ void run(const char* op, const Tensor& out, const Tensor& x, const std::string& 
   check(op, "out", out);
   Tensor half = x;  // its second half starts on a pack if its first one ends on one
   half.shape[1] = size;
-  dispatch_kind(op, kind, [&](auto constant) {
+  dispatch_activation(activation_of(op, kind), [&](auto constant) {
     if (x.shape[0] == 0 || size == 0) return;
     dispatch_packs({&half, &out}, [&](auto type, auto lanes) {
       using T = decltype(type);

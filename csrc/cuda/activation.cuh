@@ -2,6 +2,8 @@
 // The functions of ops/activation.py, and their names.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/launch.h"
 #include "device/exp2.cuh"
 
@@ -15,6 +17,21 @@ inline Activation activation_of(const char* op, const std::string& kind) {
   if (kind == "gelu_tanh") return Activation::kGeluTanh;
   check_that(op, "kind", kind == "gelu", "is unknown; kinds are gelu, gelu_tanh, relu, silu");
   return Activation::kGelu;
+}
+
+// Calls body with the kind as a constant.
+template <typename Body>
+void dispatch_activation(Activation kind, Body body) {
+  switch (kind) {
+    case Activation::kSilu:
+      return body(std::integral_constant<Activation, Activation::kSilu>{});
+    case Activation::kRelu:
+      return body(std::integral_constant<Activation, Activation::kRelu>{});
+    case Activation::kGeluTanh:
+      return body(std::integral_constant<Activation, Activation::kGeluTanh>{});
+    default:
+      return body(std::integral_constant<Activation, Activation::kGelu>{});
+  }
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }

@@ -2,8 +2,6 @@
 // The checks and the launch that activated_linear and gated_linear share.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/fused_linear_sm90.cuh"
 #include "cuda/launch.h"
 
@@ -82,21 +80,6 @@ void launch(const char* op, const Operands& of, int64_t stream) {
   const int clusters = std::min(product.tiles(), num_clusters());
   launch_clusters(op, kernel, kClusterBlocks, static_cast<unsigned>(clusters * kClusterBlocks),
                   kThreads, S::kSharedBytes, stream, product);
-}
-
-// Calls body with the activation as a type.
-template <typename Body>
-void dispatch_activation(Activation kind, Body body) {
-  switch (kind) {
-    case Activation::kSilu:
-      return body(std::integral_constant<Activation, Activation::kSilu>{});
-    case Activation::kRelu:
-      return body(std::integral_constant<Activation, Activation::kRelu>{});
-    case Activation::kGeluTanh:
-      return body(std::integral_constant<Activation, Activation::kGeluTanh>{});
-    default:
-      return body(std::integral_constant<Activation, Activation::kGelu>{});
-  }
 }
 
 // With tiles of `Tiles<T, kKind>`. The arguments have been checked, and none is empty.

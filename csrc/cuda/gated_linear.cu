@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
+// gated_linear: its tiles.
 #include "cuda/fused_linear.cuh"
 #include "cuda/launchers.h"
 

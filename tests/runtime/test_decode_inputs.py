@@ -64,10 +64,8 @@ def test_the_same_sequences_count_on_past_ends_of_blocks_and_chunks(block_size, 
 
 
 def test_steps_between_two_of_the_same_sequences_change_nothing():
-    inputs, batch = (
-        inputs_of(),
-        dataclasses.replace(batch_of(0, 11), block_tables=np.array([[5, 6, 7], [1, 2, 3]], np.int32)),
-    )
+    tables = np.array([[5, 6, 7], [1, 2, 3]], np.int32)
+    inputs, batch = inputs_of(), dataclasses.replace(batch_of(0, 11), block_tables=tables)
     check(inputs, batch)
     check(inputs, batch)
     check(inputs, batch_of(9, 4, 5))

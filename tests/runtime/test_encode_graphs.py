@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastertransformer.engine.encode_batch import EncodeBatch
-from fastertransformer.runtime.encode_graphs import batch_buckets, token_buckets
+from fastertransformer.runtime.encode_graphs import batch_buckets, reached_buckets, token_buckets
 from fastertransformer.runtime.encode_step import EncodeStep, StepLayout, place
 
 CPU = torch.device("cpu")
@@ -89,3 +89,15 @@ def test_every_token_has_the_task_of_its_input():
     filled, memory = laid_out(batch, "tokens", "ia3_rows")
     assert filled.metadata.ia3_rows.tolist() == [2, 2, 2, 1, 1, *[0] * 11]
     assert memory.numel() == 5 + 16 + 16 + 16
+
+
+def test_graphs_are_those_that_some_step_needs():
+    batch, tokens, longest = [1, 8, 20], [16, 32, 64, 100], 10
+    found = reached_buckets(batch, tokens, longest)
+    needed = {
+        (min(b for b in batch if b >= count), min(t for t in tokens if t >= total))
+        for count in range(1, 21)
+        for total in range(count, min(count * longest, 100) + 1)
+    }
+    assert set(found) == needed
+    assert found == sorted(needed, key=lambda key: key[::-1], reverse=True)

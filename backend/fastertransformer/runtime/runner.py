@@ -141,7 +141,7 @@ class ModelRunner:
         """Enqueues one step; every rank of a stage gets the same tokens."""
         if self._graphs is not None and (bucket := self._graphs.bucket_of(batch)) is not None:
             known = token_updates(batch)
-            updates = None if known is None else to_device([known], self._model.device).view(3, -1)
+            updates = None if known is None else to_device([known], self._model.device).view(known.shape)
             self._start(batch, updates)
             needs = self._prepare_sampling(batch)
             samples = self._graphs.replay(bucket, batch, needs)

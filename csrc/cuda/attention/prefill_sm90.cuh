@@ -123,15 +123,15 @@ class Consumer {
   }
 
   template <int kCount>
-  __device__ void wait(Barriers<kCount>& barriers, const Position<kCount>& at) {
+  __device__ void wait(Barriers<kCount>& barriers, const device::RingPosition& at) {
     device::barrier_wait(&barriers.full[at.stage], at.phase);
   }
 
   // The stage may be filled again.
   template <int kCount>
-  __device__ void release(Barriers<kCount>& barriers, Position<kCount>& at) {
+  __device__ void release(Barriers<kCount>& barriers, device::RingPosition& at) {
     if (threadIdx.x % 32 == 0) device::barrier_arrive(&barriers.empty[at.stage]);
-    at.advance();
+    at.advance(kCount);
   }
 
   // A named barrier per warpgroup: it waits, and the one before it has arrived.
@@ -146,8 +146,7 @@ class Consumer {
   const Tiles<S> tiles_;
   Control<S>& control_;
   const int warpgroup_;
-  Position<S::kQueryStages> queries_at_;
-  Position<S::kStages> keys_at_, values_at_;
+  device::RingPosition queries_at_, keys_at_, values_at_;
   int place_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include "cuda/attention/prefill_item.cuh"
 #include "cuda/tensor_map.h"
 #include "device/pdl.cuh"
+#include "device/ring.cuh"
 #include "device/wgmma.cuh"
 
 namespace ft::cuda::prefill_sm90 {
@@ -63,16 +64,6 @@ struct Maps {
 
 #ifdef FT_WGMMA
 
-// A stage and the phase of its barriers.
-template <int kCount>
-struct Position {
-  int stage = 0, phase = 0;
-
-  __device__ void advance() {
-    if (++stage == kCount) stage = 0, phase ^= 1;
-  }
-};
-
 template <typename S, int kCount>
 __device__ void init(Barriers<kCount>& barriers) {
   for (int i = 0; i < kCount; ++i) {
@@ -126,12 +117,12 @@ class Stream {
   __device__ void copy_queries() {
     device::prefetch_map(maps_.queries);
     Source<A, S> source(a_);
-    Position<S::kQueryStages> at;
+    device::RingPosition at;
     PrefillItem item;
     int place = 0;
     bool is_there = source.next(item);
     device::wait_for_predecessor();
-    for (; is_there; is_there = source.next(item), at.advance()) {
+    for (; is_there; is_there = source.next(item), at.advance(S::kQueryStages)) {
       uint64_t* const full = start_item(item, at, place);
       if (is_first_) copy_rows(item, tiles_.queries(at.stage), full);
     }
@@ -156,7 +147,7 @@ class Stream {
   }
 
   // Announces an item once there is room for its queries; what they count in.
-  __device__ uint64_t* start_item(const PrefillItem& item, const Position<S::kQueryStages>& at,
+  __device__ uint64_t* start_item(const PrefillItem& item, const device::RingPosition& at,
                                   int& place) {
     device::barrier_wait(&control_.queries.empty[at.stage], at.phase ^ 1);
     if (is_first_) control_.items[place] = item;
@@ -167,14 +158,14 @@ class Stream {
   __device__ void copy_tiles(const CUtensorMap& map, Stages& barriers, char* stages) {
     device::prefetch_map(map);
     Source<A, S> source(a_);
-    Position<S::kStages> at;
+    device::RingPosition at;
     PrefillItem item;
     bool is_there = source.next(item);
     device::wait_for_predecessor();
     for (; is_there; is_there = source.next(item)) {
       const int last = item.newest / S::kTileKeys;
 #pragma unroll 1
-      for (int tile = item.oldest / S::kTileKeys; tile <= last; ++tile, at.advance()) {
+      for (int tile = item.oldest / S::kTileKeys; tile <= last; ++tile, at.advance(S::kStages)) {
         const auto place = source.find_tile(item, tile, maps_);  // ahead of the wait
         device::barrier_wait(&barriers.empty[at.stage], at.phase ^ 1);
         uint64_t* const full = &barriers.full[at.stage];

@@ -10,7 +10,7 @@ from tiny_model import TINY
 
 from fastertransformer.cli.bench.kernels.case import Case, Inputs
 from fastertransformer.cli.bench.kernels.cases import Sizes, all_cases
-from fastertransformer.cli.bench.kernels.measure import kernel_row, num_copies
+from fastertransformer.cli.bench.kernels.measure import kernel_row, measure_case, num_copies
 from fastertransformer.cli.bench.kind import read_model
 from fastertransformer.cli.bench.machine import Machine
 from fastertransformer.cli.bench.timing import best_seconds, seconds_per_call
@@ -105,6 +105,20 @@ def test_figures_of_a_row():
     assert row.speed_up == pytest.approx(2)
     without = kernel_row(case, MACHINE, None, 8e-6)
     assert (without.us, without.share, without.speed_up) == (None, None, None)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_what_no_kernel_takes_has_torchs_figures_alone(is_taken):
+    case = Case(
+        op="rms_norm",
+        sizes="a size",
+        make=lambda inputs: (inputs.normal(4, 64), inputs.normal(64), 1e-6),
+        num_bytes=1000,
+        is_taken=lambda arguments: is_taken and arguments[0].shape == (4, 64),
+    )
+    row = measure_case(case, MACHINE)
+    assert row.torch_us > 0
+    assert (row.us is not None) == is_taken
 
 
 def test_small_arguments_rotate_more_often():

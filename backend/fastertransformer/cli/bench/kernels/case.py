@@ -53,6 +53,8 @@ class Case:
     flops: int = 0
     make_peer: Callable[[Inputs], Call] | None = None
     """What one would call in torch; None: the op's body."""
+    is_taken: Callable[[Arguments], bool] = lambda _: True
+    """Whether the device's kernel takes such arguments, where there is one."""
     capturable: bool = True
     """Whether the peer reads nothing back from the device."""
 

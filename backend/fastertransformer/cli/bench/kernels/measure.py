@@ -24,7 +24,7 @@ _MOST_LAUNCHES = 128
 
 
 class KernelRow(Struct, frozen=True, kw_only=True):
-    """One case on this machine; our figures are None where there is no kernel for the device."""
+    """One case on this machine; our figures are None where no kernel of the device takes it."""
 
     op: str
     sizes: str
@@ -45,8 +45,10 @@ class KernelRow(Struct, frozen=True, kw_only=True):
 def measure_case(case: Case, machine: Machine) -> KernelRow:
     """Ours, then torch."""
     inputs = Inputs(torch.device(machine.device), DTYPES[machine.data_type])
-    copies = num_copies(case.make(inputs), inputs.device)
-    ours = _seconds_of_kernel(case, inputs, copies) if has_kernel(machine.device, case.op) else None
+    arguments = case.make(inputs)
+    copies = num_copies(arguments, inputs.device)
+    is_ours = has_kernel(machine.device, case.op) and case.is_taken(arguments)
+    ours = _seconds_of_kernel(case, inputs, copies) if is_ours else None
     peers = [case.peer(inputs) for _ in range(copies)]
     return kernel_row(case, machine, ours, _seconds(peers, inputs.device, case.capturable))
 

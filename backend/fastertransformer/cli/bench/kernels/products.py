@@ -50,44 +50,38 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
 
 def prompt_cases(spec: ModelSpec, itemsize: int, prefill: Iterable[tuple[int, int]]) -> Iterator[Case]:
     """The products of prompts that are not torch's own, with the tokens of all prompts as rows."""
-    make = _many_gated if spec.gated_mlp else _many_activated
     for count, length in prefill:
-        yield make(count * length, *matrices(spec)["up"], spec.activation, itemsize)
+        up = matrices(spec)["up"]
+        yield _many_activated(count * length, *up, spec.activation, spec.gated_mlp, itemsize)
 
 
-def _many_gated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
+def _many_activated(m: int, n: int, k: int, kind: str, is_gated: bool, itemsize: int) -> Case:
+    role, op, columns, rows, library = (
+        ("gate_up", "gated_linear", n // 2, ops.gated_rows, _gated_by_library)
+        if is_gated
+        else ("up", "activated_linear", n, ops.activated_rows, ops.library_activated_linear)
+    )
+
     def make(inputs: Inputs) -> Arguments:
-        return inputs.normal(m, k), inputs.normal(n, k), kind
+        bias = () if is_gated else (inputs.normal(n),)
+        return inputs.normal(m, k), inputs.normal(n, k), *bias, kind
 
     def make_peer(inputs: Inputs) -> Call:
-        x, weight, _ = make(inputs)
-        return lambda: ops.gated_activation(linear(x, weight), kind)
+        return partial(library, *make(inputs))
 
     return Case(
-        op="gated_linear",
-        sizes=f"gate_up {n}x{k} {kind} M={m}",
+        op=op,
+        sizes=f"{role} {n}x{k} {kind} M={m}",
         make=make,
-        num_bytes=(n * k + m * k + m * n // 2) * itemsize,
+        num_bytes=(n * k + m * k + m * columns) * itemsize,
         flops=2 * m * n * k,
         make_peer=make_peer,
+        is_taken=lambda arguments: rows(arguments[1]) is not None,
     )
 
 
-def _many_activated(m: int, n: int, k: int, kind: str, itemsize: int) -> Case:
-    def make(inputs: Inputs) -> Arguments:
-        return inputs.normal(m, k), inputs.normal(n, k), inputs.normal(n), kind
-
-    def make_peer(inputs: Inputs) -> Call:
-        return partial(ops.library_activated_linear, *make(inputs))
-
-    return Case(
-        op="activated_linear",
-        sizes=f"up {n}x{k} {kind} M={m}",
-        make=make,
-        num_bytes=(n * k + m * k + m * n) * itemsize,
-        flops=2 * m * n * k,
-        make_peer=make_peer,
-    )
+def _gated_by_library(x: Tensor, weight: Tensor, kind: str) -> Tensor:
+    return ops.gated_activation(ops.library_linear(x, weight, None), kind)
 
 
 def _linear(role: str, m: int, n: int, k: int, itemsize: int) -> Case:
