@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import EngineConfig
 from ..messages import AnyRequest, EncodeRequest, EngineStats, FinishReason, Output, TokenIds, token_ids
-from .batch import Int32Array, ia3_rows, int32_ids
+from .batch import Int32Array, ia3_rows
 from .encode_batch import EncodeBatch, EncodeResult
 from .scheduler import ClientOutput
 
@@ -157,4 +157,5 @@ def _token_types(requests: Sequence[EncodeRequest]) -> Int32Array | None:
 
 
 def _joined(rows: Sequence[TokenIds]) -> Int32Array:
-    return np.concatenate([int32_ids(row) for row in rows])
+    """All ids one behind the other; joined as bytes, since numpy takes microseconds for each row."""
+    return np.frombuffer(b"".join(rows), np.int64).astype(np.int32)
