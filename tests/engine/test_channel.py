@@ -54,6 +54,21 @@ def test_requests_come_with_who_sent_them(channel, clients):
     assert channel.receive(5) == [(1, Submit([request]))]
 
 
+def test_many_inputs_come_in_frames_of_a_step(channel, clients):
+    lengths = [9000, 7000, 300, 85, 20_000, 1, 1]
+    requests = [
+        EncodeRequest(id=number, tokens=token_ids(range(length)), outputs=("embedding",))
+        for number, length in enumerate(lengths)
+    ]
+    sending = threading.Thread(target=clients[0].submit, args=(requests,))
+    sending.start()
+    came: list[Submit] = []
+    while sending.is_alive() or sum(len(message.requests) for message in came) < len(requests):
+        came += [message for _, message in channel.receive(5)]
+    assert [[request.id for request in message.requests] for message in came] == [[0, 1, 2], [3], [4], [5, 6]]
+    assert [request for message in came for request in message.requests] == requests
+
+
 def test_an_answer_larger_than_the_socket_takes_arrives_whole_and_before_the_next(channel, clients):
     numbers = np.arange(3 << 20, dtype=np.float32).reshape(3, -1)
     arrays = {"last": numbers[1:], "none": numbers[:0], "one": numbers[0, 0].reshape(())}

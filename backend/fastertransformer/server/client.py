@@ -14,6 +14,7 @@ from ..messages import (
     Abort,
     AnyRequest,
     ClientMessage,
+    EncodeRequest,
     EndSessions,
     EngineInfo,
     EngineMessage,
@@ -24,6 +25,9 @@ from ..messages import (
 
 SEND_TIMEOUT_S = 30
 """An engine that reads nothing for so long is taken for dead."""
+_FRAME_TOKENS = 1 << 14
+"""Of inputs to encode that travel together: what a GPU computes in one step. The engine begins with the first
+ones while it reads the others."""
 
 
 class EngineClient:
@@ -53,8 +57,9 @@ class EngineClient:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
 
     def submit(self, requests: Sequence[AnyRequest]) -> None:
-        """Raises: EngineDead."""
-        self._send(Submit(list(requests)))
+        """In one frame or, of many inputs to encode, several. Raises: EngineDead."""
+        for part in _parts(requests):
+            self._send(Submit(part))
 
     def abort(self, request_ids: Sequence[int]) -> None:
         """Ends requests early; ids that already ended are ignored. Raises: EngineDead."""
@@ -110,3 +115,15 @@ class EngineClient:
                 raise EngineDead("the engine process ended")
             messages = self._reader.advance(count)
         return messages
+
+
+def _parts(requests: Sequence[AnyRequest]) -> Iterator[Sequence[AnyRequest]]:
+    """The requests in their order, as they travel together. Prompts all do: each is a part of many steps."""
+    begin, num_tokens = 0, 0
+    for position, request in enumerate(requests):
+        length = request.num_tokens if isinstance(request, EncodeRequest) else 0
+        if num_tokens + length > _FRAME_TOKENS and position > begin:
+            yield requests[begin:position]
+            begin, num_tokens = position, 0
+        num_tokens += length
+    yield requests[begin:]
