@@ -37,6 +37,9 @@ from .runtime.runner import ModelRunner
 
 EXIT_LOAD_FAILED = 2
 EXIT_CRASHED = 1
+_SPIN_S = 0.05
+"""A host that sleeps while its GPU has nothing to do wakes up late, and is slow for some time; cores of a CPU
+rank have better things to do."""
 
 _log = logging.getLogger("fastertransformer")
 
@@ -195,7 +198,7 @@ def _prompt_learning(model: Model, prompts: Prompts) -> PromptLearning:
 
 
 def _serve(config: EngineConfig, world: World, rank: Rank, socket_path: str) -> None:
-    channel = Channel(socket_path, rank.info)
+    channel = Channel(socket_path, rank.info, spin_seconds=_SPIN_S if world.device.type == "cuda" else 0.0)
     make_engine(config, world, rank, channel).serve()
     channel.close()  # after an error the end of the process does, when the log has the reason
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The engine's end of the socket, without an engine: what every client hears, small and large."""
 
+import contextlib
+import socket
 import threading
 
 import numpy as np
@@ -93,3 +95,22 @@ def test_an_answer_larger_than_the_socket_takes_arrives_whole_and_before_the_nex
         np.testing.assert_array_equal(came[0].arrays[name], array)
     assert came[1] == Output(2, (3,))
     assert next(clients[2].outputs()).outputs == [Output(7, (4,))]
+
+
+@pytest.mark.parametrize(("patience", "rest"), [(0.03, 0.01), (0.01, 0), (0, 0)])
+def test_a_wait_spins_before_it_sleeps(tmp_path, monkeypatch, patience, rest):
+    channel = Channel(str(tmp_path / "socket"), INFO, spin_seconds=0.02)
+    with contextlib.closing(channel):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(tmp_path / "socket"))
+        channel.receive(5)
+        asked: list[float | None] = []
+        select = channel._selector.select
+        monkeypatch.setattr(channel._selector, "select", lambda wait: asked.append(wait) or select(wait))
+        assert channel.receive(patience) == []
+        assert asked == [*[0] * (len(asked) - 1), pytest.approx(rest)]
+        assert (len(asked) > 1) == (patience > 0)
+        asked.clear()
+        client.close()
+        assert channel.receive(patience) == [(0, None)]
+        assert asked == [0]

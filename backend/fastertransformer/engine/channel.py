@@ -74,10 +74,19 @@ class _Client:
 
 
 class Channel:
-    """Accepts clients on `path`; `first_client_seconds` bounds the wait for the first one."""
+    """Accepts clients on `path`.
 
-    def __init__(self, path: str, info: EngineInfo, first_client_seconds: float = 60.0) -> None:
+    Args:
+        first_client_seconds: bounds the wait for the first one.
+        spin_seconds: for so long a wait asks again and again before it sleeps, which takes a core and saves
+            the time to wake up.
+    """
+
+    def __init__(
+        self, path: str, info: EngineInfo, first_client_seconds: float = 60.0, spin_seconds: float = 0.0
+    ) -> None:
         self._path = path
+        self._spin_seconds = spin_seconds
         self._writer = FrameWriter()
         self._ready = self._writer.frame(Ready(info, os.getpid()))
         self._first_client_seconds = first_client_seconds
@@ -102,7 +111,7 @@ class Channel:
             EngineDead: nobody connected in time.
         """
         received: list[Received] = []
-        for key, events in self._selector.select(patience if self._clients else self._first_client_seconds):
+        for key, events in self._select(patience if self._clients else self._first_client_seconds):
             if key.fileobj is self._listener:
                 self._accept()
                 continue
@@ -132,6 +141,15 @@ class Channel:
         for client in self._clients.values():
             client.connection.close()
         Path(self._path).unlink(missing_ok=True)
+
+    def _select(self, patience: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Who has something to read, or room for more."""
+        spin = self._spin_seconds if patience is None else min(self._spin_seconds, patience)
+        deadline = time.monotonic() + spin
+        while time.monotonic() < deadline:
+            if found := self._selector.select(0):
+                return found
+        return self._selector.select(None if patience is None else patience - spin)
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
