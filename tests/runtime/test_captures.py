@@ -17,7 +17,8 @@ def test_graphs_of_another_engine_are_not_destroyed_during_a_capture():
         return total.add_(1)
 
     others = [Captures(lambda _: (total, count))]
-    others[0].launch("key", lambda _: None)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        others[0].launch("key", lambda _: None)
 
     def count_beside_garbage() -> torch.Tensor:
         """Gives the other graph up in a cycle, and makes so many objects that a collection is due."""
@@ -29,9 +30,10 @@ def test_graphs_of_another_engine_are_not_destroyed_during_a_capture():
         return count()
 
     captures = Captures(lambda _: (total, count_beside_garbage))
-    captures.launch("key", lambda _: None)
-    before = int(total)
-    captures.launch("key", lambda _: None)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        captures.launch("key", lambda _: None)
+        before = int(total)
+        captures.launch("key", lambda _: None)
     assert int(total) == before + 1
     assert not others
     assert gc.isenabled()
