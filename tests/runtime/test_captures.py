@@ -34,6 +34,6 @@ def test_graphs_of_another_engine_are_not_destroyed_during_a_capture():
         captures.launch("key", lambda _: None)
         before = int(total)
         captures.launch("key", lambda _: None)
-    assert int(total) == before + 1
+        assert int(total) == before + 1
     assert not others
     assert gc.isenabled()

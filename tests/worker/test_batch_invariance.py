@@ -43,7 +43,7 @@ def requests() -> list[Request]:
     return [
         Request(
             number,
-            token_ids(source.randrange(1, VOCAB_SIZE) for _ in range(source.randrange(1, 60))),
+            token_ids([source.randrange(1, VOCAB_SIZE) for _ in range(source.randrange(1, 60))]),
             SamplingParams(max_tokens=48, end_ids=()),
         )
         for number in range(NUM_REQUESTS)
