@@ -12,6 +12,8 @@ from .errors import ModelLoadError
 
 DATA_TYPES = ("fp32", "fp16", "bf16", "auto")
 DEVICES = ("auto", "cpu", "cuda")
+ENCODED_TOKENS = 16384
+"""Of a step of a model that generates nothing, on a GPU, where the configuration says nothing."""
 INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
 LOAD_FORMATS = ("auto", "dummy")
 BEAM_SEARCH_RULES = ("huggingface", "fastertransformer")
@@ -201,7 +203,7 @@ def on_device(config: EngineConfig, device: str, encodes: bool = False) -> Engin
         device: where the model computes, cpu or cuda.
         encodes: whether it generates nothing.
     """
-    tokens_on_gpu = 16384 if encodes else 8192
+    tokens_on_gpu = ENCODED_TOKENS if encodes else 8192
     max_num_seqs, max_num_batched_tokens = {"cpu": (64, 512), "cuda": (256, tokens_on_gpu)}[device]
     return msgspec.structs.replace(
         config,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ..config import ENCODED_TOKENS
 from ..errors import EngineDead
 from ..frames import FrameReader, FrameWriter
 from ..messages import (
@@ -25,9 +26,6 @@ from ..messages import (
 
 SEND_TIMEOUT_S = 30
 """An engine that reads nothing for so long is taken for dead."""
-_FRAME_TOKENS = 1 << 14
-"""Of inputs to encode that travel together: what a GPU computes in one step. The engine begins with the first
-ones while it reads the others."""
 
 
 class EngineClient:
@@ -118,11 +116,15 @@ class EngineClient:
 
 
 def _parts(requests: Sequence[AnyRequest]) -> Iterator[Sequence[AnyRequest]]:
-    """The requests in their order, as they travel together. Prompts all do: each is a part of many steps."""
+    """The requests in their order, as they travel together.
+
+    Of inputs to encode these are what a GPU computes in a step: the engine begins with the first ones while
+    it reads the others. Prompts all go together, since each is a part of many steps.
+    """
     begin, num_tokens = 0, 0
     for position, request in enumerate(requests):
         length = request.num_tokens if isinstance(request, EncodeRequest) else 0
-        if num_tokens + length > _FRAME_TOKENS and position > begin:
+        if num_tokens + length > ENCODED_TOKENS and position > begin:
             yield requests[begin:position]
             begin, num_tokens = position, 0
         num_tokens += length
