@@ -11,12 +11,10 @@ from explicit import explicit_server, left, unload
 from repositories import write_model
 from triton_process import TritonServer, environment_of, memory_of, wait_for
 
-from fastertransformer.server import processes
 from fastertransformer.server.placement import visible_gpus
 
 MESHES = {"one": (1, 1), "tensor": (2, 1), "pipeline": (1, 2)}
 LONG = 1900
-STUB = "triton_python_backend_stub"
 LARGEST_STUB = 64 << 20
 """Without torch; an engine of the same model takes three times as much."""
 
@@ -33,10 +31,6 @@ def client(server: TritonServer) -> Iterator[grpcclient.InferenceServerClient]:
         yield connected
 
 
-def stubs(server: TritonServer) -> list[int]:
-    return [pid for pid in server.all_processes() if STUB in processes.command_line(pid)]
-
-
 def answer(server: TritonServer, model: str) -> list[int]:
     outputs = ct.grpc_infer(server.grpc, model, ct.core_inputs([[11, 12, 13]], 12))
     return outputs["output_ids"][0, 0].tolist()
@@ -50,9 +44,9 @@ def test_instances_of_a_group_add_no_engine_and_no_weights(
         write_model(server.folder / "models", llama, "fastertransformer", instances=count)
         client.load_model("fastertransformer")
         answer(server, "fastertransformer")
-        assert len(stubs(server)) == count
+        assert len(server.stubs()) == count
         assert len(server.ranks()) == len(server.sockets()) == 1
-        assert all(memory_of([stub]) < LARGEST_STUB for stub in stubs(server))
+        assert all(memory_of([stub]) < LARGEST_STUB for stub in server.stubs())
         engines.append(memory_of(server.ranks()))
         unload(client, "fastertransformer")
         assert left(server) == []

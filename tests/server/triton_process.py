@@ -24,6 +24,7 @@ from fastertransformer.server import processes
 from fastertransformer.server.client import EngineClient
 
 BACKEND = Path(__file__).resolve().parents[2] / "backend"
+STUB = "triton_python_backend_stub"
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 
@@ -42,7 +43,7 @@ def write_backends(target: Path) -> Path:
     python = target / "python"
     shutil.copytree(server / "backends" / "python", python, ignore=shutil.ignore_patterns("__pycache__"))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    stub = server / "python_backend_stubs" / version / STUB
     shutil.copy(stub, python / stub.name)
     (target / "fastertransformer").symlink_to(BACKEND)
     return target
@@ -126,6 +127,11 @@ class TritonServer:
     def all_processes(self) -> list[int]:
         """Server, stubs and engines, whoever their parents are: they inherit its TMPDIR."""
         return [pid for pid in _live() if environment_of(pid).get("TMPDIR") == str(self.temporary)]
+
+    def stubs(self, model: str = "") -> list[int]:
+        """Processes of Triton's that run backend/model.py; their arguments name the instance."""
+        lines = {pid: processes.command_line(pid) for pid in self.all_processes()}
+        return [pid for pid, line in lines.items() if STUB in line and (not model or f" {model}_0" in line)]
 
     def sockets(self) -> list[Path]:
         return list(self.temporary.glob("*/*/engine.sock"))
