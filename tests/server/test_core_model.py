@@ -8,9 +8,10 @@ import client_tools as ct
 import numpy as np
 import pytest
 import torch
-from tiny_models import BOS_ID, EOS_ID, MAX_POSITIONS
+import tritonclient.grpc as grpcclient
+from tiny_models import BOS_ID, EOS_ID, LONG
 from transformers import AutoModelForCausalLM
-from triton_process import TritonServer
+from triton_process import TritonServer, wait_for
 
 PROMPTS = [[11, 12, 13], [21, 22, 23, 24, 25, 26, 27], [31], [41, 42, 43, 44]]
 
@@ -161,19 +162,22 @@ def test_empty_prompts_begin_with_the_start_id(server: TritonServer, llama: Path
 
 def test_a_short_request_overtakes_a_long_one(server: TritonServer) -> None:
     """One instance, not decoupled, has many requests in flight."""
-    new = MAX_POSITIONS - 8
+    prompts = [[11, 12, 13]]
 
-    def ask(new: int) -> list[list[int]]:
-        arrays = ct.core_inputs([[11, 12, 13]], new, min_length=new)
-        return generated(
-            ct.grpc_infer(server.grpc, "gpt", arrays) | {"sequence_length": np.array([[new]])}, [[0] * 3]
-        )
+    def ask(new: int) -> list[int]:
+        outputs = ct.grpc_infer(server.grpc, "gpt", ct.core_inputs(prompts, new, min_length=new))
+        assert outputs["sequence_length"].tolist() == [[3 + new]]
+        return outputs["output_ids"][0, 0].tolist()
 
-    with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(ask, new)
+    ended: list[object] = []
+    with grpcclient.InferenceServerClient(server.grpc) as client:
+        inputs = ct.tensors(grpcclient, ct.core_inputs(prompts, LONG, min_length=LONG))
+        long = client.async_infer("gpt", inputs, lambda _result, error: ended.append(error))
+        wait_for(lambda: server.observe("gpt2").num_running > 0, 60, "the long one runs")
         shorts = [ask(3), ask(4)]
-        assert not long.done()
-        assert [long.result()[0][:3], long.result()[0][:4]] == [shorts[0][0], shorts[1][0]]
+        assert ended == []
+        long.cancel()
+    assert shorts == [ask(3), ask(4)]
 
 
 def test_many_requests_at_a_time_equal_one_at_a_time(server: TritonServer) -> None:

@@ -14,13 +14,14 @@ import client_tools as ct
 import pytest
 import torch
 from repositories import write_model
-from tiny_models import NUM_HEADS
+from tiny_models import LONG, NUM_HEADS
 from triton_process import TritonServer, wait_for
 from tritonclient.utils import InferenceServerException
 
 from fastertransformer.server import processes
 
-LONG = 1900
+SOON_S = 30
+"""For what takes a second or two on a machine that does nothing else."""
 
 
 def start(folder: Path, llama: Path, *launcher: str, **parameters: str) -> TritonServer:
@@ -45,6 +46,7 @@ def server_of_many_ranks(
 def test_death_of_a_rank(server_of_many_ranks: TritonServer) -> None:
     server = server_of_many_ranks
     before = ct.stream_infer(server.grpc, "streaming", ct.core_inputs([[11, 12]], 8))[-1]
+    old = server.ranks()
     with ct.open_stream(server.grpc) as stream:
         for i in range(8):
             stream.send("streaming", ct.core_inputs([[i + 3]], LONG, min_length=LONG))
@@ -53,20 +55,19 @@ def test_death_of_a_rank(server_of_many_ranks: TritonServer) -> None:
             outputs, final = stream.next()
             assert not final
             seen.add(int(outputs["output_ids"][0, 0, 0]))
-        old = server.ranks()
         os.kill(old[-1], signal.SIGKILL)
         killed = time.monotonic()
         for _ in range(8):
             with pytest.raises(InferenceServerException, match="may be sent again"):
                 list(stream.responses())
-        assert time.monotonic() - killed < 5
+        assert time.monotonic() - killed < SOON_S
     # Sent while the engine restarts, to an instance that knows of it: it waits.
     after = ct.stream_infer(server.grpc, "streaming", ct.core_inputs([[11, 12]], 8))[-1]
     assert after["output_ids"].tolist() == before["output_ids"].tolist()
     assert not set(old) & set(server.ranks())
     assert len(server.ranks()) == len(old)
     server.stop()
-    wait_for(lambda: not server.engine_processes(), 5, "no engine process is left")
+    wait_for(lambda: not server.engine_processes(), SOON_S, "no engine process is left")
     assert not server.sockets()
 
 
@@ -79,8 +80,8 @@ def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> N
         assert len(server.ranks()) == 2
         server.process.kill()
         server.process.wait()
-    wait_for(lambda: not server.engine_processes(), 15, "no engine process is left")
-    wait_for(lambda: not any(map(processes.is_alive, stubs)), 5, "no stub is left")
+    wait_for(lambda: not server.engine_processes(), SOON_S, "no engine process is left")
+    wait_for(lambda: not any(map(processes.is_alive, stubs)), SOON_S, "no stub is left")
     assert not list(server.temporary.glob("fastertransformer-*/*"))
 
 
@@ -91,7 +92,7 @@ def test_kill_of_server_and_guard(tmp_path: Path, llama: Path) -> None:
     for pid in (guard, server.process.pid):
         os.kill(pid, signal.SIGKILL)
     server.process.wait()
-    wait_for(lambda: not server.engine_processes(), 15, "no engine process is left")
+    wait_for(lambda: not server.engine_processes(), SOON_S, "no engine process is left")
     left = list(server.temporary.glob("fastertransformer-*/*"))
     assert len(left) == 1
     after = start(tmp_path / "two", llama, "env", f"TMPDIR={server.temporary}")
@@ -114,5 +115,5 @@ def test_server_under_mpirun(tmp_path: Path, llama: Path) -> None:
         assert [os.sched_getaffinity(pid) for pid in server.ranks()] == [os.sched_getaffinity(0)] * 2
     finally:
         server.stop()
-    wait_for(lambda: not server.engine_processes(), 5, "no engine process is left")
+    wait_for(lambda: not server.engine_processes(), SOON_S, "no engine process is left")
     assert not server.sockets()

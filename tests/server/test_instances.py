@@ -9,12 +9,12 @@ import pytest
 import tritonclient.grpc as grpcclient
 from explicit import explicit_server, left, unload
 from repositories import write_model
+from tiny_models import LONG
 from triton_process import TritonServer, environment_of, memory_of, wait_for
 
 from fastertransformer.server.placement import visible_gpus
 
 MESHES = {"one": (1, 1), "tensor": (2, 1), "pipeline": (1, 2)}
-LONG = 1900
 LARGEST_STUB = 64 << 20
 """Without torch; an engine of the same model takes three times as much."""
 
@@ -101,5 +101,5 @@ def test_instance_i_computes_on_group_i_modulo_the_number_of_groups(
             for i in range(2 * instances):
                 inputs = ct.core_inputs([[i + 3]], LONG, min_length=LONG)
                 stream.send("fastertransformer", inputs)
-            wait_for(lambda: all(s.num_running for s in server.observe_all("llama")), 30, "all compute")
+            wait_for(lambda: all(s.num_running for s in server.observe_all("llama")), 60, "all compute")
     assert left(server) == []

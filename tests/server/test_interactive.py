@@ -4,7 +4,6 @@
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,8 @@ import client_tools as ct
 import numpy as np
 import pytest
 from repositories import write_model
-from tiny_models import MAX_POSITIONS
-from triton_process import TritonServer
+from tiny_models import LONG, MAX_POSITIONS
+from triton_process import TritonServer, wait_for
 from tritonclient.utils import InferenceServerException
 
 NUM_MODELS = 5
@@ -111,6 +110,11 @@ def kept_blocks(server: TritonServer) -> int:
     return stats.num_total_blocks - stats.num_free_blocks
 
 
+def wait_until_nothing_is_kept(server: TritonServer) -> None:
+    """The engine hears of the end of a conversation when the client has got its last answer."""
+    wait_for(lambda: kept_blocks(server) == 0, 60, "nothing is kept")
+
+
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 @pytest.mark.parametrize(
     ("kind", "model", "sequence_id"),
@@ -132,7 +136,7 @@ def test_turns_equal_one_long_prompt(
         answer = ids(talk.say(prompts, new, ends))
         assert answer == single(talking, said + prompts[0], new, **sampling)
         said = answer
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)
 
 
 def test_rows_keep_their_own_histories(talking: TritonServer) -> None:
@@ -169,7 +173,7 @@ def test_many_conversations_at_a_time(talking: TritonServer) -> None:
     alone = [converse(number) for number in range(12)]
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(converse, range(12))) == alone
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)
 
 
 def test_memory_of_the_first_turn_holds_for_all(talking: TritonServer) -> None:
@@ -183,7 +187,7 @@ def test_memory_of_the_first_turn_holds_for_all(talking: TritonServer) -> None:
     assert answer != single(talking, said + SECOND[0], 20)
     assert kept_blocks(talking) <= 100 // 16
     talk.say(THIRD, 1, ends=True)
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)
 
 
 def test_blocks_stay_until_the_end(talking: TritonServer) -> None:
@@ -196,7 +200,7 @@ def test_blocks_stay_until_the_end(talking: TritonServer) -> None:
     # All but the last token, whose keys and values nobody needed yet.
     assert talking.observe("gpt2").num_prefix_hit_tokens - before == said - 1
     talk.say(THIRD, 1, ends=True)
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)
 
 
 def test_turns_that_are_sent_without_waiting_come_one_after_the_other(talking: TritonServer) -> None:
@@ -240,7 +244,7 @@ def test_wrong_turns_leave_the_conversation_as_it_was(talking: TritonServer) -> 
         talking, said + SECOND[0], 40 - length - 5
     )
     neighbour.say(THIRD, 1, ends=True)
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -261,23 +265,20 @@ def test_a_conversation_outlives_its_engine(talking: TritonServer) -> None:
     talk = Talk(talking, 8, **SEEDED)
     said = ids(talk.say(FIRST, 20))
     os.kill(talking.ranks()[0], signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while (
-        talking.log.count("the engine ended and is restarted") < NUM_MODELS
-    ):  # a turn before it would be lost
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    # A turn before all of them know of it would be lost.
+    restart = "the engine ended and is restarted"
+    wait_for(lambda: talking.log.count(restart) >= NUM_MODELS, 60, restart)
     answer = ids(talk.say(SECOND, 9))
     assert answer == single(talking, said + SECOND[0], 9, **SEEDED)
     assert ids(talk.say(THIRD, 2, ends=True)) == single(talking, answer + THIRD[0], 2, **SEEDED)
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)
 
 
 def test_a_cancelled_turn_was_not_said(talking: TritonServer) -> None:
     talk = StreamTalk(talking, 9, "stream")
     said = ids(talk.say(FIRST, 5))
     with ct.open_stream(talking.grpc) as stream:
-        stream.send("stream", turn(SECOND, 1900, min_length=1900), sequence_id=9)
+        stream.send("stream", turn(SECOND, LONG, min_length=LONG), sequence_id=9)
         stream.next()
     assert ids(talk.say(THIRD, 6, ends=True)) == single(talking, said + THIRD[0], 6)
-    assert kept_blocks(talking) == 0
+    wait_until_nothing_is_kept(talking)

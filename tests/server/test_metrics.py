@@ -2,10 +2,10 @@
 """Prometheus families of the engine, on the server's own metrics endpoint."""
 
 import re
-import time
 
 import client_tools as ct
-from triton_process import TritonServer
+from tiny_models import LONG
+from triton_process import TritonServer, stopped, wait_for
 
 
 def value(text: str, family: str, **labels: str) -> float | None:
@@ -18,25 +18,24 @@ def value(text: str, family: str, **labels: str) -> float | None:
 
 def wait_for_metric(server: TritonServer, wanted: float, family: str, **labels: str) -> None:
     """Metrics are published every second."""
-    deadline = time.monotonic() + 10
-    while (found := value(server.metrics(), family, **labels)) != wanted:
-        assert time.monotonic() < deadline, (found, wanted)
-        time.sleep(0.1)
+    what = f"{wanted} is {family} {labels}"
+    wait_for(lambda: value(server.metrics(), family, **labels) == wanted, 60, what)
 
 
 def test_engine_metrics(server: TritonServer) -> None:
-    new = 1500
     blocks = {"family": "nv_trt_llm_kv_cache_block_metrics", "model": "streaming"}
     states = {"family": "nv_trt_llm_request_metrics", "model": "streaming"}
+    ranks = server.ranks()
     with ct.open_stream(server.grpc) as stream:
-        stream.send("streaming", ct.core_inputs([[11], [12], [13]], new, min_length=new))
+        stream.send("streaming", ct.core_inputs([[11], [12], [13]], LONG, min_length=LONG))
         stream.next()
-        wait_for_metric(server, 3, **states, request_type="scheduled")
-        wait_for_metric(server, 3, **states, request_type="active")
-        wait_for_metric(server, 0, **states, request_type="waiting")
-        wait_for_metric(server, 16, **blocks, kv_cache_block_type="tokens_per")
-        total = value(server.metrics(), **blocks, kv_cache_block_type="max")
-        assert total == 2560
+        with stopped(ranks):  # the request cannot end before its metrics are published
+            wait_for_metric(server, 3, **states, request_type="scheduled")
+            wait_for_metric(server, 3, **states, request_type="active")
+            wait_for_metric(server, 0, **states, request_type="waiting")
+            wait_for_metric(server, 16, **blocks, kv_cache_block_type="tokens_per")
+            total = value(server.metrics(), **blocks, kv_cache_block_type="max")
+            assert total == 2560
     wait_for_metric(server, 0, **states, request_type="active")
 
 

@@ -1,30 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The token contract in a decoupled model: a response per step with all of output_ids so far."""
 
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
 import client_tools as ct
 import numpy as np
-from tiny_models import EOS_ID
-from triton_process import TritonServer, wait_for
+from tiny_models import EOS_ID, LONG
+from triton_process import TritonServer, stopped, wait_for
 
 PROMPTS = [[11, 12, 13], [21, 22]]
-
-
-@contextmanager
-def stopped(pids: Sequence[int]) -> Iterator[None]:
-    """Processes that do nothing for a while."""
-    assert pids
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def is_idle(server: TritonServer) -> bool:
@@ -32,13 +14,13 @@ def is_idle(server: TritonServer) -> bool:
 
 
 def test_every_response_has_all_tokens_so_far(server: TritonServer) -> None:
-    arrays = ct.core_inputs(PROMPTS, [80, 30], min_length=80, is_return_log_probs=True)
+    arrays = ct.core_inputs(PROMPTS, [800, 300], min_length=800, is_return_log_probs=True)
     responses = ct.stream_infer(server.grpc, "streaming", arrays)
     last = ct.grpc_infer(server.grpc, "fastertransformer", arrays)
     lengths = [response["sequence_length"][:, 0].tolist() for response in responses]
     assert lengths == sorted(lengths)
-    assert lengths[-1] == [80, 30]
-    assert len(lengths) > 10  # fewer than steps only where the sender lagged
+    assert lengths[-1] == [800, 300]
+    assert len(lengths) > 10  # fewer than steps where the sender lags, but so far behind it is nowhere
     for response in responses:
         for row in range(2):
             count, begin = int(response["sequence_length"][row, 0]), len(PROMPTS[row])
@@ -57,11 +39,14 @@ def test_every_response_has_all_tokens_so_far(server: TritonServer) -> None:
 def test_steps_are_merged_when_the_sender_lags(server: TritonServer) -> None:
     """It stands still while the engine generates: what came meanwhile goes out at once, nothing is lost."""
     count, new = 4, 1500
+    sender = server.stubs("streaming")
     with ct.open_stream(server.grpc) as stream:
         for i in range(count):
             stream.send("streaming", ct.core_inputs([[i + 3]], new, min_length=new), str(i))
-        responses, finals = [stream.next()[0]], 0
-        with stopped(server.stubs("streaming")):
+        responses, finals = [], 0
+        while len({response["output_ids"][0, 0, 0] for response in responses}) < count:
+            responses.append(stream.next()[0])
+        with stopped(sender):
             wait_for(lambda: is_idle(server), 60, "every token is generated")
         while finals < count:
             outputs, final = stream.next()
@@ -73,24 +58,22 @@ def test_steps_are_merged_when_the_sender_lags(server: TritonServer) -> None:
 
 
 def test_streams_interleave(server: TritonServer) -> None:
-    """A stream that starts later gets its first response before an earlier one has ended."""
+    """A stream that starts later has ended while an earlier one goes on."""
     with ct.open_stream(server.grpc) as stream:
-        stream.send("streaming", ct.core_inputs([[11]], 1000, min_length=1000))
+        stream.send("streaming", ct.core_inputs([[11]], LONG, min_length=LONG))
         stream.next()
         stream.send("streaming", ct.core_inputs([[12]], 3, min_length=3))
-        prompts, finals = [], 0
-        while finals < 2:
-            outputs, final = stream.next()
-            prompts += [int(outputs["output_ids"][0, 0, 0])] if outputs else []
-            finals += final
-    assert prompts.index(12) < len(prompts) - 1 - prompts[::-1].index(11)
-    assert prompts[-1] == 11
+        prompts = [int(outputs["output_ids"][0, 0, 0]) for outputs in stream.responses()]
+        after, final = stream.next()
+    assert 12 in prompts
+    assert after["output_ids"][0, 0, 0] == 11
+    assert not final
 
 
 def test_events_over_http(server: TritonServer) -> None:
     """JSON of Triton has no dimensions: numbers come one behind the other."""
-    draw = {"runtime_top_k": 9, "random_seed": 4, "is_return_log_probs": True, "min_length": 20}
-    arrays = ct.core_inputs(PROMPTS[:1], 20, **draw)
+    draw = {"runtime_top_k": 9, "random_seed": 4, "is_return_log_probs": True, "min_length": 400}
+    arrays = ct.core_inputs(PROMPTS[:1], 400, **draw)
     body = {name: array[0].tolist() for name, array in arrays.items()}
     status, text = ct.post(f"{server.http}/v2/models/streaming/generate_stream", body)
     assert status == 200, text

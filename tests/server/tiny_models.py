@@ -9,7 +9,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 VOCAB_SIZE = 300
-MAX_POSITIONS = 2048
+MAX_POSITIONS = 16384
+LONG = 16000
+"""New tokens of a request that does not end while a test does something else, and is cancelled then."""
 NUM_HEADS = 4
 PROMPT_LENGTHS = (3, 9)
 """Of the prompt-learning tasks `squad` and `boolq`: virtual tokens of llama, prefixes of gpt2."""

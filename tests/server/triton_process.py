@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ from fastertransformer.server.client import EngineClient
 
 BACKEND = Path(__file__).resolve().parents[2] / "backend"
 STUB = "triton_python_backend_stub"
-START_TIMEOUT_S = 90
-STOP_TIMEOUT_S = 30
+START_TIMEOUT_S = 200
+STOP_TIMEOUT_S = 60
 
 
 def bundled_server() -> Path:
@@ -50,10 +50,15 @@ def write_backends(target: Path) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Chosen at random below those that the kernel gives to clients: no other test takes one meanwhile."""
+    """Chosen at random below those that the kernel gives to clients: no other test takes one meanwhile.
+
+    Tests that run at the same time have ports of different remainders.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    num_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     ports: set[int] = set()
     while len(ports) < count:
-        port = random.SystemRandom().randrange(10000, 32000)
+        port = random.SystemRandom().randrange(10000 + worker, 32000, num_workers)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             ports.add(port)
     return list(ports)
@@ -145,7 +150,7 @@ class TritonServer:
     def observe_all(self, model_type: str) -> Iterator[EngineStats]:
         """State of all engines that serve it, each seen by a client of its socket."""
         for path in self.sockets():
-            client = EngineClient(path)
+            client = EngineClient(path, START_TIMEOUT_S)
             try:
                 if client.info.model_type == model_type:
                     client.submit([Request(0, token_ids((5,)), SamplingParams(max_tokens=1))])
@@ -190,6 +195,19 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.02)
 
 
+@contextmanager
+def stopped(pids: Sequence[int]) -> Iterator[None]:
+    """Processes that do nothing for a while."""
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
 def environment_of(pid: int) -> dict[str, str]:
     """With which a process was started; empty when it is gone."""
     try:
@@ -216,7 +234,7 @@ def _live() -> list[int]:
 
 def fetch(url: str) -> str:
     """Raises: OSError."""
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=60) as response:
         return str(response.read().decode())
 
 
