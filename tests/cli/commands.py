@@ -119,7 +119,7 @@ def serving(*arguments: object, ready: bool = True, **variables: str) -> Iterato
             server.stop()
 
 
-def wait_until_gone(pids: list[int], seconds: float = 10) -> list[int]:
+def wait_until_gone(pids: list[int], seconds: float = 60) -> list[int]:
     """Those that are still alive then."""
     deadline = time.monotonic() + seconds
     while (alive := [pid for pid in pids if processes.is_alive(pid)]) and time.monotonic() < deadline:

@@ -66,13 +66,13 @@ def test_end_to_end_test(server: Serving) -> None:
     assert "Previous Chapter" in done.stdout
 
 
-def sample(folder: Path, **config: Any) -> Path:
+def sample(folder: Path, new: int = 8, **config: Any) -> Path:
     """In the shape of the old service's samples."""
     fields = [
         {"name": "input_ids", "data": [[11, 12, 13], [21, 22, 23]], "dtype": "uint32"},
         {"name": "input_lengths", "data": [[3], [3]], "dtype": "uint32"},
-        {"name": "request_output_len", "data": [[8], [8]], "dtype": "uint32"},
-        {"name": "min_length", "data": [[9], [9]], "dtype": "int32"},
+        {"name": "request_output_len", "data": [[new], [new]], "dtype": "uint32"},
+        {"name": "min_length", "data": [[new + 1], [new + 1]], "dtype": "int32"},
         {"name": "is_return_log_probs", "data": [[True], [True]], "dtype": "bool"},
         {"name": "random_seed", "data": [[0], [0]], "dtype": "uint64"},
         {"name": "stop_words_list", "data": [[[0], [-1]], [[0], [-1]]], "dtype": "int32"},
@@ -99,7 +99,8 @@ def test_requests_at_the_same_time(server: Serving, tmp_path: Path) -> None:
 
 
 def test_streamed_responses_grow(server: Serving, tmp_path: Path) -> None:
-    file = sample(tmp_path, protocol="grpc", stream_api=True, url=server.grpc, model_name="streaming")
+    config = {"protocol": "grpc", "stream_api": True, "url": server.grpc, "model_name": "streaming"}
+    file = sample(tmp_path, new=300, **config)
     done = run("issue-request", file, "--test")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("after ") > 1

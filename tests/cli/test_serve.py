@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from commands import SMALL_CACHE, Serving, run, serving, wait_until_gone
 from tokenizers import Tokenizer
-from triton_process import fetch
+from triton_process import fetch, free_ports
 
 from fastertransformer.server import processes
 
@@ -41,10 +41,10 @@ def test_options_of_a_hugging_face_folder(llama: Path) -> None:
         for model in ("fastertransformer", "text", "ensemble", "preprocessing", "postprocessing"):
             assert model in server.printed
         responses = ct.stream_infer(
-            server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 30, min_length=30)
+            server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], 300, min_length=300)
         )
         assert len(responses) > 5
-        assert responses[-1]["sequence_length"].tolist() == [[30]]
+        assert responses[-1]["sequence_length"].tolist() == [[300]]
         everything = server.descendants()
         assert server.stop() == 0
         assert wait_until_gone(everything) == []
@@ -138,7 +138,9 @@ def test_a_model_that_cannot_be_loaded(llama: Path, tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken_is_told(llama: Path) -> None:
     with serving(llama, "--parameter", SMALL_CACHE) as server:
-        done = run("serve", llama, "--parameter", SMALL_CACHE, "--http-port", server.http_port)
+        grpc_port, metrics_port = free_ports(2)
+        ports = ["--grpc-port", grpc_port, "--metrics-port", metrics_port]
+        done = run("serve", llama, "--parameter", SMALL_CACHE, "--http-port", server.http_port, *ports)
         assert done.returncode == 1
         assert f"Socket '127.0.0.1:{server.http_port}' already in use" in done.stderr
 

@@ -15,7 +15,7 @@ import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-TIMEOUT_S = 60
+TIMEOUT_S = 200
 Arrays = dict[str, Any]
 _UINT32 = (
     "input_ids",

@@ -51,9 +51,18 @@ def test_all_beams_equal_transformers(server: TritonServer, llama: Path, model: 
     if model == "streaming":
         lengths = [int(response["sequence_length"].max()) for response in responses]
         assert lengths == sorted(lengths)
-        assert len(lengths) > 2
     else:
         assert len(responses) == 1
+
+
+def test_beams_grow_in_a_stream(server: TritonServer) -> None:
+    new = 300
+    arrays = ct.core_inputs(PROMPTS, new, min_length=new, beam_width=WIDTH)
+    responses = ct.stream_infer(server.grpc, "streaming", arrays)
+    lengths = [int(response["sequence_length"].max()) for response in responses]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == new
+    assert len(set(lengths)) > 2
 
 
 def test_beams_as_text(

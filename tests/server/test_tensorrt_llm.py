@@ -6,7 +6,7 @@ from typing import Any
 import client_tools as ct
 import numpy as np
 import pytest
-from tiny_models import MAX_POSITIONS, VOCAB_SIZE
+from tiny_models import LONG, VOCAB_SIZE
 from tokenizers import Tokenizer
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
@@ -15,7 +15,6 @@ from fastertransformer.server.contracts import tensorrt_llm
 
 PROMPTS = [[11, 12, 13], [21, 22, 23, 24, 25, 26, 27], [31]]
 NEW = [6, 4, 9]
-LONG = MAX_POSITIONS - 100
 inputs = ct.tensorrt_llm_inputs
 
 
@@ -68,9 +67,10 @@ def test_renamed_inputs_do_what_they_do_in_the_other_contract(server: TritonServ
 
 
 def test_streamed_responses_hold_the_new_tokens(server: TritonServer) -> None:
-    arrays = inputs(PROMPTS, 40, min_tokens=40, return_log_probs=True)
-    whole = final_state(server, arrays | inputs(PROMPTS, 40, exclude_input_in_output=True))
-    pieces = ct.stream_infer(server.grpc, "tensorrt_llm", arrays | inputs(PROMPTS, 40, streaming=True))
+    new = 400
+    arrays = inputs(PROMPTS, new, min_tokens=new, return_log_probs=True)
+    whole = final_state(server, arrays | inputs(PROMPTS, new, exclude_input_in_output=True))
+    pieces = ct.stream_infer(server.grpc, "tensorrt_llm", arrays | inputs(PROMPTS, new, streaming=True))
     assert len(pieces) > 3
     for row in range(3):
         for name in ("output_ids", "output_log_probs"):

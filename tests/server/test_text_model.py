@@ -49,7 +49,8 @@ def test_generate(server: TritonServer, tokenizer: Tokenizer, model: str, prompt
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_streamed_pieces_join_to_the_whole(server: TritonServer, prompt: str) -> None:
-    options = {"text_input": prompt, "max_tokens": 100, "temperature": 1.5, "top_p": 1.0, "seed": 5}
+    counts = {"max_tokens": 400, "min_tokens": 300}
+    options = {"text_input": prompt, **counts, "temperature": 1.5, "top_p": 1.0, "seed": 5}
     counted = {"return_num_output_tokens": True, "return_num_input_tokens": True}
     pieces = generate_stream(server, **options, **counted)
     whole = generate(server, **options, **counted)
@@ -133,11 +134,22 @@ def test_samples_of_every_row(server: TritonServer) -> None:
     assert whole["cum_log_probs"] == pytest.approx([answer["cum_log_probs"] for answer in alone], rel=1e-4)
     assert whole["num_output_tokens"] == 36
     pieces = generate_stream(server, text_input="Hello", seed=70, num_return_sequences=3, **draw)
-    assert len(pieces) > 3
-    assert ["".join(piece["text_output"][i] for piece in pieces) for i in range(3)] == texts
+    assert joined(pieces) == texts
     stop = texts[1][4:6]
     cut = generate(server, text_input="Hello", seed=70, num_return_sequences=3, stop_words=[stop], **draw)
     assert cut["text_output"] == [text.split(stop)[0] for text in texts]
+
+
+def test_samples_are_streamed(server: TritonServer) -> None:
+    draw = {"top_k": 40, "seed": 70, "num_return_sequences": 3, "max_tokens": 400, "min_tokens": 400}
+    pieces = generate_stream(server, text_input="Hello", **draw)
+    assert len(pieces) > 3
+    assert joined(pieces) == generate(server, text_input="Hello", **draw)["text_output"]
+
+
+def joined(pieces: list[dict[str, Any]]) -> list[str]:
+    """The text of each of three samples."""
+    return ["".join(piece["text_output"][i] for piece in pieces) for i in range(3)]
 
 
 def test_samples_of_beams(server: TritonServer) -> None:
