@@ -20,7 +20,7 @@ from fastertransformer.server.launcher import Launcher
 
 REQUESTS = [Request(i, token_ids((i + 1, 2, 3)), SamplingParams(max_tokens=8, end_ids=())) for i in range(4)]
 MOST_RANKS = 8
-LEAVE_S = 10
+LEAVE_S = 30
 
 
 def ranks(client: EngineClient) -> list[int]:

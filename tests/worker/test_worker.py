@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import VOCAB_SIZE, ask, launched_engine, running_engine
+from engine_runs import BLOCK_SIZE, VOCAB_SIZE, ask, launched_engine, running_engine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastertransformer.errors import ModelLoadError
@@ -15,7 +15,10 @@ from fastertransformer.messages import FinishReason, Request, SamplingParams, to
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("llama")
+    return write_checkpoint(tmp_path_factory.mktemp("llama"), 128)
+
+
+def write_checkpoint(folder: Path, max_positions: int) -> Path:
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
@@ -24,7 +27,7 @@ def checkpoint(tmp_path_factory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=max_positions,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -67,16 +70,17 @@ def test_prompt_and_output_must_fit_the_cache_where_that_is_smaller_than_the_mod
     assert "together 65, but model and cache hold at most 64" in answers[1].last.error
 
 
-def test_abort_gives_the_blocks_back(checkpoint):
-    with running_engine(checkpoint, max_tokens=256) as client:
-        client.submit([Request(0, token_ids((1,)), SamplingParams(max_tokens=120, end_ids=()))])
+def test_abort_gives_the_blocks_back(tmp_path):
+    long = 1 << 15  # tokens take many seconds on any machine
+    with running_engine(write_checkpoint(tmp_path, long), max_tokens=long) as client:
+        client.submit([Request(0, token_ids((1,)), SamplingParams(max_tokens=long - 1, end_ids=()))])
         outputs = client.outputs()
         next(outputs)
         client.abort([0])
         last = next(message for message in outputs if message.outputs[-1].finish_reason)
         assert last.outputs[-1].finish_reason is FinishReason.ABORTED
         _, stats = ask(client, [Request(1, token_ids((1,)), SamplingParams(max_tokens=1))])
-        assert stats.num_free_blocks == stats.num_total_blocks == 32
+        assert stats.num_free_blocks == stats.num_total_blocks == long // BLOCK_SIZE
 
 
 def test_engine_leaves_with_its_last_client(checkpoint):
