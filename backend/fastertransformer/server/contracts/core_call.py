@@ -66,7 +66,8 @@ class CoreCall:
         self.generated = np.zeros(count, np.int64)
         self.sent = np.zeros(count, np.int64)
         """New tokens that responses have covered; none of beams, which may become others."""
-        self.cum_logprobs = np.zeros(count, np.float32)
+        self.cum_logprobs = np.zeros(count, np.float64)
+        """In double precision: in single, the last digits would tell how many tokens came at a time."""
         self.logprobs = np.zeros((count, longest), np.float32)
         self.output_ids = np.empty((count, padded_len + longest), np.int64)
         lines = self.output_ids.reshape(len(rows), width, -1)
