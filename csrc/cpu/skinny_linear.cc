@@ -1,107 +1,25 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // out = x weight^T [* scale of the weight's row] + bias, or of the halves of that activation(first)
 // * second: for few rows of x the weights [N, K] are read once, in order, by all threads together.
-// A tile of kColumns weight rows stays in the first cache while it is multiplied with every row of
-// x, kRows at a time. Each output is one accumulator over K in steps of kLanes, whatever the tile,
+// Each output is one accumulator over K in steps of kLanes, whatever the tile (cpu/skinny_tile.h),
 // so a row's result does not depend on the other rows or on the threads.
 #include <cstdlib>
 
 #include "core/parallel.h"
 #include "cpu/activation.h"
 #include "cpu/launchers.h"
-#include "cpu/vec.h"
+#include "cpu/skinny_tile.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
 
-// Sums, columns of the weight and a row of x stay in registers: 32 with AVX-512, else 16.
-constexpr int kRows = 4;
-#if defined(__AVX512F__)
-constexpr int kColumns = 4;
-#else
-constexpr int kColumns = 3;
-#endif
-constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kGatedColumns = 64;
 constexpr int64_t kPartElements = 1 << 15;   // of x
 constexpr int64_t kGrainElements = 1 << 15;  // of the weight: some microseconds
 
-// acc[r][c] = sum_k x[r][k] w[c][k]
-template <int R, int C, typename T>
-void multiply_tile(float (&acc)[kRows][kColumns], const float* x, int64_t x_stride, const T* weight,
-                   int64_t weight_stride, int64_t size) {
-  vec total[R][C] = {};
-  const auto step = [&](int64_t k, auto load_x, auto load_w) {
-    vec w[C];
-    for (int c = 0; c < C; ++c) w[c] = load_w(weight + c * weight_stride + k);
-    for (int r = 0; r < R; ++r) {
-      const vec value = load_x(x + r * x_stride + k);
-      for (int c = 0; c < C; ++c) total[r][c] += value * w[c];
-    }
-  };
-  const int64_t whole = size / kLanes * kLanes;
-  for (int64_t k = 0; k < whole; k += kLanes) {
-    step(k, [](const float* p) { return load(p); }, [](const T* p) { return load(p); });
-  }
-  if (const int64_t rest = size - whole) {
-    step(
-        whole, [&](const float* p) { return load_part(p, rest); },
-        [&](const T* p) { return load_part(p, rest); });
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) acc[r][c] = sum(total[r][c]);
-  }
-}
-
-template <int C, int R = kRows, typename T>
-void multiply_rows(int rows, float (&acc)[kRows][kColumns], const float* x, int64_t x_stride,
-                   const T* weight, int64_t weight_stride, int64_t size) {
-  if (rows == R) return multiply_tile<R, C>(acc, x, x_stride, weight, weight_stride, size);
-  if constexpr (R > 1) {
-    multiply_rows<C, R - 1>(rows, acc, x, x_stride, weight, weight_stride, size);
-  }
-}
-
-// What the weights of one product are made of; null where there is no scale or bias.
-template <typename T, typename W>
-struct Matrix {
-  const W* weight;
-  int64_t stride, columns, size;
-  const float* scale;
-  const T* bias;
-
-  float finish(float sum, int64_t n) const {
-    const float scaled = scale == nullptr ? sum : sum * scale[n];
-    return bias == nullptr ? scaled : scaled + to_float(bias[n]);
-  }
-};
-
-// Columns [n, n + columns) of the products with every row of x, to [rows, columns] at `out`.
-template <typename Out, typename T, typename W>
-void multiply_columns(Out* out, int64_t out_stride, const float* x, int64_t rows,
-                      const Matrix<T, W>& matrix, int64_t n, int columns) {
-  const int64_t size = matrix.size;
-  const W* w = matrix.weight + n * matrix.stride;
-  for (int64_t m = 0; m < rows; m += kRows) {
-    const int count = static_cast<int>(rows - m < kRows ? rows - m : kRows);
-    float acc[kRows][kColumns];
-    if (columns == kColumns) {
-      multiply_rows<kColumns>(count, acc, x + m * size, size, w, matrix.stride, size);
-    } else {
-      multiply_rows<1>(count, acc, x + m * size, size, w, matrix.stride, size);
-    }
-    for (int r = 0; r < count; ++r) {
-      Out* y = out + (m + r) * out_stride;
-      for (int c = 0; c < columns; ++c) {
-        store_part(y + c, broadcast(matrix.finish(acc[r][c], n + c)), 1);
-      }
-    }
-  }
-}
-
 // The processor prefetches what is read in order, but only within a page: weight rows shorter than
 // that stream better one after the other than side by side, where one row of x gains nothing from
-// several. Prefetching here as well was slower in every size.
+// several. Prefetching for a single row as well was slower in every size.
 int tile_width(int64_t rows, int64_t weight_row_bytes) {
   return rows == 1 && weight_row_bytes < kPageBytes ? 1 : kColumns;
 }
@@ -180,11 +98,12 @@ void multiply_gated(const Tensor& out, const float* x, const Matrix<T, W>& matri
   });
 }
 
-// x as contiguous floats, converted once for all columns.
+// x as contiguous floats, converted once for all columns where it is something else.
 template <typename T>
 const float* widened(const Tensor& x) {
   static thread_local Scratch scratch;
   const int64_t rows = x.shape[0], size = x.shape[1];
+  if (x.dtype == DType::kFloat32 && (rows == 1 || x.strides[0] == size)) return x.as<float>();
   float* wide = scratch.reserve(rows * size);
   for (int64_t m = 0; m < rows; ++m) {
     const T* row = x.as<T>() + m * x.strides[0];
