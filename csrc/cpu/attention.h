@@ -71,12 +71,15 @@ void start_row(Tile& tile, int64_t row, const T* query, int64_t head_dim, float 
   for (int64_t d = 0; d < kMaxVecs; ++d) tile.sum[row][d] = vec{};
 }
 
+// `ahead`: elements to the keys and values that come next, which are brought meanwhile.
 template <typename T>
 void load_group(Tile& tile, const T* keys, int64_t key_stride, const T* values,
-                int64_t value_stride, int64_t count, int64_t head_dim) {
+                int64_t value_stride, int64_t count, int64_t head_dim, int64_t ahead) {
   for_lanes(head_dim, [&](int64_t d, int64_t lanes) {
     vec block[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
+      __builtin_prefetch(keys + j * key_stride + d + ahead);
+      __builtin_prefetch(values + j * value_stride + d + ahead);
       block[j] = j < count ? load_lanes(keys + j * key_stride + d, lanes) : vec{};
       tile.values[j][d / kLanes] =
           j < count ? load_lanes(values + j * value_stride + d, lanes) : vec{};

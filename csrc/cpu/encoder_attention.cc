@@ -32,7 +32,7 @@ void attend(const Problem& p, Tile& tile, int64_t head, int64_t start, int64_t e
   for (int64_t key = 0; key < end - start; key += kLanes) {
     const int64_t left = end - start - key;
     load_group(tile, at<T>(p.k, start + key, head), p.k.strides[0], at<T>(p.v, start + key, head),
-               p.v.strides[0], left < kLanes ? left : kLanes, p.head_dim);
+               p.v.strides[0], left < kLanes ? left : kLanes, p.head_dim, kLanes * p.k.strides[0]);
     attend_group(tile, p.head_dim, [&](int64_t row, vec scores) {
       if (p.relative_bias.table != nullptr) {
         scores += p.relative_bias(head, key, tile.position[row]);

@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Causal attention over the paged cache. One task is a tile of queries of one sequence with all
-// query heads that share a key-value head: its rows. Groups of keys are parts of one page.
+// query heads that share a key-value head: its rows. Of a sequence with a single query, where few
+// heads share keys, it is some heads. Groups of keys are parts of one page; while one is computed
+// the next is brought, since pages lie anywhere.
 #include "cpu/attention.h"
+
+#include <algorithm>
 
 #include "core/parallel.h"
 #include "cpu/launchers.h"
+#include "cpu/single_row.h"
 
 namespace ft::cpu::FT_ISA {
 namespace {
+
+constexpr int64_t kSingleGroup = 2;  // heads that share keys, at most, for queries one by one
+constexpr int64_t kSingleRows = 16;  // heads of a task
 
 struct Problem {
   Tensor out, q, k_cache, v_cache, block_tables;
@@ -25,9 +33,8 @@ bool needs_mask(const Problem& p, int64_t position, int64_t first_key, int64_t c
          (p.window != 0 && position - first_key >= p.window);
 }
 
-vec biased(const Problem& p, const Tile& tile, int64_t row, vec scores, int64_t first_key,
+vec biased(const Problem& p, int64_t position, int64_t head, vec scores, int64_t first_key,
            int64_t count) {
-  const int64_t position = tile.position[row], head = tile.head[row];
   if (p.soft_cap != 0.0f) {
     for (int64_t j = 0; j < kLanes; ++j) {
       scores[j] = std::tanh(scores[j] / p.soft_cap) * p.soft_cap;
@@ -72,36 +79,124 @@ void store_rows(const Problem& p, const Tile& tile, int64_t first_token) {
   }
 }
 
+// Neighbouring keys of a page.
+struct Group {
+  int64_t page, offset;  // in the cache
+  int64_t key, count;    // in the sequence
+
+  // Of one head; elements.
+  int64_t at(const Tensor& cache, int64_t kv_head) const {
+    return page * cache.strides[0] + kv_head * cache.strides[1] + offset * cache.strides[2];
+  }
+};
+
+// The group that starts with key `key`, of those up to `newest`.
+Group group_at(const Problem& p, const int32_t* table, int64_t key, int64_t newest) {
+  const int64_t offset = key % p.block_size;
+  const int64_t count =
+      std::min(std::min<int64_t>(kLanes, p.block_size - offset), newest - key + 1);
+  return {table[key / p.block_size], offset, key, count};
+}
+
+// Calls body(group, the next one) for all groups of keys in [oldest, newest]; the first one may
+// begin before. The last one is its own next one.
+template <typename Body>
+void for_groups(const Problem& p, int64_t sequence, int64_t oldest, int64_t newest, Body body) {
+  const int32_t* table = p.block_tables.as<int32_t>() + sequence * p.block_tables.strides[0];
+  const int64_t first = oldest > 0 ? oldest / p.block_size * p.block_size : 0;
+  for (Group group = group_at(p, table, first, newest);;) {
+    const int64_t key = group.key + group.count;
+    const Group next = key <= newest ? group_at(p, table, key, newest) : group;
+    body(group, next);
+    if (key > newest) return;
+    group = next;
+  }
+}
+
 template <typename T>
 void attend(const Problem& p, Tile& tile, int64_t sequence, int64_t kv_head, int64_t first,
             int64_t count) {
   load_queries<T>(p, tile, sequence, kv_head, first, count);
-  const int32_t* table = p.block_tables.as<int32_t>() + sequence * p.block_tables.strides[0];
   const int64_t last_key = tile.position[tile.rows - 1];
   const int64_t oldest = p.window == 0 ? 0 : tile.position[0] - p.window + 1;
-  const int64_t first_page = oldest > 0 ? oldest / p.block_size : 0;
-  for (int64_t page = first_page; page * p.block_size <= last_key; ++page) {
-    const T* keys =
-        p.k_cache.as<T>() + table[page] * p.k_cache.strides[0] + kv_head * p.k_cache.strides[1];
-    const T* values =
-        p.v_cache.as<T>() + table[page] * p.v_cache.strides[0] + kv_head * p.v_cache.strides[1];
-    for (int64_t offset = 0; offset < p.block_size; offset += kLanes) {
-      const int64_t key = page * p.block_size + offset;
-      if (key > last_key) break;
-      int64_t keys_left = p.block_size - offset;
-      if (keys_left > kLanes) keys_left = kLanes;
-      if (keys_left > last_key - key + 1) keys_left = last_key - key + 1;
-      load_group(tile, keys + offset * p.k_cache.strides[2], p.k_cache.strides[2],
-                 values + offset * p.v_cache.strides[2], p.v_cache.strides[2], keys_left,
-                 p.head_dim);
-      const int64_t older = key - tile.position[0];  // queries that see none of these keys
-      const auto finish = [&](int64_t row, vec scores) {
-        return biased(p, tile, row, scores, key, keys_left);
-      };
-      attend_group(tile, p.head_dim, finish, older > 0 ? older * p.group : 0);
-    }
-  }
+  for_groups(p, sequence, oldest, last_key, [&](const Group& group, const Group& next) {
+    const int64_t at = group.at(p.k_cache, kv_head), value_at = group.at(p.v_cache, kv_head);
+    load_group(tile, p.k_cache.as<T>() + at, p.k_cache.strides[2], p.v_cache.as<T>() + value_at,
+               p.v_cache.strides[2], group.count, p.head_dim, next.at(p.k_cache, kv_head) - at);
+    const int64_t older = group.key - tile.position[0];  // queries that see none of these keys
+    const auto finish = [&](int64_t row, vec scores) {
+      return biased(p, tile.position[row], tile.head[row], scores, group.key, group.count);
+    };
+    attend_group(tile, p.head_dim, finish, older > 0 ? older * p.group : 0);
+  });
   store_rows<T>(p, tile, p.cu_seqlens_q[sequence] + first);
+}
+
+// The only query of a sequence, its heads [first, first + count), of which few share keys: to
+// transpose keys would take longer than all that is done with them. All heads of a page are taken
+// together, since they lie side by side.
+template <typename T>
+void attend_single(const Problem& p, int64_t sequence, int64_t first, int64_t count) {
+  const int64_t token = p.cu_seqlens_q[sequence], position = p.seq_lens[sequence] - 1;
+  const int64_t oldest = p.window == 0 ? 0 : position - p.window + 1;
+  static thread_local SingleRow rows[kSingleRows];
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i].start(p.q.as<T>() + token * p.q.strides[0] + (first + i) * p.q.strides[1], p.head_dim,
+                  p.scale);
+  }
+  for_groups(p, sequence, oldest, position, [&](const Group& group, const Group& next) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t head = first + i, kv_head = head / p.group;
+      const Group& following = i + 1 < count ? group : next;
+      const int64_t next_head = (i + 1 < count ? head + 1 : first) / p.group;
+      const int64_t at = group.at(p.k_cache, kv_head), value_at = group.at(p.v_cache, kv_head);
+      const int64_t ahead = following.at(p.k_cache, next_head) - at;
+      const vec scores =
+          rows[i].scores(p.k_cache.as<T>() + at, p.k_cache.strides[2], group.count, ahead);
+      rows[i].add(biased(p, position, head, scores, group.key, group.count),
+                  p.v_cache.as<T>() + value_at, p.v_cache.strides[2], group.count, ahead);
+    }
+  });
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i].store(p.out.as<T>() + token * p.out.strides[0] + (first + i) * p.out.strides[1]);
+  }
+}
+
+bool is_single(const Problem& p, int64_t sequence) {
+  return p.group <= kSingleGroup && p.cu_seqlens_q[sequence + 1] - p.cu_seqlens_q[sequence] == 1;
+}
+
+// Sequences with one query.
+template <typename T>
+void attend_singles(const Problem& p, int64_t sequences) {
+  const int64_t heads = p.q.shape[1], grain = balanced_grain(sequences * heads, 1);
+  const int64_t count = std::min(std::min(grain, heads), kSingleRows);
+  const int64_t parts = (heads + count - 1) / count;
+  parallel_for(sequences * parts, 1, [&](int64_t task, int64_t) {
+    const int64_t sequence = task / parts, first = task % parts * count;
+    if (is_single(p, sequence)) {
+      attend_single<T>(p, sequence, first, std::min(count, heads - first));
+    }
+  });
+}
+
+// All others.
+template <typename T>
+void attend_tiles(const Problem& p, int64_t sequences, int64_t max_seqlen_q) {
+  if (max_seqlen_q == 1 && p.group <= kSingleGroup) return;
+  const int64_t queries = kMaxRows / p.group, kv_heads = p.k_cache.shape[1];
+  const int64_t tiles = (max_seqlen_q + queries - 1) / queries;
+  parallel_for(tiles * sequences * kv_heads, 1, [&](int64_t task, int64_t) {
+    // The last tiles see the most keys: they come first, so that no thread ends with one alone.
+    const int64_t tile = tiles - 1 - task / (sequences * kv_heads);
+    const int64_t sequence = task / kv_heads % sequences;
+    const int64_t length = p.cu_seqlens_q[sequence + 1] - p.cu_seqlens_q[sequence];
+    const int64_t left = length - tile * queries;
+    if (left > 0 && !is_single(p, sequence)) {
+      attend<T>(p, thread_tile(), sequence, task % kv_heads, tile * queries,
+                left < queries ? left : queries);
+    }
+  });
 }
 
 void check(const Tensor& out, const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
@@ -171,22 +266,10 @@ void paged_attention(const Tensor& out, const Tensor& q, const Tensor& k_cache,
                   q.shape[2],
                   q.shape[1] / k_cache.shape[1],
                   k_cache.shape[2]};
-  const int64_t queries = kMaxRows / p.group;
-  const int64_t tiles = (max_seqlen_q + queries - 1) / queries;
-  const int64_t sequences = seq_lens.shape[0], kv_heads = k_cache.shape[1];
   dispatch(q, [&](auto type) {
     using T = decltype(type);
-    parallel_for(tiles * sequences * kv_heads, 1, [&](int64_t task, int64_t) {
-      // The last tiles see the most keys: they come first, so that no thread ends with one alone.
-      const int64_t tile = tiles - 1 - task / (sequences * kv_heads);
-      const int64_t sequence = task / kv_heads % sequences;
-      const int64_t length = p.cu_seqlens_q[sequence + 1] - p.cu_seqlens_q[sequence];
-      const int64_t left = length - tile * queries;
-      if (left > 0) {
-        attend<T>(p, thread_tile(), sequence, task % kv_heads, tile * queries,
-                  left < queries ? left : queries);
-      }
-    });
+    if (p.group <= kSingleGroup) attend_singles<T>(p, seq_lens.shape[0]);
+    attend_tiles<T>(p, seq_lens.shape[0], max_seqlen_q);
   });
 }
 
