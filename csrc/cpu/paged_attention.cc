@@ -15,7 +15,7 @@ namespace ft::cpu::FT_ISA {
 namespace {
 
 constexpr int64_t kSingleGroup = 2;  // heads that share keys, at most, for queries one by one
-constexpr int64_t kSingleRows = 16;  // heads of a task
+constexpr int64_t kSingleRows = 16;  // of a task, at most: a head each
 
 struct Problem {
   Tensor out, q, k_cache, v_cache, block_tables;
@@ -158,7 +158,7 @@ void attend_single(const Problem& p, int64_t sequence, int64_t first, int64_t co
     }
   });
   for (int64_t i = 0; i < count; ++i) {
-    rows[i].store(p.out.as<T>() + token * p.out.strides[0] + (first + i) * p.out.strides[1]);
+    rows[i].write(p.out.as<T>() + token * p.out.strides[0] + (first + i) * p.out.strides[1]);
   }
 }
 

@@ -49,7 +49,7 @@ class SingleRow {
     const vec weight = scores == kLowest ? vec{} : seen;
     total_ = total_ * correction + weight;
     alignas(64) float weights[kLanes];
-    ft::cpu::FT_ISA::store(weights, weight);
+    store(weights, weight);
     int64_t i = 0;
     for (; i + kVecs <= num_vecs_; i += kVecs) {
       add_values<kVecs>(i, weights, correction, values, stride, count, ahead);
@@ -58,7 +58,7 @@ class SingleRow {
   }
 
   template <typename T>
-  void store(T* to) const {
+  void write(T* to) const {
     const float scale = 1.0f / sum(total_);
     for (int64_t i = 0; i < num_vecs_; ++i) {
       store_lanes(to + i * kLanes, sums_[i] * scale, lanes_of(i));

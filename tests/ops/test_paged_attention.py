@@ -40,9 +40,10 @@ def rows_of(batch: Batch, result: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("group", [1, 4, 8])
-def test_single_queries(kernels, dtype, group):
-    check(kernels, replace(SINGLE, dtype=dtype, num_heads=8, num_kv_heads=8 // group))
+@pytest.mark.parametrize("group", [1, 2, 4, 8])
+@pytest.mark.parametrize("num_heads", [8, 40])
+def test_single_queries(kernels, dtype, group, num_heads):
+    check(kernels, replace(SINGLE, dtype=dtype, num_heads=num_heads, num_kv_heads=num_heads // group))
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)
