@@ -7,6 +7,7 @@
 #include "core/parallel.h"
 #include "cpu/launchers.h"
 #ifdef FT_WITH_CUDA
+#include "cuda/decoder_stack.h"
 #include "cuda/launchers.h"
 #endif
 
@@ -177,6 +178,18 @@ void bind_cuda(py::module_ module) {
       .def_property_readonly("late_rank", &PeerArena::late_rank)
       .def_property_readonly("slot_bytes", &PeerArena::slot_bytes)
       .def_property_readonly("block_bytes", &PeerArena::block_bytes);
+  using ft::cuda::DecoderStack;
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  py::class_<DecoderStack>(module, "DecoderStack")
+      .def(py::init<int, int, int, int>(), py::arg("num_heads"), py::arg("num_kv_heads"),
+           py::arg("head_dim"), py::arg("hidden_size"))
+      .def("add_linear", &DecoderStack::add_linear, no_gil)
+      .def("add_attention", &DecoderStack::add_attention, no_gil)
+      .def("fits", &DecoderStack::fits)
+      .def_property_readonly("max_tokens", &DecoderStack::max_tokens)
+      .def_property_readonly("scratch_bytes", &DecoderStack::scratch_bytes)
+      .def("place", &DecoderStack::place, no_gil)
+      .def("run", &DecoderStack::run, no_gil);
   FT_BIND(cuda, all_reduce_one_shot);
   FT_BIND(cuda, all_reduce_two_shot);
   FT_BIND(cuda, all_gather_columns);

@@ -78,7 +78,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     num_threads: int = 0
     """CPU threads of one rank; 0 shares the cores out among the ranks."""
     disable_kernels: tuple[str, ...] = ()
-    """Ops that run their Python definition instead of their kernel."""
+    """Ops that run their Python definition instead of their kernel; `decoder_stack`: layers one by one."""
 
 
 def _text(value: str) -> str:

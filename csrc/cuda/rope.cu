@@ -7,6 +7,7 @@
 #include "cuda/packs.h"
 #include "cuda/paged_cache.cuh"
 #include "device/pdl.cuh"
+#include "device/rotation.cuh"
 #include "device/vec.cuh"
 
 namespace ft::cuda {
@@ -58,9 +59,9 @@ __device__ __forceinline__ void rotate(const T* from, T* to, const Turn<kLanes>&
   for (int i = 0; i < kLanes; ++i) {
     T& a = element(first, second, kInterleaved ? 2 * i : i);
     T& b = element(first, second, kInterleaved ? 2 * i + 1 : kLanes + i);
-    const float x = device::to_float(a), y = device::to_float(b);
-    a = device::from_float<T>(x * turn.cos.lanes[i] - y * turn.sin.lanes[i]);
-    b = device::from_float<T>(y * turn.cos.lanes[i] + x * turn.sin.lanes[i]);
+    const T x = a, y = b;
+    a = device::turned_first(x, y, turn.cos.lanes[i], turn.sin.lanes[i]);
+    b = device::turned_second(x, y, turn.cos.lanes[i], turn.sin.lanes[i]);
   }
   device::store_pack(to + turn.first, first);
   device::store_pack(to + turn.second, second);

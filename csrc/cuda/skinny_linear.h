@@ -61,5 +61,8 @@ SkinnyLinear skinny_linear_int8_sm90;
 
 // Whether Hopper's kernels run here and take `weight`: rows of multiples of 128 bytes.
 bool fits_sm90(const Tensor& weight);
+// Whether of those skinny_wide_sm90 takes it; by the weights alone: a row of x has the same result
+// in any number of rows.
+bool is_wide_sm90(const Tensor& weight, bool is_gated);
 
 }  // namespace ft::cuda

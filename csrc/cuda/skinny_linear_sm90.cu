@@ -10,17 +10,16 @@ namespace {
 constexpr int kWideGroups = 4;  // of a block, at least
 constexpr int kWideColumns = 2048;
 
-// By the weights alone: a row of x has the same result in any number of rows.
-bool is_wide(const SkinnyProduct& product) {
-  return has_warpgroup_products() && product.out.shape[1] % 2 == 0 &&
-         product.weight.shape[1] >= kWideColumns &&
-         sm90::Share(product.weight.shape[0]).most_groups() >= kWideGroups;
-}
-
 }  // namespace
 
+bool is_wide_sm90(const Tensor& weight, bool is_gated) {
+  return has_warpgroup_products() && weight.shape[0] % (is_gated ? 4 : 2) == 0 &&
+         weight.shape[1] >= kWideColumns &&
+         sm90::Share(weight.shape[0]).most_groups() >= kWideGroups;
+}
+
 void skinny_linear_sm90(const SkinnyProduct& product) {
-  if (is_wide(product)) return skinny_wide_sm90(product);
+  if (is_wide_sm90(product.weight, product.is_gated)) return skinny_wide_sm90(product);
   dispatch_half(product.x, [&](auto type) {
     using T = decltype(type);
     sm90::run<T, T>(product);

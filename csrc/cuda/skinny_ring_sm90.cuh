@@ -66,8 +66,9 @@ struct Shape {
 // are counted in the order of the tiles, whose rows come from all parts of the weight (box_map) in
 // equal numbers.
 struct Share {
-  int blocks, groups_of_each, blocks_with_one_more, tiles = 1;
+  int blocks = 0, groups_of_each = 0, blocks_with_one_more = 0, tiles = 1;
 
+  Share() = default;
   explicit Share(int64_t rows) {
     const int groups = static_cast<int>((rows + kGroupRows - 1) / kGroupRows);
     blocks = std::min(groups, num_multiprocessors());

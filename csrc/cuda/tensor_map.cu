@@ -106,10 +106,10 @@ CUtensorMap cache_map(const char* op, const Tensor& cache, int box_keys) {
   const int strips = static_cast<int>(cache.shape[3] / kStripColumns);
   Dimensions dimensions;
   dimensions.add(kStripColumns, bytes, kStripColumns);
-  dimensions.add(kGroupKeys, key_bytes, kGroupKeys);
+  dimensions.add(kCacheGroupKeys, key_bytes, kCacheGroupKeys);
   dimensions.add(strips, kStripColumns * bytes, strips);
-  dimensions.add(cache.shape[1] * cache.shape[2] / kGroupKeys, kGroupKeys * key_bytes,
-                 box_keys / kGroupKeys);
+  dimensions.add(cache.shape[1] * cache.shape[2] / kCacheGroupKeys, kCacheGroupKeys * key_bytes,
+                 box_keys / kCacheGroupKeys);
   dimensions.add(cache.shape[0], cache.strides[0] * bytes, 1);
   return dimensions.map(op, cache.dtype, cache.data);
 }

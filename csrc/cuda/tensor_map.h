@@ -24,7 +24,7 @@ constexpr int kStripColumns = 64;  // of 16 bits, 128 bytes
 // coordinates: column, row. Its rows must be multiples of 16 bytes apart.
 CUtensorMap result_map(const char* op, const Tensor& matrix, int box_rows, int box_columns);
 
-constexpr int kGroupKeys = 8;
+constexpr int kCacheGroupKeys = 8;
 
 // Queries [T, N, D] of 16-bit elements, whose copies bring kStripColumns columns of one head for
 // `box_tokens` tokens, swizzled over 128 bytes; coordinates: column, head, token. What lies outside
@@ -32,8 +32,9 @@ constexpr int kGroupKeys = 8;
 CUtensorMap query_map(const char* op, const Tensor& q, int box_tokens);
 
 // A cache [P, K, S, D] of the same, whose copies bring `box_keys` keys of one head in groups of
-// kGroupKeys: [group, strip, key, column], swizzled likewise. Coordinates: three zeros, the group
-// among the page's K * S / kGroupKeys, the page. A page's heads must lie one behind the other.
+// kCacheGroupKeys: [group, strip, key, column], swizzled likewise. Coordinates: three zeros, the
+// group among the page's K * S / kCacheGroupKeys, the page. A page's heads must lie one behind the
+// other.
 CUtensorMap cache_map(const char* op, const Tensor& cache, int box_keys);
 
 }  // namespace ft::cuda

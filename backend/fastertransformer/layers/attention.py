@@ -95,17 +95,30 @@ class Attention:
         k_norm: NormLayer | None,
         ia3: Ia3 | None,
     ) -> None:
-        self._shape = shape
+        self.shape = shape
         self.output = output
         self.qkv = qkv
-        self._rope_table = rope_table
-        self._alibi_slopes = alibi_slopes
-        self._relative_bias = relative_bias
+        self.rope_table = rope_table
+        self.alibi_slopes = alibi_slopes
+        self.relative_bias = relative_bias
         self._q_norm = q_norm
         self._k_norm = k_norm
         self._ia3 = ia3
         kv = shape.num_kv_heads
         self._split = [shape.num_heads, kv, kv]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether queries, keys and values are what `qkv` leaves, turned or not."""
+        changes = (self._q_norm, self._k_norm, self._ia3)
+        return not self.shape.qkv_limit and all(change is None for change in changes)
+
+    @property
+    def turns_partly(self) -> bool:
+        """Whether it turns other pairs than those of the halves of whole heads."""
+        if self.rope_table is None:
+            return False
+        return self.shape.interleaved or self.rope_table.shape[1] < self.shape.head_dim
 
     def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] -> this rank's part of the sum [S, H] of the tokens that are kept.
@@ -130,7 +143,7 @@ class Attention:
 
     def _written(self, qkv: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """Puts keys and values into the cache; the queries [T, N, D]."""
-        shape = self._shape
+        shape = self.shape
         if self._ia3 is not None:
             self._ia3(qkv, metadata.ia3_rows)
         heads = qkv.view(qkv.shape[0], -1, shape.head_dim)
@@ -139,13 +152,13 @@ class Attention:
         q, k, v = torch.split(heads, self._split, 1)
         if self._q_norm is not None and self._k_norm is not None:
             q, k = _per_head(self._q_norm, q), _per_head(self._k_norm, k)
-        rotation = metadata.positions, self._rope_table, shape.interleaved
+        rotation = metadata.positions, self.rope_table, shape.interleaved
         ops.add_to_cache(q, k, v, *rotation, kv_cache[0], kv_cache[1], metadata.slot_mapping)
         return q
 
     def _attend(self, q: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, N, D], over the cache with this step's keys and values."""
-        shape = self._shape
+        shape = self.shape
         return ops.paged_attention(
             q,
             kv_cache[0],
@@ -160,8 +173,8 @@ class Attention:
             shape.scale,
             shape.window,
             shape.soft_cap,
-            self._alibi_slopes,
-            self._relative_bias,
+            self.alibi_slopes,
+            self.relative_bias,
         )
 
 

@@ -17,11 +17,14 @@ class CrossAttention:
         ia3: of keys and values.
     """
 
+    alibi_slopes = None
+    rope_table = None
+
     def __init__(self, shape: AttentionShape, q: Linear, kv: Linear, output: Linear, ia3: Ia3 | None) -> None:
-        self._shape = shape
-        self._q = q
+        self.shape = shape
+        self.q = q
         self._kv = kv
-        self._output = output
+        self.output = output
         self._ia3 = ia3
 
     def write(self, encoded: Tensor, slot_mapping: Tensor, kv_cache: Tensor, ia3_rows: Tensor | None) -> None:
@@ -34,15 +37,15 @@ class CrossAttention:
         kv = self._kv(encoded)
         if self._ia3 is not None:
             self._ia3(kv, ia3_rows)
-        k, v = torch.chunk(kv.view(encoded.shape[0], -1, self._shape.head_dim), 2, 1)
+        k, v = torch.chunk(kv.view(encoded.shape[0], -1, self.shape.head_dim), 2, 1)
         ops.kv_write(k, v, kv_cache[0], kv_cache[1], slot_mapping)
 
     def __call__(self, x: Tensor, metadata: StepMetadata, kv_cache: Tensor) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]; every token sees all keys of its sequence."""
-        cross, shape = metadata.cross, self._shape
+        cross, shape = metadata.cross, self.shape
         assert cross is not None
         attended = ops.paged_attention(
-            self._q(x).view(x.shape[0], -1, shape.head_dim),
+            self.q(x).view(x.shape[0], -1, shape.head_dim),
             kv_cache[0],
             kv_cache[1],
             cross.block_tables,
@@ -58,4 +61,4 @@ class CrossAttention:
             None,
             None,
         )
-        return self._output(attended.view(x.shape[0], -1))
+        return self.output(attended.view(x.shape[0], -1))

@@ -23,6 +23,11 @@ class Mlp:
         self.is_gated = gated
         self._ia3 = ia3
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether `down` takes what `up` leaves."""
+        return self._ia3 is None
+
     def __call__(self, x: Tensor, ia3_rows: Tensor | None = None) -> Tensor:
         """[T, H] -> this rank's part of the sum [T, H]. Args: ia3_rows: as of Ia3."""
         return self.down(self.inner(x, ia3_rows))

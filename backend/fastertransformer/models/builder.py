@@ -15,6 +15,7 @@ from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
 from ..quant.dense import DenseWeight
 from .block_builder import BlockBuilder
+from .decoder_stack import build_stack
 from .encoder import Encoder
 from .families.layouts import Layout
 from .spec import SINUSOIDAL_SPREADS, ModelSpec, Positions
@@ -81,6 +82,7 @@ class Builder:
             head=None if head_words is None else self._head(head_words),
             encoder=encoder,
             cross_attentions=cross_attentions,
+            stack=build_stack(blocks, self.device),
             weight_bytes=self.reader.num_bytes,
             step_bytes=self.reader.num_bytes - encoder_bytes - lookup_bytes,
         )

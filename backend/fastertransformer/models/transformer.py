@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..layers.attention import StepMetadata, rows_of
 from ..layers.cross_attention import CrossAttention
+from ..layers.decoder_stack import DecoderStack
 from ..layers.embedding import Embedding, Head, add_positions
 from ..layers.encoder_attention import EncoderMetadata
 from ..layers.linear import Linear
@@ -61,6 +62,8 @@ class Model:
     """On every stage, whole."""
     cross_attentions: tuple[CrossAttention, ...] = ()
     """Of this stage's layers, in their order."""
+    stack: DecoderStack | None = None
+    """`blocks` as one kernel for steps of few tokens, where there is one for them."""
 
     def kv_cache_shape(self, num_blocks: int, block_size: int) -> tuple[int, ...]:
         """[layers of this stage, keys and values, num_blocks, K, block_size, D]"""
@@ -128,6 +131,9 @@ class Model:
             What is left to add, and what it is to be added to, [S, H] each. The former may be this rank's
             part of a sum, which `summed` and `logits` make whole.
         """
+        if self.stack is not None and self.stack.takes(hidden, metadata, layer_caches):
+            left, stream = self.stack(hidden, metadata, layer_caches)
+            return rows_of(left, kept), rows_of(stream, kept)
         # Cross-attention's metadata is of every token, and the prompts of such decoders are short.
         narrows = kept is not None and not self.cross_attentions
         last = replace(metadata, kept=kept) if narrows else metadata

@@ -12,6 +12,7 @@ from .attention import (
     paged_attention,
 )
 from .beam_search import beam_candidates, copy_blocks, copy_rows, normalise_rows
+from .decoder_stack import STACK_BLOCK_MULTIPLE, DecoderStackKernel, decoder_stack_kernel
 from .disentangled_attention import disentangled_attention
 from .embedding import add_positions, embedding
 from .encoder_attention import bias_by_distance, encoder_attention
@@ -53,7 +54,14 @@ from .moe import (
     route,
 )
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-from .registry import cuda_architectures, disable, has_kernels, set_device, set_num_threads
+from .registry import (
+    cuda_architectures,
+    disable,
+    has_kernels,
+    names_ops,
+    set_device,
+    set_num_threads,
+)
 from .rope import add_to_cache, rope, rope_kv_write
 from .sampling import (
     SAMPLING_FLOATS,
@@ -69,6 +77,8 @@ __all__ = [
     "CHUNK_KEYS",
     "SAMPLING_FLOATS",
     "SAMPLING_INTEGERS",
+    "STACK_BLOCK_MULTIPLE",
+    "DecoderStackKernel",
     "activated_linear",
     "activated_rows",
     "activation",
@@ -86,6 +96,7 @@ __all__ = [
     "copy_blocks",
     "copy_rows",
     "cuda_architectures",
+    "decoder_stack_kernel",
     "disable",
     "disentangled_attention",
     "embedding",
@@ -109,6 +120,7 @@ __all__ = [
     "library_logits",
     "library_rows",
     "log_probability",
+    "names_ops",
     "normalise_rows",
     "num_key_chunks",
     "pack_int8",

@@ -37,6 +37,9 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
+_STACKS = ("decoder_stack",)
+"""Kernels of many ops at once; each is left out when one of all kernels is disabled."""
+_disabled: set[str] = set()
 
 
 def find_kernel(device: str, name: str) -> Callable[..., None] | None:
@@ -105,17 +108,28 @@ def op(out: Callable[..., Tensor] | None) -> Callable[[Callable[P, R]], Callable
 
 
 def disable(names: Iterable[str]) -> None:
-    """Makes ops run their bodies.
+    """Makes ops run their bodies, and those that one kernel computes at once run one by one.
 
     Raises:
-        ModelLoadError: a name that is no op; lists those that are.
+        ModelLoadError: a name that is neither an op nor such a kernel; lists those that are.
     """
+    known = sorted((*OPS, *_STACKS))
     for name in names:
-        if name not in OPS:
-            raise ModelLoadError(
-                f"parameter disable_kernels names {name!r}; ops are {', '.join(sorted(OPS))}"
-            )
-        OPS[name].kernels.clear()
+        if name not in known:
+            raise ModelLoadError(f"parameter disable_kernels names {name!r}; ops are {', '.join(known)}")
+        _disabled.add(name)
+        if name in OPS:
+            OPS[name].kernels.clear()
+
+
+def any_disabled() -> bool:
+    """Whether a kernel was."""
+    return bool(_disabled)
+
+
+def names_ops(names: Iterable[str]) -> bool:
+    """Whether an op runs its body where the kernels of these names are disabled."""
+    return any(name in OPS for name in names)
 
 
 def set_num_threads(count: int) -> None:

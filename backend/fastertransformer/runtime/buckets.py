@@ -78,4 +78,4 @@ def token_multiple(config: EngineConfig, world: World, device: torch.device, dty
     no tokens of nobody.
     """
     multiple = world.minimum(ops.library_rows(device, dtype))  # the ranks' CPUs may differ
-    return multiple if world.mesh.pp_size == 1 and not config.disable_kernels else 1
+    return multiple if world.mesh.pp_size == 1 and not ops.names_ops(config.disable_kernels) else 1

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..config import EngineConfig
 from ..engine.batch import FloatArray, Int32Array
 from ..engine.encode_batch import EncodeBatch, EncodeResult
@@ -61,7 +62,8 @@ class EncodeRunner:
         self._multiple = token_multiple(config, world, model.device, model.dtype)
         self._graphs: EncodeGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
-        if model.device.type == "cuda" and self._mesh.pp_size == 1 and not config.disable_kernels:
+        is_capturable = not ops.names_ops(config.disable_kernels)
+        if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
             bound = launch_bound_tokens(-world.minimum(-model.layer_bytes))
             largest = min(max(config.max_num_batched_tokens, max_seqlen), bound)
             self._graphs = EncodeGraphs(self._compute, model, config.max_num_seqs, largest, max_seqlen)

@@ -110,7 +110,7 @@ class ModelRunner:
         """What all further steps of these `Batch.slots` ask for."""
         self._graphs: StepGraphs | None = None
         # The bodies of some ops ask the device, which a graph cannot hold.
-        is_capturable = model.is_capturable and not config.disable_kernels
+        is_capturable = model.is_capturable and not ops.names_ops(config.disable_kernels)
         if model.device.type == "cuda" and self._mesh.pp_size == 1 and is_capturable:
             # All ranks take the same graphs, and none larger ones than its memory was planned for.
             layer_bytes = -world.minimum(-model.layer_bytes)

@@ -48,7 +48,12 @@ __device__ DecodeState<kHeadDim> attend(const Attention<T>& a, const DecodeItem&
     score_keys<T, kHeadDim>(weights, stream.keys(stage), queries, lane);
     __syncwarp();
     stream.copy_keys(stage);
-    weigh(weights, state, score, item, key + lane / 4, slopes);
+    weigh(weights, state, [&](int i, float dot) {
+      const int at = key + lane / 4 + i / 2 * 8;
+      return at >= item.begin && at < item.end
+                 ? score(dot, slopes[i % 2], item.length - 1 - at) * score.exponent_factor()
+                 : -INFINITY;
+    });
     device::wait_for_copies<kPending>();
     __syncwarp();
     add_values<T, kHeadDim>(state, stream.values(stage), weights, lane);

@@ -39,18 +39,14 @@ __device__ void score_keys(float (&scores)[4], const char* keys,
   for (int i = 0; i < 4; ++i) scores[i] = even[i] + odd[i];
 }
 
-// Turns scores into weights and makes room for them in the state.
-template <int kHeadDim, typename S>
-__device__ void weigh(float (&scores)[4], DecodeState<kHeadDim>& state, const S& score,
-                      const DecodeItem& item, int key, const float (&slopes)[2]) {
+// Turns scores into weights and makes room for them in the state. `exponent`: of score i, whose dot
+// product it gets; the weight is 2 to its power.
+template <int kHeadDim, typename Exponent>
+__device__ void weigh(float (&scores)[4], DecodeState<kHeadDim>& state, const Exponent& exponent) {
   float next_best[2] = {state.best[0], state.best[1]};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int at = key + i / 2 * 8;
-    scores[i] =
-        at >= item.begin && at < item.end
-            ? score(scores[i], slopes[i % 2], item.length - 1 - at) * score.exponent_factor()
-            : -INFINITY;
+    scores[i] = exponent(i, scores[i]);
     next_best[i % 2] = fmaxf(next_best[i % 2], scores[i]);
   }
 #pragma unroll

@@ -53,19 +53,27 @@ struct HeadState {
     }
 #pragma unroll 4
     for (int part = 0; part < count; ++part) {
-      const float2 found = parts.total(part);
-      const float weight = device::exp2_fast(found.x - best);
-      total += weight * found.y;
+      add(parts.total(part), head_dim, lane, [&](int dim) { return parts.sum(part, dim); });
+    }
+  }
+
+  // None yet, of whose states `best` is to be the best.
+  __device__ explicit HeadState(float best) : best(best) {}
+
+  // A state: best score and total weight, and its sums by `sum`(dim).
+  template <typename Sum>
+  __device__ void add(float2 found, int head_dim, int lane, const Sum& sum_of) {
+    const float weight = device::exp2_fast(found.x - best);
+    total += weight * found.y;
 #pragma unroll
-      for (int i = 0; i < kPacks; ++i) {
-        const int dim = lane * 4 + i * kLaneDims;
-        if (dim >= head_dim) continue;
-        const float4 sum = parts.sum(part, dim);
-        sums[i].x += weight * sum.x;
-        sums[i].y += weight * sum.y;
-        sums[i].z += weight * sum.z;
-        sums[i].w += weight * sum.w;
-      }
+    for (int i = 0; i < kPacks; ++i) {
+      const int dim = lane * 4 + i * kLaneDims;
+      if (dim >= head_dim) continue;
+      const float4 sum = sum_of(dim);
+      sums[i].x += weight * sum.x;
+      sums[i].y += weight * sum.y;
+      sums[i].z += weight * sum.z;
+      sums[i].w += weight * sum.w;
     }
   }
 

@@ -39,7 +39,7 @@ bool launch_head(const Attention<T>& a, int64_t stream) {
 
 template <typename T>
 bool launch_prefill_sm90(const Attention<T>& attention, int64_t stream) {
-  const bool fits = attention.block_size % kGroupKeys == 0 &&
+  const bool fits = attention.block_size % kCacheGroupKeys == 0 &&
                     attention.kv_head_stride == attention.block_size * attention.key_stride;
   if (!fits) return false;
   switch (attention.head_dim) {

@@ -113,9 +113,10 @@ class Consumer {
     for (int i = threadIdx.x % kWarpgroupThreads; i < (S::kTileKeys - begin) * kPacks;
          i += kWarpgroupThreads) {
       const int key = begin + i / kPacks, pack = i % kPacks;
-      *reinterpret_cast<uint4*>(values + key / kGroupKeys * S::kKeyGroupBytes +
+      *reinterpret_cast<uint4*>(values + key / kCacheGroupKeys * S::kKeyGroupBytes +
                                 pack / kStripPacks * S::kKeyStripBytes +
-                                key % kGroupKeys * kRowBytes + pack % kStripPacks * 16) = uint4{};
+                                key % kCacheGroupKeys * kRowBytes + pack % kStripPacks * 16) =
+          uint4{};
     }
     device::async_proxy_fence();
     asm volatile("bar.sync %0, %1;" ::"r"(1 + S::kWarpgroups + warpgroup_), "n"(kWarpgroupThreads)

@@ -37,7 +37,7 @@ class Source<Attention<T>, S> {
   // zero.
   __device__ Place find_tile(const PrefillItem& item, int tile, const Maps& maps) const {
     const int key = tile * S::kTileKeys + lane_ * maps.box_keys;
-    const int group = (item.kv_head * a_.block_size + key % a_.block_size) / kGroupKeys;
+    const int group = (item.kv_head * a_.block_size + key % a_.block_size) / kCacheGroupKeys;
     if (key > item.newest || key + maps.box_keys <= item.oldest) return {group, a_.num_pages};
     return {group, a_.block_tables[item.sequence * a_.table_stride + key / a_.block_size]};
   }
@@ -48,7 +48,7 @@ class Source<Attention<T>, S> {
   __device__ void copy_tile(const Place& place, const Maps& maps, const CUtensorMap& map,
                             uint64_t* full, char* to) const {
     const int count = S::kTileKeys / maps.box_keys;
-    for (int i = 0; i < count; ++i, to += maps.box_keys / kGroupKeys * S::kKeyGroupBytes) {
+    for (int i = 0; i < count; ++i, to += maps.box_keys / kCacheGroupKeys * S::kKeyGroupBytes) {
       const int group = __shfl_sync(0xffffffffu, place.group, i);
       const int page = __shfl_sync(0xffffffffu, place.page, i);
       if (lane_ == 0) device::copy_keys(to, map, group, page, full, device::kEvictLast);

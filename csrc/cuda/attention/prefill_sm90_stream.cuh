@@ -14,7 +14,7 @@ namespace ft::cuda::prefill_sm90 {
 constexpr int kWarpgroupThreads = 128;
 constexpr int kWarpgroupRows = 64;            // of queries
 constexpr int kRowBytes = 2 * kStripColumns;  // of a strip
-constexpr int kGroupBytes = kGroupKeys * kRowBytes;
+constexpr int kGroupBytes = kCacheGroupKeys * kRowBytes;
 constexpr int kAlignment = 1024;  // of a swizzled strip
 constexpr int kPackedRows = 32;  // of a box: a short sequence shall not read much of its neighbours
 constexpr int kItems = 4;        // that a block knows at once, those of two stages and two before
