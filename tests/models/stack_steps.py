@@ -19,13 +19,12 @@ from fastertransformer.runtime.buckets import Bucket
 from fastertransformer.runtime.decode_inputs import DecodeInputs
 from fastertransformer.runtime.device_batch import CacheLayout, Limits, device_batch
 
-BLOCK_SIZE, WIDTH = 16, 80
+BLOCK_SIZE = 16
 LENGTHS = (0, 1100, 7, 255, 256, 300, 33, 514)
 """Keys of the sequences before the first step."""
 ENCODER_LENGTHS = (3, 40, 1030, 257, 1, 64, 256, 511)
-MAX_LEN = BLOCK_SIZE * WIDTH
-NUM_BLOCKS = 2 * WIDTH * len(LENGTHS)
-_MOST_CHUNKS = len(LENGTHS) * MAX_LEN // ops.CHUNK_KEYS
+MOST_STEPS = 160
+"""Keys that a sequence may get."""
 
 
 def load_case(name: str, folder: Path, device: str, sizes: dict[str, object], **config: object) -> Model:
@@ -44,34 +43,42 @@ def load_case(name: str, folder: Path, device: str, sizes: dict[str, object], **
 
 
 class Steps:
-    """Sequences that go on, each with blocks of its own; two of these compute the same."""
+    """Sequences that go on, each with blocks of its own; two of these compute the same.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        lengths: their keys before the first step; of models without an encoder other ones, too.
+    """
+
+    def __init__(self, model: Model, lengths: tuple[int, ...] = LENGTHS) -> None:
         self.model = model
-        shape, random = model.kv_cache_shape(NUM_BLOCKS, BLOCK_SIZE), torch.Generator(model.device)
+        self._width = -(-(max(lengths) + MOST_STEPS) // BLOCK_SIZE)
+        self._max_len = self._width * BLOCK_SIZE
+        num_blocks = 2 * self._width * len(lengths)
+        shape, random = model.kv_cache_shape(num_blocks, BLOCK_SIZE), torch.Generator(model.device)
         self.cache = torch.empty(shape, dtype=model.dtype, device=model.device)
         self.cache.normal_(generator=random.manual_seed(3))
-        workspace = ops.attention_workspace_size(_MOST_CHUNKS, model.num_heads, model.spec.head_dim)
+        most_chunks = len(lengths) * (self._max_len // ops.CHUNK_KEYS + 1)
+        workspace = ops.attention_workspace_size(most_chunks, model.num_heads, model.spec.head_dim)
         self._workspace = torch.zeros(workspace, device=model.device)
         self._layout = CacheLayout(BLOCK_SIZE, model.num_kv_heads)
-        tables = np.random.default_rng(1).permutation(NUM_BLOCKS).astype(np.int32)
-        self._tables, self._cross_tables = tables.reshape(2, len(LENGTHS), WIDTH)
-        self._computed = np.array(LENGTHS, np.int32)
+        tables = np.random.default_rng(1).permutation(num_blocks).astype(np.int32)
+        self._tables, self._cross_tables = tables.reshape(2, len(lengths), self._width)
+        self._computed = np.array(lengths, np.int32)
         self._num_steps = 0
 
     def inputs(self, rows: int) -> DecodeInputs:
         """Of a step, at first of nobody."""
-        cross_width = WIDTH if self.model.cross_attentions else 0
-        return DecodeInputs(Bucket(rows, rows, 1), self._layout, WIDTH, cross_width, has_ia3=False)
+        cross_width = self._width if self.model.cross_attentions else 0
+        return DecodeInputs(Bucket(rows, rows, 1), self._layout, self._width, cross_width, has_ia3=False)
 
     def metadata(self, inputs: DecodeInputs, packed: Tensor) -> StepMetadata:
         """Args: packed: those inputs, on the device."""
-        limits = Limits(1, MAX_LEN, MAX_LEN, 0)
+        limits = Limits(1, self._max_len, self._max_len, 0)
         return device_batch(inputs.arrays, packed, self._workspace, limits).metadata
 
     def next_inputs(self, count: int, rows: int) -> tuple[DecodeInputs, Tensor]:
         """The next tokens of `count` sequences and `rows - count` of nobody, and their hidden states."""
-        chosen = (np.arange(count) + self._num_steps) % len(LENGTHS)
+        chosen = (np.arange(count) + self._num_steps) % len(self._computed)
         inputs = self.inputs(rows)
         inputs.fill(self._batch(chosen))
         self._computed[chosen] += 1

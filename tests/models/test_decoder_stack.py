@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from stack_by_ops import StackByOps
-from stack_steps import Steps, load_case
+from stack_steps import LENGTHS, Steps, load_case
 from torch import Tensor
 
 from fastertransformer import _C, ops
@@ -45,10 +45,10 @@ def by_ops(monkeypatch) -> list[StackByOps]:
     return made
 
 
-def both_ways(model: Model) -> tuple[Steps, Steps]:
+def both_ways(model: Model, lengths: tuple[int, ...] = LENGTHS) -> tuple[Steps, Steps]:
     """With the stack, and without it."""
     assert model.stack is not None
-    return Steps(model), Steps(replace(model, stack=None))
+    return Steps(model, lengths), Steps(replace(model, stack=None), lengths)
 
 
 def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
@@ -57,8 +57,10 @@ def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -
         assert torch.equal(one, other)
 
 
-def assert_steps_are_the_same(model: Model, steps: tuple[tuple[int, int], ...]) -> None:
-    stack, layers = both_ways(model)
+def assert_steps_are_the_same(
+    model: Model, steps: tuple[tuple[int, int], ...], lengths: tuple[int, ...] = LENGTHS
+) -> None:
+    stack, layers = both_ways(model, lengths)
     before = stack.cache.clone()
     for count, rows in steps:
         assert_same(stack.step(count, rows), layers.step(count, rows))
@@ -176,15 +178,23 @@ GPU_CASES = {
 ROUNDS = 5
 
 
-@pytest.fixture(params=GPU_CASES)
-def gpu_model(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Model]:
-    """Loads it in a data type."""
+VERY_LONG = (70_000, 71_111, 69_995)
+"""More pieces of attention for every block than it plans at a time."""
+
+
+@pytest.fixture
+def load_on_gpu(tmp_path: Path) -> Callable[[str, str], Model]:
+    """Loads one of the cases in a data type."""
     if not hasattr(_C, "cuda") or not hasattr(_C.cuda, "DecoderStack"):
         pytest.skip("this build has no kernel of many layers")
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the kernel is for Hopper")
-    name, sizes = GPU_CASES[request.param]
-    return lambda data_type: load_case(name, tmp_path, "cuda", sizes, data_type=data_type)
+
+    def load(case: str, data_type: str) -> Model:
+        name, sizes = GPU_CASES[case]
+        return load_case(name, tmp_path, "cuda", sizes, data_type=data_type)
+
+    return load
 
 
 def steps_of(model: Model) -> tuple[tuple[int, int], ...]:
@@ -194,18 +204,28 @@ def steps_of(model: Model) -> tuple[tuple[int, int], ...]:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("case", GPU_CASES)
 @pytest.mark.parametrize("data_type", ["bf16", "fp16"])
-def test_the_kernel_leaves_the_bits_of_the_layers(gpu_model, data_type):
+def test_the_kernel_leaves_the_bits_of_the_layers(load_on_gpu, case, data_type):
     with torch.cuda.stream(torch.cuda.Stream()):
-        model = gpu_model(data_type)
+        model = load_on_gpu(case, data_type)
         assert_steps_are_the_same(model, steps_of(model))
 
 
 @pytest.mark.gpu
-def test_so_do_graphs_of_it(gpu_model):
+@pytest.mark.parametrize("case", ["gpt2", "gpt2 with heads of 128"])
+def test_so_it_does_with_very_long_sequences(load_on_gpu, case):
+    with torch.cuda.stream(torch.cuda.Stream()):
+        model = load_on_gpu(case, "bf16")
+        assert_steps_are_the_same(model, ((1, 1), (3, 4), (2, 2)), VERY_LONG)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", GPU_CASES)
+def test_so_do_graphs_of_it(load_on_gpu, case):
     """Of several numbers of rows, replayed in turn while the sequences go on."""
     with torch.cuda.stream(torch.cuda.Stream()), torch.inference_mode():
-        model = gpu_model("bf16")
+        model = load_on_gpu(case, "bf16")
         stack, layers = both_ways(model)
         states = {rows: torch.zeros(rows, model.spec.hidden_size) for _, rows in steps_of(model)}
         states = {rows: state.to(model.device, model.dtype) for rows, state in states.items()}

@@ -63,16 +63,21 @@ __device__ __forceinline__ void clear_nobodys(T* out, int columns, const Items& 
   }
 }
 
+// Whether all items of the block are planned once and for all; others are planned as they come.
+__device__ __forceinline__ bool keeps_plan(const Items& items) {
+  return items.count <= Items::kPlanned;
+}
+
 // Asks for the keys and values that the block needs first, while what comes before the attention is
 // computed. All consumers; the first `num_warps` warps attend.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void begin_attention(const Where& at, int num_warps, int item_heads) {
   const auto& items = *reinterpret_cast<const Items*>(shared_memory(at.items));
   if (static_cast<int>(threadIdx.x) >= num_warps * 32 || items.count == 0) return;
-  Worker<T, kHeadDim>(at, num_warps, item_heads).begin(0);
+  if (keeps_plan(items)) Worker<T, kHeadDim>(at, num_warps, item_heads).begin(0);
 }
 
-// What begin_attention has begun.
+// Goes on with what begin_attention has begun.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void attend(const Where& at, int num_warps, int item_heads) {
   auto& call = *reinterpret_cast<Call<T>*>(shared_memory(at.call));
@@ -88,12 +93,12 @@ __device__ __forceinline__ void attend(const Where& at, int num_warps, int item_
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     const int planned = i % Items::kPlanned;
-    if (planned == 0 && count > Items::kPlanned) {
+    if (planned == 0 && !keeps_plan(items)) {
       device::named_barrier(2, num_warps * 32);  // nobody needs the items before any more
       plan_items<T>(at, i, first_groups);
       device::named_barrier(2, num_warps * 32);
     }
-    if (i > 0) worker.begin(planned);
+    if (i > 0 || !keeps_plan(items)) worker.begin(planned);
     const auto states = worker.states(i);
     worker.attend(planned, states);
     device::named_barrier(2, num_warps * 32);
