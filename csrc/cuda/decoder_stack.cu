@@ -53,18 +53,19 @@ void DecoderStack::run(const Tensor& out, const Tensor& residual, const Tensor& 
                        const std::optional<Tensor>& cross_seq_lens,
                        const std::optional<Tensor>& cross_cu_seqlens_q,
                        const std::optional<Tensor>& cross_work, const Tensor& workspace,
-                       double scale, int64_t window, double soft_cap,
-                       const std::optional<Tensor>& alibi_slopes, int64_t stream) const {
+                       double scale, int64_t window, const std::optional<Tensor>& alibi_slopes,
+                       int64_t stream) const {
   const Plan& plan = *plan_;
   check_that(kOp, "self", scratch_ != nullptr, "has no scratch; call place before");
-  check_dtype(kOp, "residual", residual, plan.dtype());
-  for (const Tensor* rows : {&residual, &out}) {
-    check_shape(kOp, "residual", *rows, {seq_lens.shape[0], plan.hidden_size});
-    check_dtype(kOp, "residual", *rows, plan.dtype());
-    check_on_gpu(kOp, "residual", *rows);
-    check_contiguous(kOp, "residual", *rows);
-    check_aligned(kOp, "residual", *rows);
-  }
+  const auto check_stream = [&](const char* name, const Tensor& rows) {
+    check_shape(kOp, name, rows, {seq_lens.shape[0], plan.hidden_size});
+    check_dtype(kOp, name, rows, plan.dtype());
+    check_on_gpu(kOp, name, rows);
+    check_contiguous(kOp, name, rows);
+    check_aligned(kOp, name, rows);
+  };
+  check_stream("residual", residual);
+  check_stream("out", out);
   const int tokens = static_cast<int>(residual.shape[0]);
   check_that(kOp, "residual", tokens <= plan.max_tokens(), "has more rows than max_tokens");
   check_caches(kOp, k_cache, v_cache, plan.dtype(), plan.head_dim);
@@ -85,7 +86,6 @@ void DecoderStack::run(const Tensor& out, const Tensor& residual, const Tensor& 
     check_dtype(kOp, "positions", *positions, DType::kInt32);
     check_contiguous(kOp, "positions", *positions);
   }
-  check_that(kOp, "soft_cap", soft_cap == 0.0, "is not 0");
   check_plan(kOp, block_tables, seq_lens, cu_seqlens_q, work, workspace);
   check_aligned(kOp, "workspace", workspace);
   if (plan.has_cross()) {
@@ -125,7 +125,7 @@ void DecoderStack::run(const Tensor& out, const Tensor& residual, const Tensor& 
     attention.head_dim = plan.head_dim;
     attention.q_head_stride = plan.head_dim;
     set_caches(attention, k_cache, v_cache);
-    set_scores(attention, scale, window, soft_cap, alibi_slopes);
+    set_scores(attention, scale, window, 0.0, alibi_slopes);
     set_workspace(attention, workspace);
     a.self = a.cross = attention;
     a.self.q_token_stride = int64_t{plan.num_heads + 2 * plan.num_kv_heads} * plan.head_dim;

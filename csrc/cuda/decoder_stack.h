@@ -51,7 +51,7 @@ class DecoderStack {
            const std::optional<Tensor>& cross_block_tables,
            const std::optional<Tensor>& cross_seq_lens,
            const std::optional<Tensor>& cross_cu_seqlens_q, const std::optional<Tensor>& cross_work,
-           const Tensor& workspace, double scale, int64_t window, double soft_cap,
+           const Tensor& workspace, double scale, int64_t window,
            const std::optional<Tensor>& alibi_slopes, int64_t stream) const;
 
  private:

@@ -23,8 +23,9 @@ class Run:
     """Block tables, lengths, bounds of the queries, work."""
     cross_sequences: tuple[Tensor, ...]
     workspace: Tensor
-    scores: tuple[float, int, float, Tensor | None]
-    """Scale, window, soft cap and slopes."""
+    scale: float
+    window: int
+    alibi_slopes: Tensor | None
 
     def caches_of(self, layer: int) -> list[Tensor]:
         return [
@@ -87,11 +88,12 @@ class StackByOps:
             heads = x.view(len(x), -1, self._head_dim)
             caches = run.caches_of(layer)
             if is_cross:
-                return _attended(run, heads, caches, run.cross_sequences, run.scores[0], 0, 0.0, None, None)
+                return _attended(run, heads, caches, run.cross_sequences, run.scale, 0, 0.0, None, None)
             q, k, v = torch.split(heads, self._split, 1)
             places = _last_places(*run.sequences[:2], caches[0].shape[2])
             ops.add_to_cache(q, k, v, run.positions, cos_sin, False, *caches, places)
-            return _attended(run, q, caches, run.sequences, *run.scores, relative_bias)
+            scores = run.scale, run.window, 0.0, run.alibi_slopes
+            return _attended(run, q, caches, run.sequences, *scores, relative_bias)
 
         self._steps.append(step)
 
@@ -106,10 +108,9 @@ class StackByOps:
         *arguments: object,
     ) -> None:
         assert out.shape == residual.shape == (len(residual), self._hidden_size)
-        sequences, cross_sequences, (workspace, *scores, _) = arguments[:4], arguments[4:8], arguments[8:]
+        sequences, cross_sequences, (*others, _) = arguments[:4], arguments[4:8], arguments[8:]
         caches = k_cache, v_cache
-        attended = sequences, cross_sequences, workspace, tuple(scores)
-        run = Run(residual, caches, layer_stride, positions, *attended)
+        run = Run(residual, caches, layer_stride, positions, sequences, cross_sequences, *others)
         x = None
         for step in self._steps:
             x = step(run, x)

@@ -103,7 +103,6 @@ class DecoderStack:
             metadata.workspace,
             shape.scale,
             shape.window,
-            shape.soft_cap,
             self._plan.alibi_slopes,
             torch.cuda.current_stream().cuda_stream,
         )

@@ -86,14 +86,13 @@ class DecoderStackKernel(Protocol):
         workspace: Tensor,
         scale: float,
         window: int,
-        soft_cap: float,
         alibi_slopes: Tensor | None,
         stream: int,
     ) -> None:
         """T sequences of one token each: residual [T, H], overwritten -> what is left to add to it in `out`.
 
-        All else is as in ops.paged_attention. A token's key and value go to its sequence's last place, those
-        of a sequence without keys nowhere.
+        All else is as in ops.paged_attention, without a soft cap. A token's key and value go to its
+        sequence's last place, those of a sequence without keys nowhere.
 
         Args:
             k_cache, v_cache: of the first layer. layer_stride: elements from one layer's to the next one's.

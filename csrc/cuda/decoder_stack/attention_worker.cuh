@@ -73,15 +73,14 @@ class Worker {
       device::wait_for_copies<kPending>();
       if (is_newest) put_newest(keys, newest_key - key, newest, 0);
       const float4 bias = bias_of(item, stage, has_slopes);
+      const float biases[4] = {bias.x, bias.y, bias.z, bias.w};
       __syncwarp();
       score_keys<T, kHeadDim>(weights, keys, queries, lane());
       const int at = key + lane() / 4;
       weigh(weights, state, [&](int i, float dot) {
         const int own = at + i / 2 * 8;
         const float distance = has_slopes ? static_cast<float>(newest_key - own) : 1.0f;
-        const float logit =
-            __fmaf_rn(i % 2 == 0 ? (i < 2 ? bias.x : bias.z) : (i < 2 ? bias.y : bias.w), distance,
-                      dot * scale);
+        const float logit = __fmaf_rn(biases[i], distance, dot * scale);
         return static_cast<unsigned>(own - begin) < static_cast<unsigned>(count) ? logit * factor
                                                                                  : -INFINITY;
       });

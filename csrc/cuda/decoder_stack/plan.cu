@@ -124,7 +124,7 @@ void Plan::add_linear(const Tensor& weight, const std::optional<Tensor>& bias,
 void Plan::add_attention(int layer, bool is_cross, const std::optional<Tensor>& relative_bias,
                          const std::optional<Tensor>& cos_sin) {
   const int heads = num_heads + (is_cross ? 0 : 2 * num_kv_heads);
-  check_that(kOp, "is_cross", !steps_.empty() && steps_.back().out_columns == heads * head_dim,
+  check_that(kOp, "is_cross", ends_with_product() && steps_.back().out_columns == heads * head_dim,
              "does not go with the values before it");
   Step step;
   step.kind = is_cross ? Kind::kCrossAttention : Kind::kSelfAttention;
@@ -189,7 +189,7 @@ Layout Plan::layout_of(int tokens) const {
 }
 
 int Plan::max_tokens() const {
-  if (!is_supported_ || steps_.empty()) return 0;
+  if (!is_supported_ || !ends_with_product()) return 0;
   const int row_warps = (hidden_size / 8 + 31) / 32;
   int tokens = std::min(kMaxTokens, kMaxNorms * (kWarps / row_warps));
   while (tokens > 0 && layout_of(tokens).stages < kMinStages) --tokens;

@@ -47,6 +47,7 @@ class Plan {
 
  private:
   void add(Step step, int columns);
+  bool ends_with_product() const { return !steps_.empty() && steps_.back().kind == Kind::kProduct; }
 
   std::vector<Step> steps_;
   std::vector<Tensor> weights_;  // of every step; of attention empty
