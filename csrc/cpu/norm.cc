@@ -57,9 +57,9 @@ void layer_norm_row(T* y, const T* x, const T* weight, const T* bias, int64_t si
 }
 
 template <typename T>
-void add_row(T* residual, const T* x, int64_t size) {
+void add_rows(T* total, const T* residual, const T* x, int64_t size) {
   for_lanes(size, [&](int64_t i, int64_t count) {
-    store_lanes(residual + i, load_lanes(residual + i, count) + load_lanes(x + i, count), count);
+    store_lanes(total + i, load_lanes(residual + i, count) + load_lanes(x + i, count), count);
   });
 }
 
@@ -75,20 +75,23 @@ void check(const char* op, const Tensor& out, const Tensor& x, const Tensor& wei
   check_rows(op, "weight", weight);
 }
 
-// `residual` is null where there is no sum before the norm.
+// `residual` is null where there is no sum before the norm; a sum that nobody needs is made in
+// `out`.
 template <typename Row>
-void run(const Tensor& out, const Tensor& x, const Tensor* residual, Row row) {
+void run(const Tensor& out, const Tensor& x, const Tensor* residual, bool keeps_sum, Row row) {
   dispatch(x, [&](auto type) {
     using T = decltype(type);
     parallel_for(x.shape[0], kGrainRows, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         const T* source = x.as<T>() + t * x.strides[0];
+        T* result = out.as<T>() + t * out.strides[0];
         if (residual != nullptr) {
-          T* total = residual->as<T>() + t * residual->strides[0];
-          add_row(total, source, x.shape[1]);
+          T* other = residual->as<T>() + t * residual->strides[0];
+          T* total = keeps_sum ? other : result;
+          add_rows(total, other, source, x.shape[1]);
           source = total;
         }
-        row(out.as<T>() + t * out.strides[0], source, x.shape[1]);
+        row(result, source, x.shape[1]);
       }
     });
   });
@@ -106,17 +109,17 @@ void check_bias(const char* op, const Tensor& bias, const Tensor& x) {
   check_rows(op, "bias", bias);
 }
 
-void rms(const Tensor& out, const Tensor& x, const Tensor* residual, const Tensor& weight,
-         double eps) {
-  run(out, x, residual, [&](auto* y, const auto* row, int64_t size) {
+void rms(const Tensor& out, const Tensor& x, const Tensor* residual, bool keeps_sum,
+         const Tensor& weight, double eps) {
+  run(out, x, residual, keeps_sum, [&](auto* y, const auto* row, int64_t size) {
     using T = std::remove_reference_t<decltype(*y)>;
     rms_norm_row(y, row, weight.as<const T>(), size, static_cast<float>(eps));
   });
 }
 
-void layer(const Tensor& out, const Tensor& x, const Tensor* residual, const Tensor& weight,
-           const Tensor& bias, double eps) {
-  run(out, x, residual, [&](auto* y, const auto* row, int64_t size) {
+void layer(const Tensor& out, const Tensor& x, const Tensor* residual, bool keeps_sum,
+           const Tensor& weight, const Tensor& bias, double eps) {
+  run(out, x, residual, keeps_sum, [&](auto* y, const auto* row, int64_t size) {
     using T = std::remove_reference_t<decltype(*y)>;
     layer_norm_row(y, row, weight.as<const T>(), bias.as<const T>(), size, static_cast<float>(eps));
   });
@@ -126,29 +129,29 @@ void layer(const Tensor& out, const Tensor& x, const Tensor* residual, const Ten
 
 void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps) {
   check("rms_norm", out, x, weight);
-  rms(out, x, nullptr, weight, eps);
+  rms(out, x, nullptr, false, weight, eps);
 }
 
 void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                  double eps) {
+                  double eps, bool keeps_sum) {
   check("add_rms_norm", out, x, weight);
   check_residual("add_rms_norm", residual, x);
-  rms(out, x, &residual, weight, eps);
+  rms(out, x, &residual, keeps_sum, weight, eps);
 }
 
 void layer_norm(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& bias,
                 double eps) {
   check("layer_norm", out, x, weight);
   check_bias("layer_norm", bias, x);
-  layer(out, x, nullptr, weight, bias, eps);
+  layer(out, x, nullptr, false, weight, bias, eps);
 }
 
 void add_layer_norm(const Tensor& out, const Tensor& x, const Tensor& residual,
-                    const Tensor& weight, const Tensor& bias, double eps) {
+                    const Tensor& weight, const Tensor& bias, double eps, bool keeps_sum) {
   check("add_layer_norm", out, x, weight);
   check_residual("add_layer_norm", residual, x);
   check_bias("add_layer_norm", bias, x);
-  layer(out, x, &residual, weight, bias, eps);
+  layer(out, x, &residual, keeps_sum, weight, bias, eps);
 }
 
 }  // namespace ft::cpu::FT_ISA

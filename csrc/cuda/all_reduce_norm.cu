@@ -216,7 +216,8 @@ struct Call {
                                        bias ? bias->as<T>() : nullptr,
                                        int(x.shape[0]),
                                        int(x.shape[1]),
-                                       float(eps)};
+                                       float(eps),
+                                       true};
       dispatch_row<Pack<T>::kSize>(x.shape[1], [&](auto packs, unsigned threads) {
         dispatch_ranks(size, [&](auto ranks) {
           bias ? body(arguments, packs, std::true_type{}, ranks, threads)

@@ -14,17 +14,20 @@ namespace ft::cuda {
 
 void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps, int64_t stream);
 void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                  double eps, int64_t stream);
+                  double eps, bool keeps_sum, int64_t stream);
 void layer_norm(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& bias,
                 double eps, int64_t stream);
 void add_layer_norm(const Tensor& out, const Tensor& x, const Tensor& residual,
-                    const Tensor& weight, const Tensor& bias, double eps, int64_t stream);
+                    const Tensor& weight, const Tensor& bias, double eps, bool keeps_sum,
+                    int64_t stream);
 void activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream);
 void gated_activation(const Tensor& out, const Tensor& x, const std::string& kind, int64_t stream);
 void add(const Tensor& x, const Tensor& y, int64_t stream);
 void embedding(const Tensor& out, const Tensor& ids, const Tensor& weight, int64_t stream);
 void add_positions(const Tensor& hidden, const Tensor& table, const Tensor& positions,
                    int64_t stream);
+void pool(const Tensor& out, const Tensor& tokens, const Tensor& cu_seqlens, const std::string& how,
+          int64_t stream);
 void take_tokens(const Tensor& out, const Tensor& token_pool, const Tensor& slots,
                  const Tensor& positions, int64_t stream);
 void put_tokens(const Tensor& token_pool, const Tensor& slots, const Tensor& positions,

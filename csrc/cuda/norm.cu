@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // rms_norm, layer_norm and their forms behind a residual sum, rows [T, H]. A row belongs to one
 // block, a short one to one warp; its threads hold it in registers from the load to the store.
-// Weights come before the wait for the kernel in front where they fit.
+// Weights come before the wait for the kernel in front where they fit. Where there are many rows,
+// warps take those of up to four packs for each lane, too: more is on its way, and no warp waits
+// for another one.
 #include "cuda/launch.h"
 #include "cuda/launchers.h"
 #include "cuda/packs.h"
@@ -15,10 +17,11 @@ namespace {
 using device::NormArguments;
 
 constexpr int kShortRows = 8;  // of one block, where a warp is enough for a row
+constexpr int kManyRows = 16;  // of a multiprocessor
 
-template <typename T, int kLanes, int kPacks, bool kCentred>
+template <typename T, int kLanes, int kPacks, bool kCentred, bool kAlone>
 __global__ void __launch_bounds__(max_row_threads(kLanes, kPacks)) norm_kernel(NormArguments<T> a) {
-  using Norm = device::RowNorm<T, kLanes, kPacks, kCentred>;
+  using Norm = device::RowNorm<T, kLanes, kPacks, kCentred, kAlone>;
   __shared__ device::NormPartials partial;
   Norm norm(a);
   device::wait_for_predecessor();
@@ -34,14 +37,27 @@ __global__ void __launch_bounds__(max_row_threads(kLanes, kPacks)) norm_kernel(N
   norm.store(a, row, x, partial);
 }
 
+template <typename T, int kLanes, int kPacks, bool kAlone>
+void launch_rows(const char* op, const NormArguments<T>& arguments, unsigned threads,
+                 int64_t stream) {
+  const unsigned rows = threads == 32 ? kShortRows : 1;
+  const auto kernel = arguments.bias == nullptr ? norm_kernel<T, kLanes, kPacks, false, kAlone>
+                                                : norm_kernel<T, kLanes, kPacks, true, kAlone>;
+  launch(op, kernel, divide_up(arguments.num_rows, rows), dim3(threads, rows), 0, stream,
+         arguments);
+}
+
 template <typename T, int kLanes>
 void launch_norm(const char* op, const NormArguments<T>& arguments, int64_t stream) {
+  if constexpr (kLanes > 1) {
+    const unsigned packs = divide_up(arguments.size, 32 * kLanes);
+    const bool is_many = arguments.num_rows > kManyRows * num_multiprocessors();
+    if (is_many && packs == 2) return launch_rows<T, kLanes, 2, true>(op, arguments, 32, stream);
+    if (is_many && packs == 3) return launch_rows<T, kLanes, 3, true>(op, arguments, 32, stream);
+    if (is_many && packs == 4) return launch_rows<T, kLanes, 4, true>(op, arguments, 32, stream);
+  }
   dispatch_row<kLanes>(arguments.size, [&](auto packs, unsigned threads) {
-    const unsigned rows = threads == 32 ? kShortRows : 1;
-    const auto kernel = arguments.bias == nullptr ? norm_kernel<T, kLanes, packs(), false>
-                                                  : norm_kernel<T, kLanes, packs(), true>;
-    launch(op, kernel, divide_up(arguments.num_rows, rows), dim3(threads, rows), 0, stream,
-           arguments);
+    launch_rows<T, kLanes, packs(), false>(op, arguments, threads, stream);
   });
 }
 
@@ -60,7 +76,7 @@ void check_matrix(const char* op, const char* argument, const Tensor& matrix, co
 }
 
 void run(const char* op, const Tensor& out, const Tensor& x, const Tensor* residual,
-         const Tensor& weight, const Tensor* bias, double eps, int64_t stream) {
+         const Tensor& weight, const Tensor* bias, double eps, bool keeps_sum, int64_t stream) {
   check_float(op, "x", x);
   check_shape(op, "x", x, {-1, -1});
   check_matrix(op, "x", x, x);
@@ -82,7 +98,8 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor* resid
         bias == nullptr ? nullptr : shift.as<T>(),
         static_cast<int>(x.shape[0]),
         static_cast<int>(x.shape[1]),
-        static_cast<float>(eps)};
+        static_cast<float>(eps),
+        keeps_sum};
     launch_norm<T, lanes>(op, arguments, stream);
   });
 }
@@ -91,22 +108,23 @@ void run(const char* op, const Tensor& out, const Tensor& x, const Tensor* resid
 
 void rms_norm(const Tensor& out, const Tensor& x, const Tensor& weight, double eps,
               int64_t stream) {
-  run("rms_norm", out, x, nullptr, weight, nullptr, eps, stream);
+  run("rms_norm", out, x, nullptr, weight, nullptr, eps, false, stream);
 }
 
 void add_rms_norm(const Tensor& out, const Tensor& x, const Tensor& residual, const Tensor& weight,
-                  double eps, int64_t stream) {
-  run("add_rms_norm", out, x, &residual, weight, nullptr, eps, stream);
+                  double eps, bool keeps_sum, int64_t stream) {
+  run("add_rms_norm", out, x, &residual, weight, nullptr, eps, keeps_sum, stream);
 }
 
 void layer_norm(const Tensor& out, const Tensor& x, const Tensor& weight, const Tensor& bias,
                 double eps, int64_t stream) {
-  run("layer_norm", out, x, nullptr, weight, &bias, eps, stream);
+  run("layer_norm", out, x, nullptr, weight, &bias, eps, false, stream);
 }
 
 void add_layer_norm(const Tensor& out, const Tensor& x, const Tensor& residual,
-                    const Tensor& weight, const Tensor& bias, double eps, int64_t stream) {
-  run("add_layer_norm", out, x, &residual, weight, &bias, eps, stream);
+                    const Tensor& weight, const Tensor& bias, double eps, bool keeps_sum,
+                    int64_t stream) {
+  run("add_layer_norm", out, x, &residual, weight, &bias, eps, keeps_sum, stream);
 }
 
 }  // namespace ft::cuda

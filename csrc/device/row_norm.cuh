@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The norm of a row [H] whose elements the threads along x of a block hold in registers. Its bits
-// depend on their number and on kPacks (cuda/row_threads.h), and on nothing else of the kernel.
+// depend on their number and on kPacks (cuda/row_threads.h), and on nothing else of the kernel; a
+// warp that holds a row alone gives those of as many warps with a pack for each thread.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +24,14 @@ struct NormArguments {
   const T *weight, *bias;    // bias: null where the norm does not subtract the mean
   int num_rows, size;
   float eps;
+  bool keeps_sum;  // in `residual`
 };
 
-// What a thread does: the packs threadIdx.x, threadIdx.x + blockDim.x, ... of a row.
-template <typename T, int kLanes, int kPacks>
+// What a thread does: the packs threadIdx.x, threadIdx.x + blockDim.x, ... of a row. kAlone: of a
+// warp that does the work of kPacks of them.
+template <typename T, int kLanes, int kPacks, bool kAlone>
 struct Slice {
+  static_assert(!kAlone || kPacks <= 4);
   Pack<T, kLanes> packs[kPacks];
 
   // Calls body(i, at): pack i of this thread starts at element `at` of the row.
@@ -48,12 +52,18 @@ struct Slice {
   // else.
   template <typename Function>
   __device__ __forceinline__ float sum(int size, float* partial, Function f) const {
-    float total = 0.0f;
+    float totals[kAlone ? 4 : 1] = {};
     each(size, [&](int i, int) {
+      float& total = totals[kAlone ? i : 0];
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) total += f(to_float(packs[i].lanes[lane]));
     });
-    return blockDim.x == 32 ? warp_sum(total) : block_sum(total, partial);
+    if constexpr (kAlone) {
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i) totals[i] = warp_sum(totals[i]);
+      return (totals[0] + totals[2]) + (totals[1] + totals[3]);  // as block_sum adds those of warps
+    }
+    return blockDim.x == 32 ? warp_sum(totals[0]) : block_sum(totals[0], partial);
   }
 };
 
@@ -72,10 +82,10 @@ __device__ __forceinline__ Pack<T, kLanes> sum_of(const Pack<T, kLanes>& a,
 // the others write the next.
 using NormPartials = float[2][kMaxWarps];
 
-template <typename T, int kLanes, int kPacks, bool kCentred>
+template <typename T, int kLanes, int kPacks, bool kCentred, bool kAlone = false>
 class RowNorm {
  public:
-  using Row = Slice<T, kLanes, kPacks>;
+  using Row = Slice<T, kLanes, kPacks, kAlone>;
 
   // Loads the weights where they fit beside the row; may come before the wait for the predecessor.
   __device__ __forceinline__ explicit RowNorm(const NormArguments<T>& a) {
@@ -83,12 +93,12 @@ class RowNorm {
     if (kEarly && kCentred) bias_.load(a.bias, a.size);
   }
 
-  // x += residual, also in memory.
+  // x += residual, in memory where somebody needs it.
   __device__ __forceinline__ void add(const NormArguments<T>& a, int64_t row, Row& x,
                                       const Row& residual) const {
     Row::each(a.size, [&](int i, int at) {
       x.packs[i] = sum_of(residual.packs[i], x.packs[i]);
-      store_pack(a.residual[row] + at, x.packs[i]);
+      if (a.keeps_sum) store_pack(a.residual[row] + at, x.packs[i]);
     });
   }
 

@@ -122,7 +122,7 @@ def _normed(x: Tensor | None, residual: Tensor, weight: Tensor, bias: Tensor | N
     parameters = (weight, eps) if bias is None else (weight, bias, eps)
     if x is None:
         return (ops.rms_norm if bias is None else ops.layer_norm)(residual, *parameters)
-    return (ops.add_rms_norm if bias is None else ops.add_layer_norm)(x, residual, *parameters)
+    return (ops.add_rms_norm if bias is None else ops.add_layer_norm)(x, residual, *parameters, True)
 
 
 def _attended(

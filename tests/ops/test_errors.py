@@ -18,14 +18,15 @@ POOL = torch.ones(4, 6, dtype=torch.int32)
 HEADS, CACHE, COS_SIN = torch.ones(3, 2, 8), torch.ones(2, 2, 4, 8), torch.ones(5, 4)
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "rms_norm": (X, WEIGHT, 1e-5),
-    "add_rms_norm": (X, X, WEIGHT, 1e-5),
+    "add_rms_norm": (X, X, WEIGHT, 1e-5, True),
     "layer_norm": (X, WEIGHT, WEIGHT, 1e-5),
-    "add_layer_norm": (X, X, WEIGHT, WEIGHT, 1e-5),
+    "add_layer_norm": (X, X, WEIGHT, WEIGHT, 1e-5, True),
     "activation": (X, "gelu"),
     "gated_activation": (X, "gelu"),
     "add": (X, X),
     "embedding": (LIST, TABLE),
     "add_positions": (X, TABLE, LIST),
+    "pool": (X, LIST, "mean"),
     "take_tokens": (POOL, LIST, LIST),
     "put_tokens": (POOL, LIST, LIST, LIST),
     "rope": (HEADS, HEADS, LIST, COS_SIN, False),

@@ -59,12 +59,12 @@ def step(given: dict[str, Tensor]) -> Tensor:
     normed = ops.layer_norm(hidden, weight, bias, EPS)
     active = ops.activation(normed, "gelu_tanh")
     ops.add(active, normed)
-    normed = ops.add_rms_norm(active, hidden, weight, EPS)
+    normed = ops.add_rms_norm(active, hidden, weight, EPS, True)
     q, k, v = normed.view(NUM_TOKENS, -1, HEAD_DIM).split([NUM_HEADS, NUM_KV_HEADS, NUM_KV_HEADS], 1)
     caches = (given["k_cache"], given["v_cache"], given["slot_mapping"])
     ops.rope_kv_write(q, k, v, positions, given["cos_sin"], True, *caches)
     ops.put_tokens(given["pool"], given["put_slots"], given["next_positions"], ids)
-    return ops.add_layer_norm(q.flatten(1).repeat(1, 2), hidden, weight, bias, EPS)
+    return ops.add_layer_norm(q.flatten(1).repeat(1, 2), hidden, weight, bias, EPS, True)
 
 
 def captured(function: Callable[..., Tensor], *arguments: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
@@ -98,7 +98,7 @@ def test_replays_compute_with_new_contents(dtype):
 def chain(x: Tensor, residual: Tensor, weight: Tensor, firsts: Tensor, synchronize: bool) -> Tensor:
     """[2, H] through short kernels, each of which reads all that the one in front wrote."""
     for _ in range(CHAIN):
-        normed = ops.add_layer_norm(x, residual, weight, weight, EPS)
+        normed = ops.add_layer_norm(x, residual, weight, weight, EPS, True)
         active = ops.gated_activation(normed.view(1, -1), "silu")
         x = ops.embedding(firsts, active)
         if synchronize:
@@ -133,7 +133,7 @@ def mlp_chain(
         up, down: a matrix, or packed int8 and its scales.
     """
     for _ in range(CHAIN // 4):
-        normed = ops.add_rms_norm(x, residual, weight, EPS)
+        normed = ops.add_rms_norm(x, residual, weight, EPS, True)
         if len(up) == 1:
             x = ops.skinny_linear(ops.skinny_gated_linear(normed, *up, None, "silu"), *down, None)
         else:

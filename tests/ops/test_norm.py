@@ -22,15 +22,19 @@ SHAPES = [(1, 1), (3, 31), (2, 33), (7, 128), (9, 256), (3, 264), (2, 576), (2, 
 SHAPES += [(1, 4096), (2, 4104), (1, 8192), (2, 8200), (1, 16383), (2, 16384)]
 
 
-def arguments(name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str = "contiguous"):
-    """x, [residual], weight, [bias], eps"""
+def arguments(
+    name: str, shape: tuple[int, int], dtype: torch.dtype, layout: str = "contiguous", keeps_sum: bool = True
+):
+    """x, [residual], weight, [bias], eps, [keeps_sum]"""
     generator = torch.Generator().manual_seed(shape[1])
 
     def random(*sizes: int) -> Tensor:
         return laid_out(torch.randn(sizes, generator=generator).to(dtype), layout)
 
-    rows = [random(*shape) for _ in range(1 + ("residual" in NORMS[name]))]
-    return *rows, *(random(shape[1]) for _ in range(1 + ("bias" in NORMS[name]))), EPS
+    has_residual = "residual" in NORMS[name]
+    rows = [random(*shape) for _ in range(1 + has_residual)]
+    vectors = [random(shape[1]) for _ in range(1 + ("bias" in NORMS[name]))]
+    return *rows, *vectors, EPS, *([keeps_sum] if has_residual else [])
 
 
 def norm_in_doubles(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,10 +63,22 @@ def test_formula(kernels, name):
     result, after = run(kernels, name, *shifted)
     has_residual, has_bias = "residual" in NORMS[name], "bias" in NORMS[name]
     x = shifted[0] + shifted[1] if has_residual else shifted[0]
-    weight, bias = shifted[1 + has_residual], shifted[-2] if has_bias else None
+    weight, bias = shifted[1 + has_residual], shifted[2 + has_residual] if has_bias else None
     expected = norm_in_doubles(x, weight, bias)
     torch.testing.assert_close(result.double(), expected, atol=2e-3, rtol=0)
     assert torch.equal(after[has_residual], x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(3, 31), (2, 1000), (2, 8200), (1, 16384)])
+@pytest.mark.parametrize("name", ["add_rms_norm", "add_layer_norm"])
+@pytest.mark.parametrize("kernels", ["body", *KERNEL_SETS])
+def test_a_sum_that_is_not_kept_is_not_stored(kernels, name, shape, layout):
+    kept, _ = run(kernels, name, *arguments(name, shape, torch.bfloat16, layout))
+    given = arguments(name, shape, torch.bfloat16, layout, keeps_sum=False)
+    result, after = run(kernels, name, *given)
+    assert torch.equal(result, kept)
+    assert torch.equal(after[1], given[1])
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -73,6 +89,22 @@ def test_row_is_the_same_alone(kernels, name):
     for row in range(9):
         rows = [value[row : row + 1] if getattr(value, "ndim", 0) == 2 else value for value in given]
         assert torch.equal(run(kernels, name, *rows)[0], together[row : row + 1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NORMS)
+def test_row_is_the_same_among_many(name, dtype):
+    """Of which warps take one each, where a block takes it alone."""
+    rows = 1 + 16 * torch.cuda.get_device_properties(0).multi_processor_count
+    for size in (264, 384, 512, 768, 1000, 1024):
+        given = arguments(name, (rows, size), dtype)
+        together, after = run("cuda", name, *given)
+        some = [value[-9:].clone() if getattr(value, "ndim", 0) == 2 else value for value in given]
+        alone, alone_after = run("cuda", name, *some)
+        assert torch.equal(together[-9:], alone)
+        if "residual" in NORMS[name]:
+            assert torch.equal(after[1][-9:], alone_after[1])
 
 
 @pytest.mark.parametrize("kernels", KERNEL_SETS)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ops
 from .embedding import Head
 from .linear import Linear
 from .norm import NormLayer
@@ -83,19 +84,8 @@ def _pool(pool: Pool, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
         case Pool.LAST:
             return tokens.index_select(0, cu_seqlens[1:] - 1).float()
         case Pool.MAX:
-            return _reduced(tokens, "max", cu_seqlens)
+            return ops.pool(tokens, cu_seqlens, "max")
         case Pool.MEAN:
-            return _reduced(tokens, "mean", cu_seqlens)
+            return ops.pool(tokens, cu_seqlens, "mean")
         case Pool.MEAN_SQRT:
-            return _reduced(tokens, "sum", cu_seqlens) / cu_seqlens.diff().sqrt()[:, None]
-
-
-def _reduced(tokens: Tensor, how: str, cu_seqlens: Tensor) -> Tensor:
-    """In float32, and without a look at `cu_seqlens`, for which the host would have to wait. By lengths torch
-    would take six launches more."""
-    values = tokens.float()
-    if values.is_cuda:
-        return torch.segment_reduce(values, how, offsets=cu_seqlens, unsafe=True)
-    # The same sums in the same order: on CPUs segment_reduce goes through memory column by column.
-    rows = torch.arange(len(values), dtype=cu_seqlens.dtype)
-    return F.embedding_bag(rows, values, cu_seqlens, mode=how, include_last_offset=True)
+            return ops.pool(tokens, cu_seqlens, "sum") / cu_seqlens.diff().sqrt()[:, None]

@@ -98,7 +98,7 @@ class BlockBuilder:
         mlp = self._mlp(place) if moe is None else self._moe(place, moe)
         return Block(
             topology=topology,
-            norms={role: self.layer_norm(role, place) for role in norms},
+            norms={role: self.layer_norm(role, place, keeps_sum=not topology.replaces) for role in norms},
             attention=attention,
             mlp=mlp,
             group=self.group,
@@ -116,18 +116,18 @@ class BlockBuilder:
         joint = JointLinear(attention.qkv, mlp.up) if shares_input else None
         return Pair(attention, mlp, LinearSum(attention.output, mlp.down), joint)
 
-    def layer_norm(self, role: str, place: Place = OUTSIDE) -> NormLayer:
-        return self.norm(role, self.spec.norm, self.spec.hidden_size, place)
+    def layer_norm(self, role: str, place: Place = OUTSIDE, keeps_sum: bool = True) -> NormLayer:
+        return self.norm(role, self.spec.norm, self.spec.hidden_size, place, keeps_sum)
 
-    def norm(self, role: str, norm: Norm, size: int, place: Place) -> NormLayer:
+    def norm(self, role: str, norm: Norm, size: int, place: Place, keeps_sum: bool = True) -> NormLayer:
         """What the checkpoint does not have is neutral."""
         spec, neutral = self.spec, torch.zeros(size, dtype=self.dtype, device=self.device)
         weight = self.reader.vector(role, ".weight", size, place) if spec.norm_weight else neutral + 1
         weight += spec.norm_offset
         if norm is Norm.RMS:
-            return RmsNorm(weight, spec.norm_eps)
+            return RmsNorm(weight, spec.norm_eps, keeps_sum)
         bias = self.reader.vector(role, ".bias", size, place) if spec.norm_bias else neutral
-        return LayerNorm(weight, bias, spec.norm_eps)
+        return LayerNorm(weight, bias, spec.norm_eps, keeps_sum)
 
     def _attention(self, place: Place, rope_table: Tensor | None, relative_bias: Tensor | None) -> Attention:
         spec, rope = self.spec, self.spec.rope_of(place.layer)

@@ -54,6 +54,7 @@ from .moe import (
     route,
 )
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .pool import pool
 from .registry import (
     cuda_architectures,
     disable,
@@ -125,6 +126,7 @@ __all__ = [
     "num_key_chunks",
     "pack_int8",
     "paged_attention",
+    "pool",
     "process_logits",
     "put_tokens",
     "rms_norm",

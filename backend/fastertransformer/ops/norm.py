@@ -21,11 +21,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * scale * weight.float()).to(x.dtype)
 
 
-@op(out=lambda x, residual, weight, eps: torch.empty_like(x))
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """residual += x in place; rms_norm of the sum."""
-    residual += x
-    return rms_norm(residual, weight, eps)
+@op(out=lambda x, residual, weight, eps, keeps_sum: torch.empty_like(x))
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, keeps_sum: bool) -> Tensor:
+    """rms_norm of residual + x; where `keeps_sum` is true, `residual` becomes the sum."""
+    return rms_norm(_sum(x, residual, keeps_sum), weight, eps)
 
 
 @op(out=lambda x, weight, bias, eps: torch.empty_like(x))
@@ -43,8 +42,13 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return (centred * scale * weight.float() + bias.float()).to(x.dtype)
 
 
-@op(out=lambda x, residual, weight, bias, eps: torch.empty_like(x))
-def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """residual += x in place; layer_norm of the sum."""
-    residual += x
-    return layer_norm(residual, weight, bias, eps)
+@op(out=lambda x, residual, weight, bias, eps, keeps_sum: torch.empty_like(x))
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, keeps_sum: bool
+) -> Tensor:
+    """layer_norm of residual + x; where `keeps_sum` is true, `residual` becomes the sum."""
+    return layer_norm(_sum(x, residual, keeps_sum), weight, bias, eps)
+
+
+def _sum(x: Tensor, residual: Tensor, is_kept: bool) -> Tensor:
+    return residual.add_(x) if is_kept else residual + x

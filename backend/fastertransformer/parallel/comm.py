@@ -23,7 +23,7 @@ class Norm(Protocol):
     def eps(self) -> float: ...
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        """residual += x in place; the norm of the sum."""
+        """The norm of residual + x; `residual` becomes the sum where that is kept, and is of no use else."""
         ...
 
 
@@ -41,7 +41,7 @@ class Communicator(Protocol):
         ...
 
     def all_reduce_norm(self, x: Tensor, residual: Tensor, norm: Norm) -> Tensor:
-        """residual += the sum of `x` over the ranks, in place; the norm of that. `x` is overwritten.
+        """What the norm's `add` gives of the sum of `x` over the ranks. `x` is overwritten.
 
         Args:
             x, residual: [T, H].

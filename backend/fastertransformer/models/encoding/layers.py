@@ -44,16 +44,16 @@ class LayerBuilder(BlockBuilder):
             self.reader.vector("convolution", ".bias", size),
         )
         convolution = Convolution(Dense(linear, spec.activation, None), spec.width // 2)
-        return ConvolvedBlock(block, convolution, self.layer_norm("convolution_norm"))
+        return ConvolvedBlock(block, convolution, self.layer_norm("convolution_norm", keeps_sum=False))
 
     def _post_block(self, place: Place, relative: Tensor | None) -> PostBlock:
         return PostBlock(
             attention=self._encoder_attention(place, None)
             if relative is None
             else self._disentangled_attention(place, relative),
-            norm1=self.layer_norm("norm1", place),
+            norm1=self.layer_norm("norm1", place, keeps_sum=False),
             mlp=self._mlp(place),
-            norm2=self.layer_norm("norm2", place),
+            norm2=self.layer_norm("norm2", place, keeps_sum=False),
             group=self.group,
         )
 

@@ -36,7 +36,7 @@ class _RmsNorm:
     eps: float = 1e-6
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
-        return ops.add_rms_norm(x, residual, self.weight, self.eps)
+        return ops.add_rms_norm(x, residual, self.weight, self.eps, True)
 
 
 def ways_of(group: Communicator) -> Iterator[Way]:
