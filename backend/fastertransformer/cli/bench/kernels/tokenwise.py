@@ -15,12 +15,13 @@ _INT_BYTES = 4
 
 
 def tokenwise_cases(spec: ModelSpec, itemsize: int, tokens: Iterable[int]) -> Iterator[Case]:
-    """Embedding, norms, cache writes, sums, activation and the token pool with every number of tokens."""
+    """Embedding, norms, cache writes, sums, pooling, activation, token pool: with every number of tokens."""
     for count in tokens:
         yield from _embeddings(spec, itemsize, count)
         yield from _norms(spec, itemsize, count)
         yield from _cache_writes(spec, itemsize, count)
         yield _add(spec.hidden_size, itemsize, count)
+        yield _pool(spec.hidden_size, itemsize, count)
         yield _activation(spec, itemsize, count)
         yield from _token_pool(count)
 
@@ -48,13 +49,15 @@ def _norms(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
         of_tokens = [inputs.normal(count, size) for _ in range(rows)]
         return (*of_tokens, *(inputs.normal(size) for _ in range(vectors)), spec.norm_eps)
 
-    for op, rows in ((spec.norm.value, 1), (f"add_{spec.norm.value}", 2)):
-        yield Case(
-            op=op,
-            sizes=f"{count}x{size}",
-            make=partial(make, rows),
-            num_bytes=(2 * rows * count + vectors) * size * itemsize,
-        )
+    def make_of_sum(keeps_sum: bool, inputs: Inputs) -> Arguments:
+        return (*make(2, inputs), keeps_sum)
+
+    sizes, row_bytes, weight_bytes = f"{count}x{size}", count * size * itemsize, vectors * size * itemsize
+    alone, of_sum = (partial(Case, op=op) for op in (spec.norm.value, f"add_{spec.norm.value}"))
+    yield alone(sizes=sizes, make=partial(make, 1), num_bytes=2 * row_bytes + weight_bytes)
+    yield of_sum(sizes=sizes, make=partial(make_of_sum, True), num_bytes=4 * row_bytes + weight_bytes)
+    sizes += " sum not kept"
+    yield of_sum(sizes=sizes, make=partial(make_of_sum, False), num_bytes=3 * row_bytes + weight_bytes)
 
 
 def _cache_writes(spec: ModelSpec, itemsize: int, count: int) -> Iterator[Case]:
@@ -98,6 +101,17 @@ def _add(size: int, itemsize: int, count: int) -> Case:
         return inputs.normal(count, size), inputs.normal(count, size)
 
     return Case(op="add", sizes=f"{count}x{size}", make=make, num_bytes=3 * count * size * itemsize)
+
+
+def _pool(size: int, itemsize: int, count: int) -> Case:
+    """Of one sentence, to its mean in float32."""
+
+    def make(inputs: Inputs) -> Arguments:
+        bounds = torch.tensor([0, count], dtype=torch.int32, device=inputs.device)
+        return inputs.normal(count, size), bounds, "mean"
+
+    num_bytes = size * (count * itemsize + torch.float32.itemsize)
+    return Case(op="pool", sizes=f"{count}x{size} mean", make=make, num_bytes=num_bytes)
 
 
 def _activation(spec: ModelSpec, itemsize: int, count: int) -> Case:
