@@ -132,6 +132,7 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, embedding);
   FT_BIND(cuda, add_positions);
   FT_BIND(cuda, pool);
+  FT_BIND(cuda, copy_pinned);
   FT_BIND(cuda, take_tokens);
   FT_BIND(cuda, put_tokens);
   FT_BIND(cuda, rope);

@@ -28,6 +28,7 @@ void add_positions(const Tensor& hidden, const Tensor& table, const Tensor& posi
                    int64_t stream);
 void pool(const Tensor& out, const Tensor& tokens, const Tensor& cu_seqlens, const std::string& how,
           int64_t stream);
+void copy_pinned(const Tensor& target, const Tensor& source, int64_t stream);
 void take_tokens(const Tensor& out, const Tensor& token_pool, const Tensor& slots,
                  const Tensor& positions, int64_t stream);
 void put_tokens(const Tensor& token_pool, const Tensor& slots, const Tensor& positions,

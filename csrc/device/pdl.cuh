@@ -3,7 +3,8 @@
 // once all blocks of that one have let the next one start, or have ended. What a predecessor writes
 // may be read, and what it reads may be written, only behind wait_for_predecessor(), which every
 // block that does not end at once calls; since all kernels do, all before the predecessor have
-// ended then, too. Before it only weights, tables and the step's metadata may be read.
+// ended then, too. Before it only weights, tables and the step's metadata may be read. What brings
+// these waits by wait_for_predecessor_alone().
 #pragma once
 
 namespace ft::device {
@@ -14,6 +15,14 @@ namespace ft::device {
 __device__ __forceinline__ void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The same, of a kernel whose writes the next one may read without a wait: that one starts when it
+// has ended.
+__device__ __forceinline__ void wait_for_predecessor_alone() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

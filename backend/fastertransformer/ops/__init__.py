@@ -54,6 +54,7 @@ from .moe import (
     route,
 )
 from .norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from .pinned import copy_pinned
 from .pool import pool
 from .registry import (
     cuda_architectures,
@@ -95,6 +96,7 @@ __all__ = [
     "chunk_keys",
     "combine_experts",
     "copy_blocks",
+    "copy_pinned",
     "copy_rows",
     "cuda_architectures",
     "decoder_stack_kernel",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..engine.batch import Int32Array
 
 _LARGEST = 1 << 20
@@ -114,9 +115,12 @@ def filled(
 
 
 def _copied(staging: Tensor, device: torch.device, out: Tensor | None) -> Tensor:
+    if device.type != "cuda":
+        return staging if out is None else out.copy_(staging)
     if out is None:
-        return staging.to(device, non_blocking=True)
-    return out.copy_(staging, non_blocking=True)
+        out = torch.empty_like(staging, device=device)
+    ops.copy_pinned(out, staging)
+    return out
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -140,7 +144,7 @@ class HostCopy:
             return
         free, self._slot = _landing(tensor)
         part = self._slot.tensor[: tensor.numel()]
-        part.copy_(tensor.flatten(), non_blocking=True)
+        ops.copy_pinned(part, tensor.flatten())
         self._slot.started()
         # An array of its own: views of it refer to it, whereas views of views of the slot's refer to that.
         self._values = part.view(tensor.shape).numpy()
