@@ -171,6 +171,18 @@ def test_attentions_come_where_they_are_asked_for(server, classifier):
         assert not maps[..., size:].any()
 
 
+def test_outputs_that_need_no_model_come_alone(server):
+    def ask(model: str, inputs: ct.Arrays, output: str) -> set[str]:
+        return set(
+            ct.grpc_infer(server.grpc, model, inputs, outputs=[ct.grpcclient.InferRequestedOutput(output)])
+        )
+
+    texts, ids = text_input(minilm.SENTENCES[:2]), {"input_ids": np.array([[5, 6]], np.uint32)}
+    assert ask("tag_classify", texts, "num_input_tokens") == {"num_input_tokens"}
+    assert ask("tag_classify", texts, "token_offsets") == {"token_offsets"}
+    assert ask("class_fastertransformer", ids, "output_attentions") == set()  # nobody asks for them
+
+
 def test_classes_of_texts(server, classifier):
     model, folder = classifier
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

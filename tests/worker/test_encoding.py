@@ -149,6 +149,26 @@ def test_bad_requests_are_refused_and_others_served(tmp_path):
     assert "the model is an encoder (bert): it encodes, and generates no tokens" in answers[101].error
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param({}, id="one"),
+        pytest.param({"pp": 2}, id="pp2"),
+        pytest.param({"device": "cuda"}, id="gpu", marks=pytest.mark.gpu),
+    ],
+)
+def test_whoever_asks_for_nothing_is_answered(tmp_path, engine):
+    """As a client of a text model that wants to know how many tokens there are."""
+    make("bert", tmp_path)
+    nothing = EncodeRequest(id=1, tokens=token_ids((5, 6)), outputs=())
+    something = EncodeRequest(id=2, tokens=token_ids((5, 6)), outputs=("embedding",))
+    with running_engine(tmp_path, **engine) as client:
+        assert arrays(ask(client, [nothing])[1]) == {}
+        answers = ask(client, [nothing, something])
+    assert arrays(answers[1]) == {}
+    assert arrays(answers[2])["embedding"].shape == (48,)
+
+
 def test_a_decoder_does_not_encode(tmp_path):
     tiny_checkpoints.make("llama", tmp_path)
     request = EncodeRequest(id=1, tokens=token_ids((5, 6)), outputs=("last_hidden_state",))

@@ -155,6 +155,8 @@ class EncodeRunner:
             if len(rows) < len(batch.lengths):
                 seen = _only(rows, batch.lengths, hidden)
             parts.append(self._model.encode(output, *seen).reshape(-1))
+        if not parts:  # whoever asks for the number of tokens alone asks nothing of the model
+            return hidden.new_empty(0, dtype=torch.float32)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _take_here(self, numbers: Tensor) -> Take:
