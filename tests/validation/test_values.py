@@ -6,7 +6,7 @@ import pytest
 
 from fastertransformer.errors import InvalidRequest
 from fastertransformer.messages import token_ids
-from fastertransformer.validation.values import check_tokens, first_outside
+from fastertransformer.validation.values import check_biases, check_tokens, first_outside
 
 EXTREMES = [0, 1, 6, 7, 8, 2**31, 2**32 + 3, 2**62, 2**63 - 8, 2**63 - 1, -1, -3, -4, -(2**31), -(2**63)]
 
@@ -31,3 +31,13 @@ def test_an_id_outside_is_named(pack, value, rows):
 def test_a_word_may_have_ids_of_any_size():
     with pytest.raises(InvalidRequest, match=f"token id {2**64} at position 1"):
         check_tokens("word", (1, 2**64, -1), 7)
+
+
+def test_a_bias_for_every_token_of_a_large_vocabulary_is_checked():
+    """Token by token it would take minutes, in which nobody else is served."""
+    biases = tuple((token, 1.0) for token in range(200_000))
+    check_biases("bias", biases, 200_000)
+    with pytest.raises(InvalidRequest, match="bias: token id 7 comes 2 times; allowed is once"):
+        check_biases("bias", (*biases, (7, 2.0)), 200_000)
+    with pytest.raises(InvalidRequest, match="bias: the bias of token id 3 is inf"):
+        check_biases("bias", ((2, 1.0), (3, float("inf"))), 200_000)

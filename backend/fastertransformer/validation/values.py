@@ -2,6 +2,7 @@
 """Single values: numbers in their ranges, token ids in their vocabulary."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -92,15 +93,14 @@ def check_reset_id(name: str, sampling: SamplingParams, vocab_size: int) -> None
 def check_biases(name: str, biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:
     tokens = tuple(token for token, _ in biases)
     check_tokens(name, tokens, vocab_size)
+    counts = Counter(tokens)  # of a whole vocabulary, where a bias is dense
     for token, bias in biases:
         if not math.isfinite(bias):
             raise InvalidRequest(
                 f"{name}: the bias of token id {token} is {bias}; allowed is a finite number"
             )
-        if tokens.count(token) > 1:
-            raise InvalidRequest(
-                f"{name}: token id {token} comes {tokens.count(token)} times; allowed is once"
-            )
+        if counts[token] > 1:
+            raise InvalidRequest(f"{name}: token id {token} comes {counts[token]} times; allowed is once")
 
 
 def check_ia3(request: AnyRequest, info: EngineInfo, names: Mapping[str, str]) -> None:
