@@ -4,6 +4,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from toy_engine import INFO, ToyEngine, engine_config, expected
 
 from fastertransformer.engine.block_pool import BlockPool
@@ -249,3 +250,13 @@ def test_a_decoding_sequence_holds_no_more_than_its_memory():
         assert kept(engine) <= 16 // 4 + 1
     engine.run()
     assert len(engine.results[0, 0].tokens) == 50
+
+
+def test_a_memory_longer_than_any_sequence_sees_all():
+    """Of as many tokens as an unsigned integer of 64 bits says."""
+    engine = ToyEngine(engine_config(), num_blocks=16, depth=1)
+    request = Request(0, token_ids((1, 2, 3)), SamplingParams(max_tokens=20, end_ids=NO_ENDS))
+    engine.add(request, 0)
+    engine.add(replace(request, memory_len=2**64 - 1), 1)
+    engine.run()
+    assert engine.results[1, 0].tokens == engine.results[0, 0].tokens

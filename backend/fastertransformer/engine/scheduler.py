@@ -33,7 +33,6 @@ _RUNNING, _FINISHED = State.RUNNING, State.FINISHED
 class Scheduler:
     """Requests in, batches out, results back in. Changed by one thread of rank 0 alone.
 
-
     Args:
         prompt_tables: embeddings of the checkpoint's prompt-learning tasks.
     """
@@ -94,7 +93,8 @@ class Scheduler:
             sequence.wants_context_logits = request.wants_context_logits
             self._prompts.give_meaning(sequence)
             if request.memory_len:
-                sequence.memory_blocks = max(1, request.memory_len // self.pool.block_size)
+                memory_blocks = max(1, request.memory_len // self.pool.block_size)
+                sequence.memory_blocks = min(memory_blocks, self.pool.num_blocks)  # no sequence has more
             sequence.keeps = request.session is not None and not request.session.is_last
             self._queue(sequence)
 

@@ -24,6 +24,9 @@ def check_generate(request: Request, info: EngineInfo, names: Mapping[str, str])
             f"the model is an encoder ({info.model_type}): it encodes, and generates no tokens"
         )
     check_ranges(request.sampling, names)
+    if request.memory_len < 0:
+        name = names.get("memory_len", "memory_len")
+        raise InvalidRequest(f"{name} is {request.memory_len}; allowed is an integer >= 0")
     _check_embeddings(request, info, names)
     rows = 0 if info.max_encoder_len else num_prompt_rows(request, info)
     check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size, rows)
