@@ -12,7 +12,6 @@ from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
 GOOD = ct.core_inputs([[11, 12, 13], [21, 22]], 4)
-NOT_SERVED = "not served yet"
 U32, I32, F32 = np.uint32, np.int32, np.float32
 
 # (tensor, what is sent for two rows, what the error says of it)

@@ -39,7 +39,6 @@ class Sequence:
     end_ids: tuple[int, ...]
     tokens: TokenIds
     state: State = State.WAITING
-    finish_reason: FinishReason | None = None
     num_computed: int = 0
     """Tokens whose keys and values are in the cache once all batches in flight are done."""
     num_pending: int = 0
@@ -122,17 +121,8 @@ class Sequence:
         return self.wants_context or self.wants_context_logits
 
     @property
-    def num_tokens(self) -> int:
-        """Length once all batches in flight are done."""
-        return len(self.tokens) + self.num_pending
-
-    @property
     def num_to_compute(self) -> int:
         return len(self.tokens) + self.num_pending - self.num_computed
-
-    @property
-    def num_generated(self) -> int:
-        return self.num_tokens - self.prompt_len
 
     @property
     def wants_tokens(self) -> bool:
