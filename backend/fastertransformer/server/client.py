@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from ..config import ENCODED_TOKENS
 from ..errors import EngineDead
 from ..frames import FrameReader, FrameWriter
@@ -111,7 +113,10 @@ class EngineClient:
                 raise EngineDead(f"the connection to the engine process broke: {error}") from None
             if not count:
                 raise EngineDead("the engine process ended")
-            messages = self._reader.advance(count)
+            try:
+                messages = self._reader.advance(count)
+            except msgspec.MsgspecError as error:
+                raise EngineDead(f"the engine process sent what is no message: {error}") from None
         return messages
 
 

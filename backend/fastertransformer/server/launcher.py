@@ -54,6 +54,7 @@ class Launcher:
 
         Raises:
             ModelLoadError: the engine did not start; its own words are in the text.
+            OSError: the machine has no process or no file for it.
         """
         rundir.sweep()
         with self._directory.locked(self._start_timeout):
@@ -62,7 +63,7 @@ class Launcher:
                 self._user_file = self._directory.attach()
             try:
                 return self._connect() or self._start()
-            except ModelLoadError:
+            except (ModelLoadError, OSError):
                 if newcomer:
                     self._leave()
                 raise

@@ -94,8 +94,8 @@ class RuntimeDirectory:
             return
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        if not processes.wait_until_gone(pid, _TERMINATE_TIMEOUT_S):
-            os.kill(pid, signal.SIGKILL)
+            if not processes.wait_until_gone(pid, _TERMINATE_TIMEOUT_S):
+                os.kill(pid, signal.SIGKILL)
 
     def remove(self) -> None:
         """Call it locked; whoever waits for the lock makes the directory anew."""
@@ -139,7 +139,8 @@ def clear(path: Path) -> None:
         for pid in map(int, (path / _USERS).read_text().split()):
             # A stub has the process id of its server among its arguments.
             if {_STUB, server_pid} <= {Path(word).name for word in processes.command_line(pid).split()}:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -52,6 +52,7 @@ class Service:
 
     Raises:
         ModelLoadError: configuration, checkpoint or machine do not fit together.
+        OSError: the machine has no process or no file for the engine.
     """
 
     def __init__(self, arguments: Mapping[str, str]) -> None:
@@ -68,7 +69,7 @@ class Service:
         self._responder = Responder(metrics, log_error, self._conversations(model_config))
         try:
             self._supervisor = Supervisor(launcher, self._responder.post, log_error)
-        except ModelLoadError:
+        except (ModelLoadError, OSError):
             self._responder.stop()
             raise
         self._monitor = Monitor(self._responder, metrics, log_error)

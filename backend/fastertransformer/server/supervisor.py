@@ -25,6 +25,7 @@ class Supervisor:
 
     Raises:
         ModelLoadError: the engine did not start.
+        OSError: as `Launcher.attach`.
     """
 
     def __init__(self, launcher: Launcher, post: Callable[[Event], None], log: Callable[[str], None]) -> None:
@@ -79,7 +80,7 @@ class Supervisor:
         self._log(f"the engine ended and is restarted; the next try would be after {self._delay:g} s")
         try:
             self._client = self._launcher.attach()
-        except ModelLoadError as error:
+        except (ModelLoadError, OSError) as error:  # a machine that is short of memory may have some later
             self._log(f"the engine could not be restarted: {error}")
         else:
             self.info = self._client.info
