@@ -212,10 +212,10 @@ class Responder:
             self._forget(call.advance())
             is_last = is_finished(call)
             outputs = call.take_outputs() if is_last or (call.streams and call.has_news) else None
-            # Only from here on: outputs that cannot be computed are an error that the client must get.
-            exchange.is_closed = is_last
             if outputs is not None:
                 exchange.reply.send(outputs, final=is_last)
+            # Not before: outputs that cannot be computed or sent are an error that the client must get.
+            exchange.is_closed = is_last
         except Exception as error:
             self._log(traceback.format_exc())
             self._fail_all([exchange], error)
