@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The order of turns, and what is left of a conversation when one of them fails."""
 
+import numpy as np
 import pytest
 
 from fastertransformer.errors import InvalidRequest
 from fastertransformer.messages import EngineInfo, FinishReason, Request, SamplingParams, token_ids
 from fastertransformer.server.call import Row
+from fastertransformer.server.contracts.interactive import InteractiveContract
 from fastertransformer.server.conversations import Conversation, Conversations, Turn
 
 IDLE_S = 60.0
@@ -140,3 +142,20 @@ def test_those_that_nobody_can_continue_are_forgotten(conversations, monkeypatch
     assert "is not known" in refusal(conversations, turn((2,)))
     conversations.close(busy, call.answer(8))
     assert say(conversations, turn((2,), name=6), 9) == (1, 8, 2)
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_a_length_outside_of_a_turns_ids_is_refused(length):
+    entries = [
+        {"name": name, "data_type": "TYPE_INT32"}
+        for name in ("input_ids", "input_lengths", "request_output_len")
+    ]
+    contract = InteractiveContract({"input": entries, "output": []})
+    tensors = {
+        "input_ids": np.array([[[5, 6, 7]]], np.int32),
+        "input_lengths": np.array([[[length]]], np.int32),
+        "request_output_len": np.array([[[2]]], np.int32),
+    }
+    conversation = Conversation([0], 64, 0, tokens=[(1, 2, 3, 4)], num_hidden=[0])
+    with pytest.raises(InvalidRequest, match=rf"input_lengths is {length}; allowed is \[0, 3\]"):
+        contract.open(Turn(5, False, False, tensors, INFO, None), conversation)

@@ -138,7 +138,7 @@ def _continued(tensors: Mapping[str, Array], conversation: Conversation) -> dict
     said = [row[hidden:] for row, hidden in zip(conversation.tokens, conversation.num_hidden, strict=True)]
     whole = np.zeros((batch, max(map(len, said)) + width), ids.dtype)
     for line, before, new, length in zip(whole, said, ids, lengths, strict=True):
-        if length > width:
+        if not 0 <= length <= width:
             raise InvalidRequest(
                 f"input_lengths is {length}; allowed is [0, {width}], the width of input_ids"
             )
