@@ -131,3 +131,12 @@ def test_arrays_of_nobody_are_an_error():
 def test_a_frame_that_nobody_could_hold_is_an_error(size):
     with pytest.raises(msgspec.ValidationError, match="does not fit into memory"):
         read(bytes(4) + size.to_bytes(8, "little"), 1 << 16)
+
+
+def test_a_message_that_cannot_be_encoded_leaves_nothing_behind():
+    writer = FrameWriter()
+    lost = [EncodeRequest(id=number, hidden_states=HIDDEN[:2], outputs=()) for number in (1, 2**64)]
+    with pytest.raises(OverflowError):
+        writer.frame(Submit(lost))
+    follows = Abort([1, 2])
+    assert read(b"".join(writer.frame(follows)), 1 << 20) == [follows]

@@ -39,8 +39,9 @@ class FrameWriter:
     def frame(self, message: ClientMessage | EngineMessage) -> Sequence[memoryview]:
         """To be sent part by part in this order. Arrays are contiguous, and must not change before that."""
         head = bytearray(_HEADER.size)
+        arrays: list[Numbers] = []
+        self._arrays = arrays  # also without those of a message that could not be encoded
         self._encoder.encode_into(message, head, _HEADER.size)
-        arrays, self._arrays = self._arrays, []
         num_bytes = sum([each.nbytes for each in arrays])
         _HEADER.pack_into(head, 0, len(head) - _HEADER.size, num_bytes)
         if not num_bytes:

@@ -22,9 +22,14 @@ from fastertransformer.server.responder import Attached, Exchange, Responder
 
 
 class Engine:
-    """Takes requests."""
+    """Takes requests, but for one that cannot be sent to it."""
 
-    def submit(self, requests: Sequence[Request]) -> None: ...
+    def __init__(self, refused: int = -1, error: Exception | None = None) -> None:
+        self._refused, self._error = refused, error
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        if self._error is not None and requests[0].id == self._refused:
+            raise self._error
 
     def abort(self, ids: Sequence[int]) -> None: ...
 
@@ -66,14 +71,14 @@ class Reply:
         return False
 
 
-@pytest.mark.parametrize("stage", ["compute", "send"])
+@pytest.mark.parametrize("stage", ["submit", "compute", "send"])
 def test_an_answer_that_fails_is_an_error_of_its_client_alone(stage):
     failure, log = ValueError("too large"), []
     failing = Reply(failure if stage == "send" else None)
     replies = {1: failing, 2: Reply()}
     responder = Responder(Metrics(), log.append)
     try:
-        responder.post(Attached(Engine()))
+        responder.post(Attached(Engine(1, failure) if stage == "submit" else Engine()))
         for number, reply in replies.items():
             error = failure if stage == "compute" and reply is failing else None
             responder.post(Exchange(Call(number, error), reply))

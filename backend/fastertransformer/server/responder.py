@@ -201,6 +201,10 @@ class Responder:
                 return
         except EngineDead:
             self._client = None
+        except Exception as error:  # would end this thread, and leave every client without an answer
+            self._log(traceback.format_exc())
+            self._fail_all([exchange], error)
+            return
         self._waiting.append(exchange)
 
     def _respond(self, exchange: Exchange) -> None:
