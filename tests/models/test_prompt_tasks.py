@@ -91,6 +91,14 @@ def test_what_is_wrong_is_named(model, tmp_path, sections, message):
         prompt_tasks(str(place))
 
 
+def test_two_tasks_of_one_name_are_named(model, tmp_path):
+    """Else the ids of those that follow would be others than config.ini's."""
+    place = checkpoint(model, tmp_path, 3, SECTIONS.replace("sentiment", "squad").replace("= 3", "= 5"))
+    save(place / "model.prompt_table.squad.weight.bin", table(5), torch.float16)
+    with pytest.raises(ModelLoadError, match=r"\[task_1\] task_name is 'squad', as that of \[task_0\]"):
+        prompt_tasks(str(place))
+
+
 def test_a_table_of_another_size_is_named(model, tmp_path):
     place = checkpoint(model, tmp_path, 3)
     save(place / "model.prompt_table.squad.weight.bin", table(4), torch.float16)

@@ -44,7 +44,8 @@ def prompt_tasks(path: str) -> dict[str, PromptTask]:
     """The tasks of a checkpoint by name; none where the checkpoint is not FasterTransformer's, or has none.
 
     Raises:
-        ModelLoadError: a task without a name or length, or its file is missing or of another size.
+        ModelLoadError: a task without a name or length, or with the name of another, or its file is missing
+            or of another size.
     """
     folder = find_folder(Path(path))
     if folder is None or not (folder / FILE).exists():
@@ -55,8 +56,14 @@ def prompt_tasks(path: str) -> dict[str, PromptTask]:
     if kind not in (PREFIX_PROMPT, P_PROMPT_TUNING):
         return {}
     files = Files.of(folder, file_type(config))
-    tasks = range(int(config.number("num_tasks", 0)))
-    return dict(_task(parser, config, files, index, kind) for index in tasks)
+    tasks: dict[str, PromptTask] = {}
+    for index in range(int(config.number("num_tasks", 0))):
+        name, task = _task(parser, config, files, index, kind)
+        if name in tasks:
+            first = f"[task_{tasks[name].id}]"
+            raise ModelLoadError(f"{folder / FILE} [task_{index}] task_name is {name!r}, as that of {first}")
+        tasks[name] = task
+    return tasks
 
 
 def _task(
