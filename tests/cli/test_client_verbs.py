@@ -166,3 +166,7 @@ def test_words_and_lines(tmp_path: Path) -> None:
     file.write_text("two words\nalone\n")
     with pytest.raises(InvalidRequest, match="one is 'alone'"):
         lambada.read(file)
+    for line in ('{"text": "two words"', '{"words": "two words"}'):
+        file.write_text(f"two words\n{line}\n")
+        with pytest.raises(InvalidRequest, match=f"one is '{re.escape(line)}'"):
+            lambada.read(file)

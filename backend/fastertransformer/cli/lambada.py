@@ -49,10 +49,10 @@ def read(file: Path) -> list[tuple[str, str]]:
     """Texts without their last word, and that word.
 
     Raises:
-        InvalidRequest: names the first line that has no two words.
+        InvalidRequest: names the first line that is not such a text, or has no two words.
     """
     lines = [line for line in file.read_text().splitlines() if line.strip()]
-    pairs = [_cut(_text(line)) for line in lines]
+    pairs = [_cut(_text(file, line)) for line in lines]
     bad = next(
         (line for line, (context, word) in zip(lines, pairs, strict=True) if not (context and word)), None
     )
@@ -67,10 +67,15 @@ def is_found(word: str, answer: str) -> bool:
     return bool(first and wanted and first.group() == wanted.group())
 
 
-def _text(line: str) -> str:
+def _text(file: Path, line: str) -> str:
     if not line.lstrip().startswith("{"):
         return line.strip()
-    return str(json.loads(line)["text"]).strip()
+    try:
+        return str(json.loads(line)["text"]).strip()
+    except (ValueError, KeyError):
+        raise InvalidRequest(
+            f'{file}: a line that begins with {{ must be {{"text": ...}}; one is {line!r}'
+        ) from None
 
 
 def _cut(text: str) -> tuple[str, str]:

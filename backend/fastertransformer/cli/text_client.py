@@ -53,7 +53,7 @@ def tokenizer_of(address: str, model: str) -> Path:
     """The tokenizer folder that a served text model names; the server must be on this machine."""
     client = grpc.InferenceServerClient(address)
     try:
-        config = client.get_model_config(model, as_json=True)["config"]
+        config = client.get_model_config(model, as_json=True, client_timeout=ANSWER_TIMEOUT_S)["config"]
     except grpc.InferenceServerException as error:
         raise RequestFailed(str(error)) from None
     finally:

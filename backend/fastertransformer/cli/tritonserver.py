@@ -144,8 +144,8 @@ class TritonServer:
     _num_starts: int = 0
 
     def __enter__(self) -> "TritonServer":
-        self._folder = tempfile.TemporaryDirectory(prefix="tritonserver-")
         self._installation = find_installation()
+        self._folder = tempfile.TemporaryDirectory(prefix="tritonserver-")
         with ExitStack() as undo:
             undo.callback(self._folder.cleanup)
             write_backends(self._installation, self._backends)
