@@ -62,6 +62,11 @@ def per_row(name: str, array: Array, batch: int) -> Sequence[Any]:
     return np.broadcast_to(values, batch).tolist()  # type: ignore[no-any-return]
 
 
+def single_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
+    """A token id per row, for a field that holds several."""
+    return [(token,) for token in per_row(name, array, batch)]
+
+
 def first_row(name: str, array: Array, batch: int) -> Sequence[Any]:
     """Element 0 decides for the whole request."""
     return [per_row(name, array, batch)[0]] * batch

@@ -5,7 +5,7 @@ The GPT class counts the padded prompt into `sequence_length`, the llama class d
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..protocol import (
     per_row,
     read_rows,
     require,
+    single_ids,
     token_rows,
     word_lists,
 )
@@ -32,10 +33,6 @@ from .samples import num_samples, seed_of
 
 _LLAMA_CLASS = ("llama", "mistral", "fastertransformer-llama")
 """Checkpoints of the old service's model_type llama."""
-
-
-def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
-    return [(token,) for token in per_row(name, array, batch)]
 
 
 INPUTS = (
@@ -59,7 +56,7 @@ INPUTS = (
     Input("random_seed", "TYPE_UINT64", (1,), per_row, "seed", 0),
     Input("is_return_log_probs", "TYPE_BOOL", (1,), first_row, "logprobs", False),
     Input("start_id", "TYPE_UINT32", (1,), per_row, "start_id"),
-    Input("end_id", "TYPE_UINT32", (1,), _end_ids, "end_ids"),
+    Input("end_id", "TYPE_UINT32", (1,), single_ids, "end_ids"),
     Input("stop_words_list", "TYPE_INT32", (2, -1), word_lists, "stop_words", ()),
     Input("bad_words_list", "TYPE_INT32", (2, -1), word_lists, "bad_words", ()),
     Input("beam_width", "TYPE_UINT32", (1,), first_row, "beam_width", 1),

@@ -6,7 +6,7 @@ response holds the text since the last one; without, there is one response with 
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ... import validation
@@ -14,7 +14,7 @@ from ...messages import EngineInfo, Request, SamplingParams, token_ids
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
-from ..protocol import Array, Input, bias_lists, declared, first_row, per_row, read_rows, require
+from ..protocol import Array, Input, bias_lists, declared, first_row, per_row, read_rows, require, single_ids
 from ..stop_words import StopWords
 from ..texts import texts, word_rows, word_texts
 from ..tokenizer import TextTokenizer
@@ -22,18 +22,13 @@ from . import bias_words, unserved
 from .samples import num_samples, seed_of
 from .text_call import OUTPUTS, TextCall, TextRow
 
-
-def _end_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
-    return [(token,) for token in per_row(name, array, batch)]
-
-
 INPUTS = (
     Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),
     Input("max_tokens", "TYPE_INT32", (1,), per_row, "max_tokens", 16),
     Input("bad_words", "TYPE_STRING", (-1,), word_texts, "bad_texts", ()),
     Input("stop_words", "TYPE_STRING", (-1,), word_texts, "stop_texts", ()),
     Input("exclude_input_in_output", "TYPE_BOOL", (1,), per_row, "exclude_input"),
-    Input("end_id", "TYPE_INT32", (1,), _end_ids, "end_ids"),
+    Input("end_id", "TYPE_INT32", (1,), single_ids, "end_ids"),
     Input("pad_id", "TYPE_INT32", (1,), per_row),  # text is not padded
     Input("top_k", "TYPE_INT32", (1,), per_row, "top_k", 0),
     Input("top_p", "TYPE_FP32", (1,), per_row, "top_p", 0.0),
