@@ -17,6 +17,7 @@ from ...messages import EncodeRequest, EngineInfo, token_ids
 from ..call import Row
 from ..protocol import Array, Input, declared, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
+from .prompts import packed_ids
 
 
 def _hidden_rows(name: str, array: Array, _batch: int) -> Sequence[Any]:
@@ -52,7 +53,7 @@ class EncoderContract:
         batch, width = main.shape[0], main.shape[1] if main.ndim > 1 else 0
         values = read_rows(INPUTS, tensors, batch)
         wants_attentions = values[0]["wants_attentions"]
-        rows = [Row(_request(next(self._ids), row)) for row in values]
+        rows = [Row(_request(next(self._ids), row, info)) for row in values]
         for row in rows:
             validation.check(row.request, info, NAMES)
         assert info.encoder is not None
@@ -72,12 +73,12 @@ def _main_input(tensors: Mapping[str, Array]) -> Array:
     return tensors[found[0]]
 
 
-def _request(number: int, values: Mapping[str, Any]) -> EncodeRequest:
+def _request(number: int, values: Mapping[str, Any], info: EngineInfo) -> EncodeRequest:
     tokens, hidden, types = values["tokens"], values["hidden_states"], values["token_types"]
     length = _length(values, len(tokens if hidden is None else hidden))
     return EncodeRequest(
         id=number,
-        tokens=token_ids(() if tokens is None else tokens[:length].tolist()),
+        tokens=packed_ids("input_ids", () if tokens is None else tokens[:length].tolist(), info.vocab_size),
         token_types=token_ids(() if types is None else types[:length].tolist()),
         hidden_states=None if hidden is None else np.array(hidden[:length], np.float32),
         outputs=(),
