@@ -66,3 +66,23 @@ def test_a_file_is_converted_again_when_it_changed_and_not_before(tmp_path, monk
     source.write_text("three")
     second = checkpoint.cached(source, "tokenizer", make)
     assert [(folder / "copy").read_text() for folder in (first, second)] == made == ["one", "three"]
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_one_that_is_late_takes_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "model.gguf"
+    source.write_text("")
+
+    def fail(_, folder):
+        (folder / "left").write_text("")
+        raise FasterTransformerError("interrupted")
+
+    def be_late(_, folder):
+        for place in (folder, folder.parents[1] / "tokenizer"):
+            place.mkdir(exist_ok=True)
+            (place / place.parent.name).write_text("")
+
+    with pytest.raises(FasterTransformerError, match="interrupted"):
+        checkpoint.cached(source, "tokenizer", fail)
+    folder = checkpoint.cached(source, "tokenizer", be_late)
+    assert list(folder.parent.rglob("*")) == [folder, folder / folder.parent.name]

@@ -3,6 +3,7 @@
 
 import hashlib
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,11 +63,17 @@ def cached(source: Path, kind: str, make: Callable[[Path, Path], None]) -> Path:
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder = platformdirs.user_cache_path("fastertransformer") / f"{source.stem}-{digest}" / kind
     if not folder.exists():
-        unfinished = folder.with_name(f"{kind}.unfinished")
-        unfinished.mkdir(parents=True, exist_ok=True)
-        with errors.status(f"Writing the {kind} of {source.name} into the cache, once"):
-            make(source, unfinished)
-        unfinished.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{kind}.", dir=folder.parent) as unfinished:
+            made = Path(unfinished, kind)
+            made.mkdir()
+            with errors.status(f"Writing the {kind} of {source.name} into the cache, once"):
+                make(source, made)
+            try:
+                made.rename(folder)
+            except OSError:  # somebody else was faster
+                if not folder.exists():
+                    raise
     return folder
 
 
