@@ -91,6 +91,26 @@ def test_what_is_not_supported_is_named(tmp_path):
         load_model(tmp_path)
 
 
+def test_a_dense_layer_that_is_none_is_named(tmp_path):
+    make("bert", tmp_path)
+    write_modules(tmp_path, ["Pooling", "Dense"])
+    write_pooling(tmp_path, "cls_token")
+    place = tmp_path / "2_Dense"
+    place.mkdir()
+    (place / "config.json").write_text('{"out_features": 20}')
+    with pytest.raises(ModelLoadError, match=r"2_Dense/model\.safetensors is missing"):
+        load_model(tmp_path)
+    save_file({"weight": torch.ones(20, 48)}, place / "model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors has no linear\.weight, only weight"):
+        load_model(tmp_path)
+    save_file({"linear.weight": torch.ones(20, 47)}, place / "model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"has shape \[20, 47\]; expected \[20, 48\]"):
+        load_model(tmp_path)
+    (place / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelLoadError, match=r"2_Dense/model\.safetensors is damaged"):
+        load_model(tmp_path)
+
+
 def rename(folder: Path, old: str, new: str) -> None:
     file = folder / "model.safetensors"
     tensors = {name.replace(old, new): tensor.clone() for name, tensor in load_file(file).items()}

@@ -26,7 +26,7 @@ class SafetensorsCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.config, self.generation = read_configs(folder)
-        files = [_open(path) for path in _weight_files(folder)]
+        files = [open_weights(path) for path in _weight_files(folder)]
         self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def has(self, name: str) -> bool:
@@ -88,7 +88,8 @@ def _weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _open(path: Path) -> Any:
+def open_weights(path: Path) -> Any:
+    """Raises: ModelLoadError: the file is damaged."""
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:

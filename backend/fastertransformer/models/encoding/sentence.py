@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from ...errors import ModelLoadError
 from ...layers.heads import Dense, Pool, SentenceEmbedding
 from ...layers.linear import Linear
 from ...quant.dense import DenseWeight
-from ..checkpoint.safetensors import read_json, read_json_list
+from ..checkpoint.safetensors import open_weights, read_json, read_json_list
 from ..hf_config import HFConfig
 
 _ACTIVATIONS = {
@@ -69,8 +68,11 @@ def _dense(folder: Path, columns: int, device: torch.device) -> tuple[Dense, int
     config = HFConfig(read_json(file), str(file))
     if not weights.exists():
         raise ModelLoadError(f"weight file {weights} is missing")
-    tensors = {name: tensor.to(device).float() for name, tensor in load_file(weights).items()}
+    stored = open_weights(weights)
+    tensors = {name: stored.get_tensor(name).to(device).float() for name in stored.keys()}  # noqa: SIM118
     rows = config.integer("out_features")
+    if "linear.weight" not in tensors:
+        raise ModelLoadError(f"{weights} has no linear.weight, only {', '.join(tensors)}")
     if tensors["linear.weight"].shape != (rows, columns):
         raise ModelLoadError(
             f"{weights}: linear.weight has shape {list(tensors['linear.weight'].shape)};"
