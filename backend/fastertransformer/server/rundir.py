@@ -79,7 +79,7 @@ class RuntimeDirectory:
 
     @property
     def guard(self) -> int | None:
-        """Process id of the living engine of this directory."""
+        """Process id of the living parent of this directory's engine."""
         try:
             pid = int(self._guard_file.read_text())
         except (OSError, ValueError):
