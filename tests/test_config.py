@@ -3,7 +3,7 @@
 
 import pytest
 
-from fastertransformer.config import EngineConfig, on_device, resolve_data_type
+from fastertransformer.config import EngineConfig, from_triton, on_device, resolve_data_type
 from fastertransformer.errors import ModelLoadError
 
 
@@ -33,3 +33,14 @@ def test_what_was_given_stays_on_every_device():
 def test_unknown_data_type():
     with pytest.raises(ModelLoadError, match="data_type is 'fp12'; allowed are fp32, fp16, bf16, auto"):
         resolve_data_type("fp12", "cpu")
+
+
+def test_lists_of_words():
+    given = {
+        "model_checkpoint_path": "x",
+        "mpi_args": "--mca btl self,tcp",
+        "disable_kernels": "rope, add",
+    }
+    config = from_triton(given)
+    assert config.parallel.mpi_args == ("--mca", "btl", "self,tcp"), "a comma is part of an argument"
+    assert config.disable_kernels == ("rope", "add")

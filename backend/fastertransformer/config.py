@@ -89,8 +89,13 @@ def _flag(value: str) -> bool:
     return {"0": False, "false": False, "1": True, "true": True}[value.lower()]
 
 
-def _words(value: str) -> tuple[str, ...]:
+def _names(value: str) -> tuple[str, ...]:
     return tuple(value.replace(",", " ").split())
+
+
+def _arguments(value: str) -> tuple[str, ...]:
+    """A comma is part of one, as in `--mca btl self,tcp`."""
+    return tuple(value.split())
 
 
 _ENGINE: dict[str, Callable[[str], Any]] = {
@@ -107,13 +112,13 @@ _ENGINE: dict[str, Callable[[str], Any]] = {
     "beam_search_rule": _text,
     "depth": int,
     "num_threads": int,
-    "disable_kernels": _words,
+    "disable_kernels": _names,
 }
 _PARALLEL: dict[str, Callable[[str], Any]] = {
     "tensor_para_size": int,
     "pipeline_para_size": int,
     "hostfile": _text,
-    "mpi_args": _words,
+    "mpi_args": _arguments,
 }
 # Config names are the neighbours' (TensorRT-LLM), so that their config.pbtxt files carry over.
 _CACHE: dict[str, tuple[str, Callable[[str], Any]]] = {

@@ -4,9 +4,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import encoder_checkpoints
 import pytest
+import tiny_encoder_decoders
 import torch
 from driver import Driver, load_model
+from encoder_decoder_driver import EncoderDecoderDriver
+from encoder_driver import encode
 from safetensors.torch import load_file, save_file
 from sharded_driver import ShardedDriver, load_stages
 from tiny_checkpoints import CASES, make
@@ -22,6 +26,8 @@ FAMILIES = {"llama": "layers.", "qwen2": "layers.", "gpt2": ".h."}
 """Case -> what the names of the matrices that are held as int8 have in common."""
 ONE_OF_EACH = list({config: name for name, (config, _) in reversed(CASES.items())}.values())
 """The first case of every family."""
+ENCODER_DECODERS = ("t5-gated", "bart", "mbart", "m2m_100", "marian", "pegasus")
+ENCODERS = ("bert", "roberta", "distilbert", "deberta", "t5")
 
 
 def rounded_weight(part: torch.Tensor, rows: Callable[[], torch.Tensor]) -> DenseWeight:
@@ -64,6 +70,34 @@ def test_every_family_computes_with_rounded_weights(name, tmp_path, monkeypatch)
     before, found = logits(tmp_path), logits(tmp_path, int8_mode=1)
     monkeypatch.setitem(FORMATS, 0, rounded_weight)
     rounded = logits(tmp_path)
+    assert (found - rounded).abs().max() < TOLERANCE
+    assert (before - rounded).abs().max() > 10 * TOLERANCE, "rounding must show, or this shows nothing"
+
+
+def encoder_decoder_logits(folder: Path, **config: object) -> torch.Tensor:
+    driver = EncoderDecoderDriver(load_model(folder, **config))
+    driver.encode(IDS)
+    return driver.chunked_logits(IDS, 7)
+
+
+def hidden_states(folder: Path, **config: object) -> torch.Tensor:
+    output = "last_hidden_state"
+    return encode([load_model(folder, **config)], [IDS, IDS[:5]], [output])[output]
+
+
+@pytest.mark.parametrize(
+    ("make_checkpoint", "name", "compute"),
+    [
+        *((tiny_encoder_decoders.make, name, encoder_decoder_logits) for name in ENCODER_DECODERS),
+        *((encoder_checkpoints.make, name, hidden_states) for name in ENCODERS),
+    ],
+)
+def test_encoders_compute_with_rounded_weights(make_checkpoint, name, compute, tmp_path, monkeypatch):
+    """Also those with a decoder."""
+    make_checkpoint(name, tmp_path)
+    before, found = compute(tmp_path), compute(tmp_path, int8_mode=1)
+    monkeypatch.setitem(FORMATS, 0, rounded_weight)
+    rounded = compute(tmp_path)
     assert (found - rounded).abs().max() < TOLERANCE
     assert (before - rounded).abs().max() > 10 * TOLERANCE, "rounding must show, or this shows nothing"
 
