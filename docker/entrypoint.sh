@@ -5,7 +5,8 @@ set -eu
 
 case "${1:-}" in
   "" | -*) exec tritonserver --model-repository=/models "$@" ;;
-  serve | repository | check | request | issue-request | identity-test | end-to-end-test | lambada)
+  serve | repository | request | check | convert | bench | bench-kernels | bench-collectives | demo | \
+    issue-request | identity-test | end-to-end-test | lambada)
     exec fastertransformer "$@"
     ;;
   *) exec "$@" ;;

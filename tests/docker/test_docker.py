@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from fastertransformer.cli.main import VERBS
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 
@@ -80,6 +82,7 @@ def run(script: str, *arguments: str, **options: Any) -> "subprocess.CompletedPr
         ([], "tritonserver --model-repository=/models"),
         (["--log-verbose=1"], "tritonserver --model-repository=/models --log-verbose=1"),
         (["serve", "/checkpoints/x", "--host", "a b"], "fastertransformer serve /checkpoints/x --host a b"),
+        *(([verb, "--help"], f"fastertransformer {verb} --help") for verb in VERBS),
         (["uname", "-a"], "uname -a"),
     ],
 )

@@ -46,7 +46,8 @@ def serve(
     Clients find the models [bold]text[/] (text in, text out), [bold]fastertransformer[/] (token ids) and
     [bold]ensemble[/] with its pre- and postprocessing; with --contract tensorrt_llm the models
     [bold]tensorrt_llm[/] (token ids), and [bold]tensorrt_llm_bls[/] and [bold]ensemble[/] (text);
-    of an encoder [bold]embed[/] and [bold]classify[/] (text in), and [bold]fastertransformer[/].
+    of an encoder [bold]embed[/] and [bold]classify[/] (text in), and [bold]fastertransformer[/]; of an
+    encoder-decoder [bold]text[/] and [bold]fastertransformer[/].
     """
     ports = Ports(http_port, grpc_port, metrics_port)
     if (path is None) == (model_repository is None):

@@ -28,7 +28,9 @@ def bench_kernels(
     shapes: Annotated[
         str, typer.Option("--shape", help="Models whose sizes are taken.")
     ] = "llama-2-7b,llama-3-8b,gpt-j-6b",
-    only: Annotated[str, typer.Option("--op", help="These ops alone.", show_default=False)] = "",
+    only: Annotated[
+        str, typer.Option("--op", help="These ops alone, separated by commas.", show_default=False)
+    ] = "",
     rows: Annotated[str, typer.Option(help="Rows of products and of logits.")] = "1,2,4,8,16,32,64",
     tokens: Annotated[str, typer.Option(help="Tokens of what is done to each on its own.")] = "1,64,1024",
     decode: Annotated[
