@@ -71,10 +71,12 @@ def test_whole_inputs_share_steps_in_order(lengths, steps):
 
 def test_a_step_leaves_no_more_than_fits():
     scheduler = scheduler_of(engine_config(), MAX_RESULT_NUMBERS // 4)
-    for number, length in enumerate([3, 1, 1, 5, 2]):
+    for number, length in enumerate([3, 1, 1, 4, 5, 2]):
         scheduler.add(0, request(number, length))
-    found, _ = run(scheduler)
-    assert found == [[3, 1], [1], [5], [2]]  # 5 alone is beyond
+    found, outputs = run(scheduler)
+    assert found == [[3, 1], [1], [4], [2]]
+    size = MAX_RESULT_NUMBERS // 4 * 5
+    assert f"of 5 tokens are {size} numbers; allowed are {MAX_RESULT_NUMBERS}" in outputs[0, 4].error
 
 
 def test_tokens_and_hidden_states_have_steps_of_their_own():

@@ -6,7 +6,14 @@ import pytest
 
 from fastertransformer.errors import InvalidRequest
 from fastertransformer.messages import token_ids
-from fastertransformer.validation.values import check_biases, check_tokens, first_outside
+from fastertransformer.validation.values import (
+    MAX_WORD_TOKENS,
+    MAX_WORDS,
+    check_biases,
+    check_tokens,
+    check_words,
+    first_outside,
+)
 
 EXTREMES = [0, 1, 6, 7, 8, 2**31, 2**32 + 3, 2**62, 2**63 - 8, 2**63 - 1, -1, -3, -4, -(2**31), -(2**63)]
 
@@ -41,3 +48,15 @@ def test_a_bias_for_every_token_of_a_large_vocabulary_is_checked():
         check_biases("bias", (*biases, (7, 2.0)), 200_000)
     with pytest.raises(InvalidRequest, match="bias: the bias of token id 3 is inf"):
         check_biases("bias", ((2, 1.0), (3, float("inf"))), 200_000)
+
+
+def test_words_are_bounded_in_number_and_length():
+    longest = (3,) * MAX_WORD_TOKENS
+    check_words("words", (longest,) * MAX_WORDS, 50)
+    for words, message in (
+        ((longest,) * (MAX_WORDS + 1), rf"words has {MAX_WORDS + 1} words; allowed are {MAX_WORDS}"),
+        (((1,), (*longest, 3)), f"words: a word of {MAX_WORD_TOKENS + 1} tokens; allowed are 1 to"),
+        (((1,), ()), "words: a word of 0 tokens; allowed are 1 to"),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            check_words("words", words, 50)

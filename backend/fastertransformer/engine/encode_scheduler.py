@@ -2,8 +2,8 @@
 """Packs inputs into steps in the order of their arrival, for models that encode and do not generate.
 
 An input is computed whole, in one step, and holds nothing between steps: no slot, no cache. As many as
-the token budget allows share a step, and as leave no more than MAX_RESULT_NUMBERS; one that alone goes beyond
-has a step of its own.
+the token budget allows share a step, and as leave no more than MAX_RESULT_NUMBERS; a longer one has a step
+of its own.
 """
 
 from collections import deque
@@ -58,6 +58,9 @@ class EncodeScheduler:
             self.reject(client, request, f"request id {request.id} is already in use on this connection")
         elif len(self._waiting) >= self._config.max_queue_size:
             self.reject(client, request, f"the queue is full: {len(self._waiting)} requests wait; try again")
+        elif (size := self._result_size(request)) > MAX_RESULT_NUMBERS:
+            wanted = f"{', '.join(request.outputs)} of {request.num_tokens} tokens are {size} numbers"
+            self.reject(client, request, f"{wanted}; allowed are {MAX_RESULT_NUMBERS} for one input")
         else:
             self._live[client, request.id] = request
             self._waiting.append((client, request))

@@ -101,15 +101,16 @@ class WordTable:
         slots, old_words, old_length = old.shape
         if num_words <= old_words and length <= old_length:
             return
-        size = (slots, _doubled(old_words, num_words), _doubled(old_length, length))
+        size = (slots, max(old_words, _rounded(num_words)), max(old_length, _rounded(length)))
         grown = np.full(size, -1, np.int32)
         grown[:, :old_words, size[2] - old_length :] = old
         self._mirror = Mirror(grown, self._device)
         self.generation += 1
 
 
-def _doubled(size: int, wanted: int) -> int:
-    return size if wanted <= size else max(wanted, 2 * size)
+def _rounded(size: int) -> int:
+    """To a power of two, so that growth is rare."""
+    return 1 << (size - 1).bit_length()
 
 
 def _bits(value: float) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import InvalidRequest
 from ..messages import EngineInfo, PromptKind, Request, token_ids
-from .values import check_biases, check_ia3, check_ranges, check_reset_id, check_tokens, check_word
+from .values import check_biases, check_ia3, check_ranges, check_reset_id, check_tokens, check_words
 
 _FLOAT_BYTES = 4
 MAX_LOGITS_BYTES = 256 << 20
@@ -31,8 +31,7 @@ def check_generate(request: Request, info: EngineInfo, names: Mapping[str, str])
     rows = 0 if info.max_encoder_len else num_prompt_rows(request, info)
     check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size, rows)
     for field in ("stop_words", "bad_words"):
-        for word in getattr(request.sampling, field):
-            check_word(names.get(field, field), word, info.vocab_size)
+        check_words(names.get(field, field), getattr(request.sampling, field), info.vocab_size)
     check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
     _check_encoder(request, info, names)
     _check_forced(request, info, names)
