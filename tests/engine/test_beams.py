@@ -66,6 +66,15 @@ def check(engine: ToyEngine, entry: Request, rule: str) -> None:
         assert result.beams == searched(entry, rule)
 
 
+@pytest.mark.parametrize("rule", BEAM_SEARCH_RULES)
+@pytest.mark.parametrize("penalty", [3e38, -3e38])
+def test_a_length_penalty_beyond_all_numbers_ends_no_engine(rule, penalty):
+    engine = ToyEngine(engine_config(beam_search_rule=rule), num_blocks=16, depth=0)
+    engine.add(request(0, [1, 2], 4, beam_width=2, length_penalty=penalty))
+    engine.run()
+    assert engine.results[0, 0].finish_reason is not None
+
+
 @st.composite
 def requests(draw):
     options = {

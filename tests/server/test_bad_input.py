@@ -53,6 +53,8 @@ CASES = [
     ("stop_words_list", I32([[[1, 2], [3, -1]]] * 2), ": a word ends at 3"),
     ("stop_words_list", np.zeros((2, 3, 1), I32), r".*\[-1,2,-1\], got \[2,3,1\]"),
     ("bad_words_list", I32([[[1, 999], [2, -1]]] * 2), ": token id 999"),
+    ("bad_words_list", I32([[[5] * 65, [65] + [-1] * 64]] * 2), ": a word has 65 tokens; allowed are 64"),
+    ("stop_words_list", I32([[[5] * 8193, [*range(1, 8194)]]] * 2), " has 8193 words; allowed are 8192"),
     ("end_id", U32([[2], [5000]]), ": token id 5000"),
     ("input_ids", np.int64([[11, 12, 13], [21, 22, 0]]), ".*INT64.*UINT32"),
 ]
@@ -100,7 +102,7 @@ def test_error_of_a_prompt(server: TritonServer, change: ct.Arrays, expected: st
 
 def test_error_of_a_start_id(server: TritonServer) -> None:
     arrays = ct.core_inputs([[], []], 4, start_id=[2, 5000])
-    with pytest.raises(InferenceServerException, match="token id 5000"):
+    with pytest.raises(InferenceServerException, match="start_id: token id 5000"):
         ct.grpc_infer(server.grpc, "fastertransformer", arrays)
 
 
@@ -113,6 +115,65 @@ def test_required_inputs(server: TritonServer) -> None:
     for name in GOOD:
         with pytest.raises(InferenceServerException, match=name):
             ct.grpc_infer(server.grpc, "fastertransformer", {k: v for k, v in GOOD.items() if k != name})
+
+
+def without(name: str, arrays: ct.Arrays) -> ct.Arrays:
+    """With others in its place: Triton counts the inputs of a request and looks at no names."""
+    return {k: v for k, v in arrays.items() if k != name}
+
+
+TEXT: ct.Arrays = {"text_input": np.array([[b"a"]], np.object_), "max_tokens": I32([[3]])}
+LINE: ct.Arrays = {"QUERY": TEXT["text_input"], "REQUEST_OUTPUT_LEN": U32([[3]])}
+LINE |= {"BAD_WORDS_DICT": np.array([[b""]], np.object_), "STOP_WORDS_DICT": np.array([[b""]], np.object_)}
+TOKENS: ct.Arrays = {"TOKENS_BATCH": U32([[[11, 12]]]), "OUTPUT_LENGTHS": U32([[2]])}
+DRAWN: ct.Arrays = {"temperature": F32([[1]] * 2), "runtime_top_k": U32([[1]] * 2)}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "arrays"),
+    [
+        *(("fastertransformer", name, GOOD | DRAWN) for name in GOOD),
+        ("text_once", "text_input", TEXT),
+        ("preprocessing", "QUERY", LINE),
+        ("preprocessing", "REQUEST_OUTPUT_LEN", LINE),
+        ("postprocessing", "TOKENS_BATCH", TOKENS),
+    ],
+)
+def test_required_inputs_that_others_stand_in_for(
+    server: TritonServer, model: str, name: str, arrays: ct.Arrays
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        ct.grpc_infer(server.grpc, model, without(name, arrays))
+    assert f"{name} was not sent; it is needed" in caught.value.message()
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_required_inputs_of_the_other_contract(server: TritonServer) -> None:
+    arrays = ct.tensorrt_llm_inputs([[11, 12]], 4, temperature=1.0)
+    for name in ("input_ids", "input_lengths", "request_output_len"):
+        with pytest.raises(InferenceServerException, match=f"{name} was not sent; it is needed"):
+            ct.stream_infer(server.grpc, "tensorrt_llm", without(name, arrays))
+
+
+def test_an_error_about_a_long_text_is_short(server: TritonServer) -> None:
+    """gRPC drops long ones, and then the client is told of gRPC's own limits."""
+    line = np.array([[b"a" * 200_000]], np.object_)
+    for model, arrays, expected in (
+        (
+            "text_once",
+            TEXT | {"text_input": np.array([[b"\xff" * 50_000]], np.object_)},
+            "which is not UTF-8",
+        ),
+        ("preprocessing", LINE | {"BAD_WORDS_DICT": line}, "allowed are comma-separated values"),
+    ):
+        with pytest.raises(InferenceServerException, match=expected) as caught:
+            ct.grpc_infer(server.grpc, model, arrays)
+        assert len(caught.value.message()) < 1000
+
+
+def test_no_tokens_and_no_ids_have_no_text(server: TritonServer) -> None:
+    outputs = ct.grpc_infer(server.grpc, "postprocessing", {"TOKENS_BATCH": np.zeros((2, 1, 0), U32)})
+    assert outputs["OUTPUT"].tolist() == [[b""], [b""]]
 
 
 def test_http_says_bad_request(server: TritonServer) -> None:

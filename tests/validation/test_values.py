@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Ids outside of a vocabulary are found, however far outside, and named."""
+"""Ids outside of a vocabulary are found, however far outside, and named; lists have an end."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import pytest
 from fastertransformer.errors import InvalidRequest
 from fastertransformer.messages import token_ids
 from fastertransformer.validation.values import (
-    MAX_WORD_TOKENS,
+    MAX_BAD_WORD_LEN,
     MAX_WORDS,
     check_biases,
     check_tokens,
@@ -50,13 +50,12 @@ def test_a_bias_for_every_token_of_a_large_vocabulary_is_checked():
         check_biases("bias", ((2, 1.0), (3, float("inf"))), 200_000)
 
 
-def test_words_are_bounded_in_number_and_length():
-    longest = (3,) * MAX_WORD_TOKENS
-    check_words("words", (longest,) * MAX_WORDS, 50)
-    for words, message in (
-        ((longest,) * (MAX_WORDS + 1), rf"words has {MAX_WORDS + 1} words; allowed are {MAX_WORDS}"),
-        (((1,), (*longest, 3)), f"words: a word of {MAX_WORD_TOKENS + 1} tokens; allowed are 1 to"),
-        (((1,), ()), "words: a word of 0 tokens; allowed are 1 to"),
-    ):
-        with pytest.raises(InvalidRequest, match=message):
-            check_words("words", words, 50)
+def test_lists_of_words_have_an_end():
+    """They take time for every token of everybody, and bad words memory in every slot."""
+    check_words("words", ((3,),) * MAX_WORDS, 7)
+    check_words("words", ((3,) * 1000,), 7)
+    check_words("words", ((3,) * MAX_BAD_WORD_LEN,), 7, MAX_BAD_WORD_LEN)
+    with pytest.raises(InvalidRequest, match=f"words has {MAX_WORDS + 1} words; allowed are {MAX_WORDS}"):
+        check_words("words", ((3,),) * (MAX_WORDS + 1), 7)
+    with pytest.raises(InvalidRequest, match=f"words: a word has 65 tokens; allowed are {MAX_BAD_WORD_LEN}"):
+        check_words("words", ((3,), (3,) * 65), 7, MAX_BAD_WORD_LEN)

@@ -16,6 +16,8 @@ import numpy as np
 from ..messages import Beam, SamplingParams
 from .batch import FloatArray, Int32Array
 
+_LARGEST_NORM = 1e30
+
 
 @dataclass(slots=True, eq=False)
 class Path:
@@ -206,7 +208,7 @@ class Hypotheses:
         return self._early_stopping or not self._final_score(live[0][1]) > self._ended[-1][0]
 
     def _final_score(self, path: Path) -> np.float32:
-        return np.float32(path.score) / np.float32(path.length**self._length_penalty)
+        return np.float32(path.score) / _power(path.length, self._length_penalty)
 
 
 class Survivors:
@@ -241,7 +243,16 @@ class Survivors:
         return live
 
     def norm(self, length: int) -> np.float32:
-        return np.float32((self._prompt_len + length) ** self._length_penalty)
+        return _power(self._prompt_len + length, self._length_penalty)
+
+
+def _power(length: int, penalty: float) -> np.float32:
+    """length^penalty, within what a sum can be divided by and stay a number."""
+    try:
+        power = length**penalty
+    except OverflowError:
+        power = _LARGEST_NORM
+    return np.float32(min(max(power, 1 / _LARGEST_NORM), _LARGEST_NORM))
 
 
 def num_candidates(width: int, num_end_ids: int) -> int:

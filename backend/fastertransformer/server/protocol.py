@@ -135,6 +135,17 @@ def refused(reason: str) -> Reader:
     return read
 
 
+def needed(tensors: Mapping[str, Array], name: str) -> Array:
+    """The tensor of this name. Triton counts what a request brings, and looks at no names.
+
+    Raises:
+        InvalidRequest: it was not sent.
+    """
+    if name not in tensors:
+        raise InvalidRequest(f"{name} was not sent; it is needed")
+    return tensors[name]
+
+
 def read_rows(table: Iterable[Input], tensors: Mapping[str, Array], batch: int) -> list[dict[str, Any]]:
     """The values of every row by `Input.field`, absent tensors as their defaults.
 
@@ -143,7 +154,7 @@ def read_rows(table: Iterable[Input], tensors: Mapping[str, Array], batch: int) 
     """
     rows: list[dict[str, Any]] = [{} for _ in range(batch)]
     for tensor in table:
-        array = tensors.get(tensor.name)
+        array = tensors.get(tensor.name) if tensor.optional else needed(tensors, tensor.name)
         values = [tensor.default] * batch if array is None else tensor.read(tensor.name, array, batch)
         if tensor.field:
             for row, value in zip(rows, values, strict=True):

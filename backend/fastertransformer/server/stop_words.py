@@ -26,5 +26,11 @@ class StopWords:
 
     def _possible(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop word."""
-        lengths = (n for word in self._words for n in range(1, len(word)) if text.endswith(word[:n]))
+        longest = len(text)
+        lengths = (
+            n
+            for word in self._words
+            for n in range(1, min(len(word), longest + 1))
+            if text.endswith(word[:n])
+        )
         return max(lengths, default=0)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from ..errors import InvalidRequest
 from .protocol import Array, per_row
 
+_EXCERPT = 100
+
 
 def texts(name: str, array: Array, batch: int) -> Sequence[str]:
     """[B, 1] of UTF-8."""
@@ -25,8 +27,13 @@ def word_texts(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]
     return [tuple(filter(None, words)) for words in word_rows(name, array, batch)]
 
 
+def excerpt(value: bytes | str) -> str:
+    """What an error says of a text: gRPC drops a message of some kilobytes."""
+    return repr(value) if len(value) <= _EXCERPT else f"{value[:_EXCERPT]!r}... of length {len(value)}"
+
+
 def _utf8(name: str, value: bytes | str) -> str:
     try:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{name} is {value!r}, which is not UTF-8: {error.reason}") from None
+        raise InvalidRequest(f"{name} is {excerpt(value)}, which is not UTF-8: {error.reason}") from None

@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import InvalidRequest
 from ..messages import EngineInfo, PromptKind, Request, token_ids
-from .values import check_biases, check_ia3, check_ranges, check_reset_id, check_tokens, check_words
+from .values import (
+    MAX_BAD_WORD_LEN,
+    check_biases,
+    check_ia3,
+    check_ranges,
+    check_reset_id,
+    check_tokens,
+    check_words,
+)
 
 _FLOAT_BYTES = 4
 MAX_LOGITS_BYTES = 256 << 20
@@ -25,13 +33,15 @@ def check_generate(request: Request, info: EngineInfo, names: Mapping[str, str])
         )
     check_ranges(request.sampling, names)
     if request.memory_len < 0:
-        name = names.get("memory_len", "memory_len")
-        raise InvalidRequest(f"{name} is {request.memory_len}; allowed is an integer >= 0")
+        raise InvalidRequest(
+            f"{names.get('memory_len', 'memory_len')} is {request.memory_len}; allowed is an integer >= 0"
+        )
     _check_embeddings(request, info, names)
     rows = 0 if info.max_encoder_len else num_prompt_rows(request, info)
     check_tokens(names.get("prompt", "prompt"), request.prompt, info.vocab_size, rows)
-    for field in ("stop_words", "bad_words"):
-        check_words(names.get(field, field), getattr(request.sampling, field), info.vocab_size)
+    check_words(names.get("stop_words", "stop_words"), request.sampling.stop_words, info.vocab_size)
+    bad_words = request.sampling.bad_words
+    check_words(names.get("bad_words", "bad_words"), bad_words, info.vocab_size, MAX_BAD_WORD_LEN)
     check_tokens(names.get("end_ids", "end_ids"), request.sampling.end_ids or (), info.vocab_size)
     _check_encoder(request, info, names)
     _check_forced(request, info, names)

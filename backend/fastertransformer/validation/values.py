@@ -13,9 +13,10 @@ from ..messages import AnyRequest, EngineInfo, SamplingParams, TokenIds
 
 MAX_SEED = 2**64 - 1
 MAX_BEAM_WIDTH = 64
-MAX_WORDS = 2048
-MAX_WORD_TOKENS = 64
-"""A device has room, in every slot, for the most words and the longest word that any request has brought."""
+MAX_WORDS = 8192
+"""Of a list: every one of them is looked at for every token, while all other requests wait."""
+MAX_BAD_WORD_LEN = 64
+"""Tokens: the words of all sequences lie in one array, as wide as the longest of them."""
 
 _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
@@ -80,13 +81,22 @@ def first_outside(values: npt.NDArray[np.int64], low: int, high: int) -> int | N
     return int(np.flatnonzero((values < low) | (values >= high))[0])
 
 
-def check_words(name: str, words: tuple[tuple[int, ...], ...], vocab_size: int) -> None:
+def check_words(
+    name: str, words: tuple[tuple[int, ...], ...], vocab_size: int, longest: float = math.inf
+) -> None:
+    """Args: longest: tokens that a word may have."""
     if len(words) > MAX_WORDS:
         raise InvalidRequest(f"{name} has {len(words)} words; allowed are {MAX_WORDS}")
     for word in words:
-        if not 1 <= len(word) <= MAX_WORD_TOKENS:
-            raise InvalidRequest(f"{name}: a word of {len(word)} tokens; allowed are 1 to {MAX_WORD_TOKENS}")
-        check_tokens(name, word, vocab_size)
+        check_word(name, word, vocab_size)
+        if len(word) > longest:
+            raise InvalidRequest(f"{name}: a word has {len(word)} tokens; allowed are {longest}")
+
+
+def check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:
+    if not word:
+        raise InvalidRequest(f"{name}: a word without tokens; every word needs at least one token id")
+    check_tokens(name, word, vocab_size)
 
 
 def check_reset_id(name: str, sampling: SamplingParams, vocab_size: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from ... import validation
 from ...errors import InvalidRequest
 from ...messages import EngineInfo, Request, SamplingParams
+from ...validation.values import check_tokens
 from ..call import Row
 from ..protocol import (
     Array,
@@ -20,6 +21,7 @@ from ..protocol import (
     bias_lists,
     declared,
     first_row,
+    needed,
     per_row,
     read_rows,
     require,
@@ -113,9 +115,7 @@ class CoreContract:
 
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
-        if "input_ids" not in tensors:
-            raise InvalidRequest("input_ids was not sent; it is needed")
-        ids = tensors["input_ids"]
+        ids = needed(tensors, "input_ids")
         values = read_rows(self._tensors.inputs, tensors, len(ids))
         samples = num_samples(values[0])
         rows: list[Row] = []
@@ -175,7 +175,10 @@ def _fill_id(pad_id: int | None, row: Row, info: EngineInfo) -> int:
 def _start_id(values: Mapping[str, Any], info: EngineInfo) -> int:
     """What an empty prompt starts from."""
     start_id = values.get("start_id")
-    return info.start_id if start_id is None else int(start_id)
+    if start_id is None:
+        return info.start_id
+    check_tokens("start_id", (start_id,), info.vocab_size)
+    return int(start_id)
 
 
 def _ids(values: Mapping[str, Any]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ call `sequence_lengths`.
 """
 
 import itertools
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ... import validation
 from ...errors import InvalidRequest
-from ...messages import EncodeRequest, EngineInfo, token_ids
+from ...messages import EncodeRequest, EngineInfo, TokenIds, token_ids
 from ..call import Row
 from ..protocol import Array, Input, declared, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
@@ -53,7 +54,7 @@ class EncoderContract:
         batch, width = main.shape[0], main.shape[1] if main.ndim > 1 else 0
         values = read_rows(INPUTS, tensors, batch)
         wants_attentions = values[0]["wants_attentions"]
-        rows = [Row(_request(next(self._ids), row, info)) for row in values]
+        rows = [Row(_request(next(self._ids), row, info.vocab_size)) for row in values]
         for row in rows:
             validation.check(row.request, info, NAMES)
         assert info.encoder is not None
@@ -73,17 +74,32 @@ def _main_input(tensors: Mapping[str, Array]) -> Array:
     return tensors[found[0]]
 
 
-def _request(number: int, values: Mapping[str, Any], info: EngineInfo) -> EncodeRequest:
+def _request(number: int, values: Mapping[str, Any], vocab_size: int) -> EncodeRequest:
     tokens, hidden, types = values["tokens"], values["hidden_states"], values["token_types"]
     length = _length(values, len(tokens if hidden is None else hidden))
     return EncodeRequest(
         id=number,
-        tokens=packed_ids("input_ids", () if tokens is None else tokens[:length].tolist(), info.vocab_size),
-        token_types=token_ids(() if types is None else types[:length].tolist()),
-        hidden_states=None if hidden is None else np.array(hidden[:length], np.float32),
+        tokens=packed_ids("input_ids", () if tokens is None else tokens[:length].tolist(), vocab_size),
+        token_types=_packed_types(() if types is None else types[:length].tolist()),
+        hidden_states=None if hidden is None else _finite(hidden[:length]),
         outputs=(),
         ia3_task=values["ia3_task"],
     )
+
+
+def _packed_types(types: Sequence[int]) -> TokenIds:
+    """Whether those that can travel are token types is checked later."""
+    try:
+        return token_ids(types)
+    except struct.error:
+        raise InvalidRequest(f"token_type_ids: {max(types)} is not in [0, 2^63)") from None
+
+
+def _finite(hidden: Array) -> Array:
+    """What lies behind a row's length may be anything."""
+    if not np.isfinite(hidden).all():
+        raise InvalidRequest("input_hidden_state has values that are not finite")
+    return np.array(hidden, np.float32)
 
 
 def _length(values: Mapping[str, Any], width: int) -> int:

@@ -12,7 +12,7 @@ from ... import validation
 from ...errors import InvalidRequest
 from ...messages import EngineInfo, PromptKind, Request, SamplingParams
 from ..call import Row
-from ..protocol import Array, Input, Output, declared, per_row, read_rows, require, token_rows
+from ..protocol import Array, Input, Output, declared, needed, per_row, read_rows, require, token_rows
 from . import core, core_call
 from .core_call import CoreCall, Shape
 from .prompts import Prompt, packed_ids, read_prompt
@@ -74,7 +74,7 @@ class EncoderDecoderContract:
 
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
-        values = read_rows(INPUTS, tensors, len(tensors["input_ids"]))
+        values = read_rows(INPUTS, tensors, len(needed(tensors, "input_ids")))
         samples = num_samples(values[0])
         rows = [Row(self._request(row, sample, info)) for row in values for sample in range(samples)]
         end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]

@@ -10,7 +10,7 @@ from ...errors import InvalidRequest
 from ...messages import EncodeRequest, EngineInfo, token_ids
 from ..call import Row
 from ..parameters import flag
-from ..protocol import Array, Input, declared, per_row, read_rows, require
+from ..protocol import Array, Input, declared, needed, per_row, read_rows, require
 from ..texts import texts
 from ..tokenizer import TextTokenizer
 from .encoder_text_call import OUTPUTS, EncoderTextCall, TextRow
@@ -45,7 +45,7 @@ class EncoderTextContract:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         if info.encoder is None:
             raise InvalidRequest(f"the model is a decoder ({info.model_type}): it does not encode text")
-        values = read_rows(INPUTS, tensors, len(tensors["text_input"]))
+        values = read_rows(INPUTS, tensors, len(needed(tensors, "text_input")))
         rows = [self._row(row, info) for row in values]
         return EncoderTextCall(rows, self._output_types, info)
 

@@ -17,7 +17,7 @@ from ...errors import InvalidRequest
 from ...messages import Session, token_ids
 from ..call import Row
 from ..conversations import Conversation, Turn
-from ..protocol import Array, Input, declared, first_row, per_row, read_rows
+from ..protocol import Array, Input, declared, first_row, needed, per_row, read_rows
 from .core import CoreContract
 from .core_call import CoreCall
 
@@ -64,7 +64,7 @@ class InteractiveContract:
     def start(self, turn: Turn) -> Conversation:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         tensors = _rows_of(turn.tensors)
-        batch = len(tensors["input_ids"])
+        batch = len(needed(tensors, "input_ids"))
         values = read_rows(_FIRST_TURN_INPUTS, tensors, batch)[0]
         limit = min(values["limit"] or turn.info.max_model_len, turn.info.max_model_len)
         return Conversation(
@@ -78,10 +78,10 @@ class InteractiveContract:
     def open(self, turn: Turn, conversation: Conversation) -> InteractiveCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         tensors = {name: rows for name, rows in _rows_of(turn.tensors).items() if name not in _NAMES}
-        if len(tensors["input_ids"]) != len(conversation.tokens):
+        num_rows = len(needed(tensors, "input_ids"))
+        if num_rows != len(conversation.tokens):
             raise InvalidRequest(
-                f"input_ids has {len(tensors['input_ids'])} rows; the sequence began with"
-                f" {len(conversation.tokens)}"
+                f"input_ids has {num_rows} rows; the sequence began with {len(conversation.tokens)}"
             )
         call = self._core.open(_continued(tensors, conversation), turn.info)
         _refuse_what_has_no_turns(call)
@@ -134,7 +134,7 @@ def _continued(tensors: Mapping[str, Array], conversation: Conversation) -> dict
     """The tensors of a request that brings along what was said before."""
     ids = tensors["input_ids"]
     batch, width = ids.shape
-    lengths = per_row("input_lengths", tensors["input_lengths"], batch)
+    lengths = per_row("input_lengths", needed(tensors, "input_lengths"), batch)
     said = [row[hidden:] for row, hidden in zip(conversation.tokens, conversation.num_hidden, strict=True)]
     whole = np.zeros((batch, max(map(len, said)) + width), ids.dtype)
     for line, before, new, length in zip(whole, said, ids, lengths, strict=True):

@@ -59,8 +59,12 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
         InvalidRequest: names the tensor, what came and what is allowed.
     """
     sent = [name for field, name in _REQUEST_TENSORS.items() if values.get(field) is not None]
-    if values.get("prompt_table") is not None:
-        return _of_table(values["prompt_table"], values["prompt_vocab_size"], ids, info)
+    table, task = values.get("prompt_table"), values.get("prompt_task")
+    if table is None and not sent and task is None:
+        return Prompt(ids, ids)
+    _refuse_rows(ids, info)
+    if table is not None:
+        return _of_table(table, values["prompt_vocab_size"], ids, info)
     if sent:
         missing = [name for name in _REQUEST_TENSORS.values() if name not in sent]
         if missing:
@@ -68,10 +72,17 @@ def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInf
                 f"{sent[0]} was sent without {' and '.join(missing)}; they are needed together"
             )
         return _of_request(values, ids, info)
-    task = values.get("prompt_task")
-    if task is not None:
-        return _of_task(task, ids, info)
-    return Prompt(ids, ids)
+    return _of_task(values["prompt_task"], ids, info)
+
+
+def _refuse_rows(ids: tuple[int, ...], info: EngineInfo) -> None:
+    """To the engine a negative id is a row of the table, but no client may name one so."""
+    lowest = min(ids, default=0)
+    if lowest < 0:
+        raise InvalidRequest(
+            f"input_ids: token id {lowest} at position {ids.index(lowest)} is not in the vocabulary"
+            f" [0, {info.encoder_vocab_size or info.vocab_size})"
+        )
 
 
 def packed_ids(name: str, ids: Sequence[int], vocab_size: int) -> TokenIds:

@@ -14,7 +14,18 @@ from ...messages import EngineInfo, Request, SamplingParams, token_ids
 from ..call import Row
 from ..detokenizer import Detokenizer
 from ..parameters import flag
-from ..protocol import Array, Input, bias_lists, declared, first_row, per_row, read_rows, require, single_ids
+from ..protocol import (
+    Array,
+    Input,
+    bias_lists,
+    declared,
+    first_row,
+    needed,
+    per_row,
+    read_rows,
+    require,
+    single_ids,
+)
 from ..stop_words import StopWords
 from ..texts import texts, word_rows, word_texts
 from ..tokenizer import TextTokenizer
@@ -95,7 +106,7 @@ class TextContract:
 
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> TextCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
-        values = read_rows(INPUTS, tensors, len(tensors["text_input"]))
+        values = read_rows(INPUTS, tensors, len(needed(tensors, "text_input")))
         samples = range(num_samples(values[0]))
         sampled = [row | {"seed": seed_of(row["seed"], sample)} for row in values for sample in samples]
         rows = [Row(self._request(row, info)) for row in sampled]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`postprocessing`: token ids of `fastertransformer` to text, the prompt and what was generated."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 
 from ...errors import InvalidRequest
 from ..parameters import flag
-from ..protocol import Array, Input, declared, require
+from ..protocol import Array, Input, declared, needed, require
 from ..tokenizer import TextTokenizer
+
+_LARGEST = 2**32 - 1
 
 
 def _whole(_name: str, array: Array, _batch: int) -> Sequence[Any]:
@@ -40,11 +43,19 @@ class Postprocessing:
 
     def compute(self, tensors: Mapping[str, Array], is_first: bool) -> Mapping[str, Array]:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
-        tokens = tensors["TOKENS_BATCH"]
-        rows = tokens.reshape(-1, tokens.shape[-1])
+        tokens = needed(tensors, "TOKENS_BATCH")
+        _check_ids(tokens)
+        rows = tokens.reshape(math.prod(tokens.shape[:-1]), tokens.shape[-1])
         ids = [row[:end].tolist() for row, end in zip(rows, _ends(tensors, rows), strict=True)]
         texts = [text.encode() for text in self._tokenizer.decode_batch(ids)]
         return {"OUTPUT": np.array(texts, np.object_).reshape(tokens.shape[:-1])}
+
+
+def _check_ids(tokens: Array) -> None:
+    """What the tokenizer takes for an id; those that it does not know have no text."""
+    outside = tokens[(tokens < 0) | (tokens > _LARGEST)]
+    if outside.size:
+        raise InvalidRequest(f"TOKENS_BATCH: token id {outside[0]} is not in [0, {_LARGEST}]")
 
 
 def _ends(tensors: Mapping[str, Array], rows: Array) -> Sequence[int]:

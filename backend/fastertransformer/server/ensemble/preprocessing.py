@@ -9,8 +9,8 @@ import numpy as np
 
 from ...errors import InvalidRequest
 from ..parameters import flag
-from ..protocol import Array, Input, declared, per_row, read_rows, require
-from ..texts import texts
+from ..protocol import Array, Input, declared, needed, per_row, read_rows, require
+from ..texts import excerpt, texts
 from ..tokenizer import TextTokenizer
 from . import turns
 
@@ -22,6 +22,7 @@ INPUTS = (
 )
 NO_WORDS = ([0], [-1])
 """Word list without a word."""
+_LARGEST = 2**32 - 1
 
 
 class Preprocessing:
@@ -45,16 +46,18 @@ class Preprocessing:
         return turns.wrap(self._rows(turns.strip(tensors), self._add_special_tokens and is_first))
 
     def _rows(self, tensors: Mapping[str, Array], add_special_tokens: bool) -> dict[str, Array]:
-        rows = read_rows(INPUTS, tensors, len(tensors["QUERY"]))
+        rows = read_rows(INPUTS, tensors, len(needed(tensors, "QUERY")))
         ids = self._tokenizer.encode_batch([row["text"] for row in rows], add_special_tokens)
         lengths = [len(line) for line in ids]
+        output_lens = [[row["output_len"]] for row in rows]
+        _check_output_lens(output_lens)
         input_ids = np.zeros((len(ids), max(lengths)), np.uint32)  # what lies behind a length is not read
         for line, row in zip(input_ids, ids, strict=True):
             line[: len(row)] = row
         return {
             "INPUT_ID": input_ids,
             "REQUEST_INPUT_LEN": np.array(lengths, np.uint32)[:, None],
-            "REQUEST_OUTPUT_LEN": np.array([[row["output_len"]] for row in rows], np.uint32),
+            "REQUEST_OUTPUT_LEN": np.array(output_lens, np.uint32),
             "BAD_WORDS_IDS": self._word_ids("BAD_WORDS_DICT", [row["bad_words"] for row in rows]),
             "STOP_WORDS_IDS": self._word_ids("STOP_WORDS_DICT", [row["stop_words"] for row in rows]),
         }
@@ -75,8 +78,17 @@ class Preprocessing:
         return (ids, np.cumsum([len(word) for word in encoded]).tolist()) if ids else NO_WORDS
 
 
+def _check_output_lens(rows: Sequence[Sequence[int]]) -> None:
+    """What is passed on has fewer bits than config.pbtxt may declare here."""
+    for (length,) in rows:
+        if not 0 <= length <= _LARGEST:
+            raise InvalidRequest(f"REQUEST_OUTPUT_LEN is {length}; allowed is [1, {_LARGEST}]")
+
+
 def _words(name: str, line: str) -> Sequence[str]:
     try:
         return next(csv.reader([line]), [])
     except csv.Error as error:
-        raise InvalidRequest(f"{name} is {line!r}; allowed are comma-separated values: {error}") from None
+        raise InvalidRequest(
+            f"{name} is {excerpt(line)}; allowed are comma-separated values: {error}"
+        ) from None

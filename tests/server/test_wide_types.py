@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""config.pbtxt may declare integers of other widths and signs: what does not fit is refused, and named."""
+
+from pathlib import Path
+from typing import Any
+
+import client_tools as ct
+import numpy as np
+import pytest
+
+from fastertransformer.errors import InvalidRequest
+from fastertransformer.messages import EncoderInfo, EngineInfo
+from fastertransformer.server.contracts.core import CoreContract
+from fastertransformer.server.contracts.encoder import EncoderContract
+from fastertransformer.server.ensemble.postprocessing import Postprocessing
+from fastertransformer.server.ensemble.preprocessing import Preprocessing
+
+_SIZES: dict[str, Any] = {"max_model_len": 64, "start_id": 0, "end_ids": (1,), "plan": ""}
+DECODER = EngineInfo(model_type="llama", vocab_size=100, **_SIZES)
+ENCODER = EngineInfo(
+    model_type="bert",
+    vocab_size=100,
+    encoder=EncoderInfo(hidden_size=4, num_token_types=2, outputs=("logits",)),
+    **_SIZES,
+)
+
+
+def declared(arrays: ct.Arrays, data_type: str) -> dict[str, Any]:
+    return {"input": [{"name": name, "data_type": data_type, "dims": [-1]} for name in arrays], "output": []}
+
+
+def test_a_memory_of_less_than_nothing() -> None:
+    arrays = ct.core_inputs([[5, 6]], 4) | {"memory_len": np.int64([[-1]])}
+    with pytest.raises(InvalidRequest, match="memory_len is -1; allowed is an integer >= 0"):
+        CoreContract(declared(arrays, "TYPE_INT64")).open(arrays, DECODER)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("input_ids", f"input_ids: token id {2**63} at position 1 is not in the vocabulary [0, 100)"),
+        ("token_type_ids", f"token_type_ids: {2**63} is not in [0, 2^63)"),
+    ],
+)
+def test_what_does_not_travel_to_an_encoder(name: str, message: str) -> None:
+    arrays = {"input_ids": np.uint64([[5, 6]]), name: np.uint64([[1, 2**63]])}
+    with pytest.raises(InvalidRequest) as error:
+        EncoderContract(declared(arrays, "TYPE_UINT64")).open(arrays, ENCODER)
+    assert str(error.value) == message
+
+
+def test_hidden_states_that_are_no_numbers() -> None:
+    """Those behind a row's length may be anything."""
+    states = np.zeros((1, 3, 4), np.float32)
+    states[0, 2] = np.nan
+    config = {"input": [{"name": "input_hidden_state", "data_type": "TYPE_FP32"}], "output": []}
+    config["input"].append({"name": "sequence_lengths", "data_type": "TYPE_INT32"})
+    contract = EncoderContract(config)
+    contract.open({"input_hidden_state": states, "sequence_lengths": np.int32([[2]])}, ENCODER)
+    with pytest.raises(InvalidRequest, match="input_hidden_state has values that are not finite"):
+        contract.open({"input_hidden_state": states}, ENCODER)
+
+
+@pytest.mark.parametrize("length", [-1, 2**32])
+def test_an_output_length_that_would_become_another(llama: Path, length: int) -> None:
+    arrays = {"QUERY": np.array([[b"a"]], np.object_), "REQUEST_OUTPUT_LEN": np.int64([[length]])}
+    types = {"QUERY": "TYPE_STRING", "REQUEST_OUTPUT_LEN": "TYPE_INT64"}
+    config = {"input": [{"name": name, "data_type": kind, "dims": [-1]} for name, kind in types.items()]}
+    step = Preprocessing(config, {"tokenizer_dir": str(llama)})
+    with pytest.raises(
+        InvalidRequest, match=rf"REQUEST_OUTPUT_LEN is {length}; allowed is \[1, {2**32 - 1}\]"
+    ):
+        step.compute(arrays, is_first=True)
+
+
+@pytest.mark.parametrize("token", [-1, 2**32])
+def test_ids_that_no_tokenizer_takes(llama: Path, token: int) -> None:
+    step = Postprocessing(
+        {"input": [{"name": "TOKENS_BATCH", "data_type": "TYPE_INT64"}]}, {"tokenizer_dir": str(llama)}
+    )
+    with pytest.raises(InvalidRequest, match=rf"TOKENS_BATCH: token id {token} is not in \[0, {2**32 - 1}\]"):
+        step.compute({"TOKENS_BATCH": np.int64([[[5, token]]])}, is_first=True)
