@@ -3,7 +3,7 @@
 
 import pytest
 
-from fastertransformer.config import EngineConfig, from_triton, on_device, resolve_data_type
+from fastertransformer.config import EngineConfig, check, from_triton, on_device, resolve_data_type
 from fastertransformer.errors import ModelLoadError
 
 
@@ -44,3 +44,16 @@ def test_lists_of_words():
     config = from_triton(given)
     assert config.parallel.mpi_args == ("--mca", "btl", "self,tcp"), "a comma is part of an argument"
     assert config.disable_kernels == ("rope", "add")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_num_seqs": 10**10}, r"max_num_seqs is 10000000000; allowed is \[0, 16384\]"),
+        ({"max_num_seqs": -1}, r"max_num_seqs is -1; allowed is \[0, 16384\]"),
+        ({"num_threads": 99999}, r"num_threads is 99999; allowed is \[0, 1024\]"),
+    ],
+)
+def test_what_no_machine_has_room_for(changes, message):
+    with pytest.raises(ModelLoadError, match=message):
+        check(EngineConfig(model_checkpoint_path="x", **changes))

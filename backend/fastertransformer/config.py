@@ -18,6 +18,8 @@ INT8_MODES = {0: "weights in data_type", 1: "weight-only int8"}
 LOAD_FORMATS = ("auto", "dummy")
 BEAM_SEARCH_RULES = ("huggingface", "fastertransformer")
 MAX_SESSION_IDLE_S = 86400
+MAX_NUM_SEQS = 16384
+MAX_NUM_THREADS = 1024
 
 
 class ParallelConfig(Struct, frozen=True, kw_only=True):
@@ -167,12 +169,12 @@ def check(config: EngineConfig) -> None:
     _one_of("device", config.device, DEVICES)
     _at_least("tensor_para_size", config.parallel.tensor_para_size, 1)
     _at_least("pipeline_para_size", config.parallel.pipeline_para_size, 1)
-    _at_least("max_num_seqs", config.max_num_seqs, 0)
+    _between("max_num_seqs", config.max_num_seqs, 0, MAX_NUM_SEQS)
     _at_least("max_num_batched_tokens", config.max_num_batched_tokens, 0)
     _at_least("max_queue_size", config.max_queue_size, 1)
     _at_least("max_model_len", config.max_model_len, 0)
     _at_least("depth", config.depth, -1)
-    _at_least("num_threads", config.num_threads, 0)
+    _between("num_threads", config.num_threads, 0, MAX_NUM_THREADS)
     _at_least("kv_cache_block_size", config.cache.block_size, 1)
     _at_least("max_tokens_in_paged_kv_cache", config.cache.max_tokens, 0)
     fraction = config.cache.memory_fraction
@@ -243,3 +245,8 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
 def _at_least(key: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise ModelLoadError(f"parameter {key} is {value}; the smallest allowed value is {minimum}")
+
+
+def _between(key: str, value: int, minimum: int, maximum: int) -> None:
+    if not minimum <= value <= maximum:
+        raise ModelLoadError(f"parameter {key} is {value}; allowed is [{minimum}, {maximum}]")

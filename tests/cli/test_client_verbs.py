@@ -2,6 +2,7 @@
 """The verbs that ask a running server: tokens, text, requests from files, last words."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,8 @@ def test_errors_of_requests_from_files(server: Serving, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "nobody" in done.stderr
     assert "Traceback" not in done.stderr
+    with pytest.raises(InvalidRequest, match="is no request: TypeError: an object is expected, and int came"):
+        issue_request.read(file, "5")
     with pytest.raises(InvalidRequest, match="is no request: KeyError: 'dtype'"):
         issue_request.read(file, '{"request": [{"name": "input_ids", "data": [1]}]}')
     with pytest.raises(InvalidRequest, match="is no request: ValueError: 'carrier pigeon'"):
@@ -166,7 +169,37 @@ def test_words_and_lines(tmp_path: Path) -> None:
     file.write_text("two words\nalone\n")
     with pytest.raises(InvalidRequest, match="one is 'alone'"):
         lambada.read(file)
-    for line in ('{"text": "two words"', '{"words": "two words"}'):
-        file.write_text(f"two words\n{line}\n")
-        with pytest.raises(InvalidRequest, match=f"one is '{re.escape(line)}'"):
-            lambada.read(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff two words", "texts is not UTF-8"),
+        (b'{"words": "a b"}', "is not of the form .*: KeyError: 'text'"),
+        (b"{two words", "is not of the form .*: JSONDecodeError"),
+    ],
+)
+def test_lines_that_cannot_be_read(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "texts"
+    file.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=message):
+        lambada.read(file)
+
+
+def test_what_is_no_utf_8_is_the_servers_to_refuse(server: Serving) -> None:
+    done = run("request", os.fsdecode(b"\xff"), f"--url={server.grpc}")
+    assert done.returncode == 1
+    assert "text_input is b'\\xff', which is not UTF-8" in done.stderr
+    done = run("end-to-end-test", os.fsdecode(b"\xff"), f"--url={server.grpc}")
+    assert done.returncode == 1
+    assert "QUERY is b'\\xff', which is not UTF-8" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named(server: Serving, tmp_path: Path) -> None:
+    target = tmp_path / "nowhere" / "ids"
+    done = run(
+        "identity-test", f"--url={server.grpc}", "--vocab-size=300", "-n1", "-w0", "--output-file", target
+    )
+    assert done.returncode == 1
+    assert f"No such file or directory: '{target}'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """`fastertransformer convert`, and what the other commands make of FasterTransformer's own folders."""
 
+import json
+import shutil
+
 import pytest
 from commands import run
 from safetensors.torch import load_file
@@ -64,6 +67,16 @@ def test_wrong_usage(llama, arguments, message, tmp_path):
     done = run("convert", llama, tmp_path / "new", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_nothing_is_left_of_what_failed(llama, tmp_path):
+    broken = shutil.copytree(llama, tmp_path / "broken")
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    done = run("convert", broken, tmp_path / "new" / "deep")
+    assert done.returncode == 1
+    assert "has no tensor model.layers.2." in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
 def test_what_cannot_be_converted_is_told(llama, tmp_path):

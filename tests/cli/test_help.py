@@ -41,6 +41,12 @@ def test_every_parameter_is_explained(name):
         (["serve", "x", "--tensor-parallel", "2"], "--tensor-parallel"),
         (["serve", "x", "--tensor-para-size", "two"], "--tensor-para-size"),
         (["sevre"], "sevre"),
+        (["serve", "x", "--instances", "0"], "--instances"),
+        (["repository", "x", "y", "--interactive", "--contract", "tensorrt_llm"], "--interactive goes with"),
+        (["request", "x", "--max-tokens", "99999999999"], "--max-tokens"),
+        (["identity-test", "--top-k", "-1"], "--top-k"),
+        (["identity-test", "--vocab-size", "99999999999"], "--vocab-size"),
+        (["end-to-end-test", "--top-k", "-1"], "--top-k"),
     ],
 )
 def test_wrong_usage(arguments, message):

@@ -152,3 +152,10 @@ def test_the_server_dies(llama: Path) -> None:
         assert server.process.wait(30) == 1
         assert "tritonserver ended with code" in server.printed
         assert wait_until_gone(everything) == []
+
+
+def test_parameters_that_cannot_be_are_told_before_anything_is_written(llama: Path, tmp_path: Path) -> None:
+    done = run("repository", llama, tmp_path / "models", "--data-type", "fp12")
+    assert done.returncode == 1
+    assert "parameter data_type is 'fp12'; allowed are fp32, fp16, bf16, auto" in done.stderr
+    assert not (tmp_path / "models").exists()

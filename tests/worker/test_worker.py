@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The engine process as its clients meet it: what it refuses, how it leaves, what a load failure says."""
 
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
     assert len(answers[99].tokens) == 4
 
 
+def test_an_end_that_the_vocabulary_lacks_never_comes(checkpoint, tmp_path):
+    """It is not looked up either, where short rows must not end."""
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    for name in ("config.json", "generation_config.json"):
+        values = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps(values | {"eos_token_id": [VOCAB_SIZE + 9, -1, 5]}))
+    request = Request(0, token_ids((1, 2)), SamplingParams(max_tokens=6, min_length=6))
+    with running_engine(copy) as client:
+        assert client.info.end_ids == (5,)
+        answers, _ = ask(client, [request])
+    assert len(answers[0].tokens) == 6
+
+
 def test_prompt_and_output_must_fit_the_cache_where_that_is_smaller_than_the_model(checkpoint):
     fits, does_not = (
         Request(number, token_ids((1,) * 40), SamplingParams(max_tokens=new, end_ids=()))
@@ -99,6 +114,7 @@ def test_engine_leaves_with_its_last_client(checkpoint):
         ({"tp": 3}, "num_attention_heads 4 is not divisible by tensor_para_size 3"),
         ({"pp": 3}, "num_hidden_layers 2 is less than pipeline_para_size 3"),
         ({"max_model_len": 4000}, "max_model_len is 4000; the model's positions end at 128"),
+        ({"max_model_len": 10**10}, "max_model_len is 10000000000; the model's positions end at 128"),
         ({"max_model_len": 100, "max_tokens": 64}, "the KV cache holds 64 tokens"),
         ({"model_type": "gpt2"}, "parameter model_type is 'gpt2', but the checkpoint is a 'llama'"),
         ({"device": "cuda"}, "device is cuda, but"),

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..errors import FasterTransformerError
 from .console import output
-from .tensor_client import Protocol, address_of, infer
+from .tensor_client import MAX_UINT32, Protocol, address_of, as_bytes, infer
 
 TEXTS = (
     "The capital of France is",
@@ -28,12 +28,16 @@ def end_to_end_test(
         str | None, typer.Option("--url", "-u", help="Address; default where `serve` listens.")
     ] = None,
     protocol: Annotated[Protocol, typer.Option("--protocol", "-i", help="How to send.")] = Protocol.GRPC,
-    output_len: Annotated[int, typer.Option("--output-len", "-o", min=1, help="Tokens to generate.")] = 24,
+    output_len: Annotated[
+        int, typer.Option("--output-len", "-o", min=1, max=MAX_UINT32, help="Tokens to generate.")
+    ] = 24,
     bad_words: Annotated[str, typer.Option(help="Words that must not come, separated by commas.")] = "",
     stop_words: Annotated[str, typer.Option(help="Words that end a text, separated by commas.")] = "",
-    top_k: Annotated[int, typer.Option(help="Draw from so many tokens; 1 is greedy.")] = 1,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=MAX_UINT32, help="Draw from so many tokens; 1 is greedy.")
+    ] = 1,
     top_p: Annotated[float, typer.Option(help="Draw from so much of the probability.")] = 0.0,
-    beam_width: Annotated[int, typer.Option(help="Beams of a row.")] = 1,
+    beam_width: Annotated[int, typer.Option(min=1, max=MAX_UINT32, help="Beams of a row.")] = 1,
 ) -> None:
     """Send prompts to preprocessing, fastertransformer and postprocessing, then to ensemble, and compare.
 
@@ -83,7 +87,7 @@ def _three_steps(ask: Any, given: tuple[Any, ...], options: dict[str, Any]) -> A
 
 
 def _strings(rows: list[str]) -> Any:
-    return np.array([[row.encode()] for row in rows], dtype=np.object_)
+    return np.array([[as_bytes(row)] for row in rows], dtype=np.object_)
 
 
 def _table(texts: Any) -> Table:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..errors import FasterTransformerError
 from .console import output
-from .tensor_client import Arrays, Protocol, address_of, infer, stream
+from .tensor_client import MAX_UINT32, Arrays, Protocol, address_of, infer, stream
 
 QUANTILES = (50, 90, 99)
 
@@ -25,16 +25,22 @@ def identity_test(
     model: Annotated[str, typer.Option(help="A model of token ids.")] = "fastertransformer",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Rows of a request.")] = 8,
     input_len: Annotated[int, typer.Option("--input-len", "-s", min=1, help="Tokens of a prompt.")] = 8,
-    output_len: Annotated[int, typer.Option("--output-len", "-o", min=1, help="Tokens to generate.")] = 24,
+    output_len: Annotated[
+        int, typer.Option("--output-len", "-o", min=1, max=MAX_UINT32, help="Tokens to generate.")
+    ] = 24,
     random_ids: Annotated[
         bool, typer.Option("--random-ids", "-r", help="Random prompts; default 1, 2, 3 and so on.")
     ] = False,
-    vocab_size: Annotated[int, typer.Option(min=2, help="Prompts have ids below this.")] = 32000,
-    seed: Annotated[int, typer.Option(help="Of random prompts and of sampling.")] = 0,
+    vocab_size: Annotated[
+        int, typer.Option(min=2, max=MAX_UINT32, help="Prompts have ids below this.")
+    ] = 32000,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of random prompts and of sampling.")] = 0,
     num_runs: Annotated[int, typer.Option("--num-runs", "-n", min=1, help="Requests that are timed.")] = 10,
     warm_up: Annotated[int, typer.Option("--warm-up", "-w", min=0, help="Requests before them.")] = 2,
-    beam_width: Annotated[int, typer.Option(help="Beams of a row.")] = 1,
-    top_k: Annotated[int, typer.Option(help="Draw from so many tokens; 1 is greedy.")] = 1,
+    beam_width: Annotated[int, typer.Option(min=1, max=MAX_UINT32, help="Beams of a row.")] = 1,
+    top_k: Annotated[
+        int, typer.Option(min=0, max=MAX_UINT32, help="Draw from so many tokens; 1 is greedy.")
+    ] = 1,
     top_p: Annotated[float, typer.Option(help="Draw from so much of the probability.")] = 0.0,
     decoupled: Annotated[
         bool, typer.Option("--decoupled", "-d", help="Stream from a decoupled model, over gRPC.")

@@ -73,8 +73,9 @@ def read(file: Path, params: str = "{}") -> tuple[dict[str, Any], dict[str, Any]
         InvalidRequest: the file or `params` is not JSON of that form.
     """
     try:
-        content = _merged({"config": _DEFAULTS}, json.loads(file.read_text()))
-        content = _merged(content, json.loads(params))
+        content: dict[str, Any] = {"config": _DEFAULTS}
+        for text in (file.read_text(), params):
+            content = _merged(content, _object(text))
         arrays = {field["name"]: _array(field["data"], field["dtype"]) for field in content["request"]}
         Protocol(content["config"]["protocol"])
     except (ValueError, KeyError, TypeError) as error:
@@ -82,6 +83,14 @@ def read(file: Path, params: str = "{}") -> tuple[dict[str, Any], dict[str, Any]
             f"{file} with {params!r} is no request: {type(error).__name__}: {error}"
         ) from None
     return content["config"], arrays
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """Raises: ValueError: it is not JSON. TypeError: it is something else in JSON."""
+    value = json.loads(text)
+    if not isinstance(value, Mapping):
+        raise TypeError(f"an object is expected, and {type(value).__name__} came")
+    return value
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,9 +49,12 @@ def read(file: Path) -> list[tuple[str, str]]:
     """Texts without their last word, and that word.
 
     Raises:
-        InvalidRequest: names the first line that is not such a text, or has no two words.
+        InvalidRequest: names the first line that has no two words, or is no JSON of that form.
     """
-    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    try:
+        lines = [line for line in file.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{file} is not UTF-8: {error}") from None
     pairs = [_cut(_text(file, line)) for line in lines]
     bad = next(
         (line for line, (context, word) in zip(lines, pairs, strict=True) if not (context and word)), None
@@ -72,9 +75,9 @@ def _text(file: Path, line: str) -> str:
         return line.strip()
     try:
         return str(json.loads(line)["text"]).strip()
-    except (ValueError, KeyError):
+    except (ValueError, KeyError) as error:
         raise InvalidRequest(
-            f'{file}: a line that begins with {{ must be {{"text": ...}}; one is {line!r}'
+            f'{file}: {line!r} is not of the form {{"text": ...}}: {type(error).__name__}: {error}'
         ) from None
 
 

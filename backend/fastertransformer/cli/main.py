@@ -57,6 +57,6 @@ def main() -> None:
     """Errors that are meant for a user are printed as such."""
     try:
         app()
-    except FasterTransformerError as error:
+    except (FasterTransformerError, OSError) as error:  # the latter of files, with their names
         errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None

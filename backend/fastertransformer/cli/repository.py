@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from .. import config as configuration
 from ..errors import ModelLoadError
 from ..server import repository as templates_of
 from ..server.contracts.encoder_slots import output_slots
@@ -32,7 +33,7 @@ _TWINS = {"tensorrt_llm": {"ensemble": "tensorrt_llm_bls"}}
 
 TensorParaSize = Annotated[int, typer.Option(help="Ranks that share every layer.")]
 PipelineParaSize = Annotated[int, typer.Option(help="Ranks that take layers in turn.")]
-Instances = Annotated[int, typer.Option(help="Model instances; on the same GPUs they share weights.")]
+Instances = Annotated[int, typer.Option(min=1, help="Model instances; on the same GPUs they share weights.")]
 DataType = Annotated[str, typer.Option(help="fp32, fp16 or bf16; auto: bf16 on a GPU, fp32 on a CPU.")]
 Decoupled = Annotated[bool, typer.Option(help="Stream from the token model, a response per step.")]
 ContractOption = Annotated[
@@ -70,6 +71,10 @@ def repository(
         "device": device,
         **parse_parameters(parameter or []),
     }
+    if interactive and contract is not Contract.FASTERTRANSFORMER:
+        raise typer.BadParameter(
+            f"--interactive goes with --contract {Contract.FASTERTRANSFORMER.value} alone"
+        )
     template = "interactive" if interactive else _TEMPLATES[contract]
     streams = {"fastertransformer": decoupled}
     write_repository(path, target, parameters, template, instances=instances, decoupled=streams)
@@ -93,8 +98,9 @@ def write_repository(
         decoupled: which models may stream, where it is not as in the template.
 
     Raises:
-        ModelLoadError: there is no checkpoint at `path`.
+        ModelLoadError: there is no checkpoint at `path`, or a parameter cannot be.
     """
+    configuration.from_triton({"model_checkpoint_path": str(path)} | parameters)
     tensors: Mapping[str, Sequence[templates_of.Tensor]] = {}
     if find_gguf(path) is None:  # files of that format hold decoders
         template, tensors = _template_for(path, parameters, template)

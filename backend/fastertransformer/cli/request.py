@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .console import errors, output
+from .tensor_client import MAX_INT32
 from .text_client import chat_prompt, stream, tokenizer_of
 
 
@@ -15,7 +16,7 @@ def request(
     text: Annotated[str, typer.Argument(help="What to send.", show_default=False)],
     url: Annotated[str, typer.Option(help="gRPC address of the server.")] = "127.0.0.1:8001",
     model: Annotated[str, typer.Option(help="A text model.")] = "text",
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MAX_INT32, help="Longest answer.")] = 128,
     chat: Annotated[
         bool, typer.Option("--chat", help="Put the text into the model's chat template.")
     ] = False,
@@ -27,14 +28,22 @@ def request(
         float | None, typer.Option(help="Divides the logits; with top-k or top-p.", show_default=False)
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw from so many tokens; default greedy.", show_default=False)
+        int | None,
+        typer.Option(
+            min=0, max=MAX_INT32, help="Draw from so many tokens; default greedy.", show_default=False
+        ),
     ] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Draw from so much of the probability.", show_default=False)
     ] = None,
     beam_width: Annotated[
         int | None,
-        typer.Option(help="Search with so many beams and print them all, best first.", show_default=False),
+        typer.Option(
+            min=1,
+            max=MAX_INT32,
+            help="Search with so many beams and print them all, best first.",
+            show_default=False,
+        ),
     ] = None,
     stop: Annotated[str | None, typer.Option(help="Text that ends the answer.", show_default=False)] = None,
 ) -> None:

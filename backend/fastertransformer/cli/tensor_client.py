@@ -15,6 +15,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from ..errors import FasterTransformerError
 
 ANSWER_TIMEOUT_S = 600.0
+MAX_INT32 = 2**31 - 1
+MAX_UINT32 = 2**32 - 1
+"""Numpy would make another number of what is larger."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -36,6 +39,11 @@ _DEFAULT_ADDRESSES = {Protocol.GRPC: "127.0.0.1:8001", Protocol.HTTP: "127.0.0.1
 def address_of(url: str | None, protocol: Protocol) -> str:
     """The user's, or where `serve` listens."""
     return url or _DEFAULT_ADDRESSES[protocol]
+
+
+def as_bytes(text: str) -> bytes:
+    """Of a text from the command line, which need not be UTF-8: the server says so."""
+    return text.encode(errors="surrogateescape")
 
 
 def infer(address: str, protocol: Protocol, model: str, arrays: Arrays) -> dict[str, Any]:

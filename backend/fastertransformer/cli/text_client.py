@@ -14,7 +14,7 @@ from tritonclient import grpc
 
 from ..errors import FasterTransformerError
 from . import tensor_client
-from .tensor_client import ANSWER_TIMEOUT_S, RequestFailed
+from .tensor_client import ANSWER_TIMEOUT_S, RequestFailed, as_bytes
 
 _NUMPY_TYPES = {bool: np.bool_, int: np.int32, float: np.float32, str: np.object_}
 
@@ -81,7 +81,7 @@ def chat_prompt(tokenizer: Path, question: str) -> str:
 
 def _array(value: Any) -> Any:
     """[batch = 1, 1]"""
-    data = value.encode() if isinstance(value, str) else value
+    data = as_bytes(value) if isinstance(value, str) else value
     return np.array([[data]], _NUMPY_TYPES[type(value)])
 
 

@@ -45,7 +45,8 @@ def load(
     check_mesh(spec, mesh)
     held = FORMATS[config.int8_mode]
     reader = WeightReader(checkpoint, family, mesh, dtype, device, progress, held)
-    positions = config.max_model_len or spec.max_position_embeddings
+    # What is beyond the model's own is refused later, and is not to take memory first.
+    positions = min(config.max_model_len or spec.max_position_embeddings, spec.max_position_embeddings)
     common = (reader, spec, family.qkv_layout, mesh, group, positions, dtype, device)
     info = checkpoint_info(checkpoint, spec)
     model: Model | EncoderModel
@@ -161,9 +162,13 @@ def _split_sizes(spec: ModelSpec) -> dict[str, int]:
 
 
 def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
-    """Token ids come from generation_config.json where it has them."""
+    """Token ids come from generation_config.json where it has them.
+
+    Some checkpoints name an end that the vocabulary lacks: it never comes, and nothing may look it up.
+    """
     config, generation = checkpoint.config, checkpoint.generation
-    end_ids = generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
+    named = generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
+    end_ids = tuple(token for token in named if 0 <= token < spec.vocab_size)
     start_ids = (
         config.token_ids("decoder_start_token_id") or config.token_ids("bos_token_id") or end_ids or (0,)
     )

@@ -217,12 +217,18 @@ def _unfinished(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and any(folder.iterdir()):
         raise ModelLoadError(f"{folder} exists already")
+    missing = [place for place in folder.parents if not place.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as temporary:
-        unfinished = Path(temporary, "unfinished")
-        unfinished.mkdir()
-        yield unfinished
-        unfinished.replace(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as temporary:
+            unfinished = Path(temporary, "unfinished")
+            unfinished.mkdir()
+            yield unfinished
+            unfinished.replace(folder)
+    except BaseException:
+        for place in missing:
+            place.rmdir()
+        raise
 
 
 def _copy(sources: list[Path], folder: Path) -> tuple[str, ...]:
