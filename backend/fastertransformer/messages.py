@@ -234,6 +234,8 @@ class EngineInfo(Struct, frozen=True, kw_only=True):
     """Of a model that encodes and does not generate."""
     max_num_seqs: int = 0
     """Sequences, and so beams, that run at the same time."""
+    max_queue_size: int = 0
+    """Requests that may wait; 0: nobody has said."""
     num_blocks: int = 0
     block_size: int = 0
     """Of the KV cache: its blocks, and tokens of one."""

@@ -127,7 +127,7 @@ def _decoder_rank(config: EngineConfig, world: World, model: Model, longest: int
         config, world, model, num_blocks, plan.max_model_len, plan.max_encoder_len, prompts.prefixes
     )
     runner.prepare(_progress(world, "captured %d of %d graphs"))
-    info = _engine_info(model, prompts, plan, world)  # every rank is ready once this returns
+    info = _engine_info(config, model, prompts, plan, world)  # every rank is ready once this returns
     return Rank(info, runner, num_blocks, _depth(config, model.device), prompts.embeddings)
 
 
@@ -165,7 +165,9 @@ def make_engine(config: EngineConfig, world: World, rank: Rank, clients: Clients
     return Engine(rank.info, clients, scheduler, world.control, rank.runner, rank.depth)
 
 
-def _engine_info(model: Model, prompts: Prompts, plan: MemoryPlan, world: World) -> EngineInfo:
+def _engine_info(
+    config: EngineConfig, model: Model, prompts: Prompts, plan: MemoryPlan, world: World
+) -> EngineInfo:
     return EngineInfo(
         model_type=model.info.model_type,
         vocab_size=model.info.vocab_size,
@@ -182,6 +184,7 @@ def _engine_info(model: Model, prompts: Prompts, plan: MemoryPlan, world: World)
         step_bytes=world.sum(model.step_bytes),
         kv_token_bytes=world.sum(plan.block_bytes // plan.block_size),
         max_num_seqs=plan.max_num_seqs,
+        max_queue_size=config.max_queue_size,
         num_blocks=plan.num_blocks,
         block_size=plan.block_size,
     )

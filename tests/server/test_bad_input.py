@@ -100,6 +100,19 @@ def test_error_of_a_prompt(server: TritonServer, change: ct.Arrays, expected: st
         ct.grpc_infer(server.grpc, "fastertransformer", GOOD | SOFT | change)
 
 
+def test_more_sequences_than_may_wait_are_refused_at_once(server: TritonServer) -> None:
+    """They would fill the queue, to the harm of others, before the last of them is refused."""
+    arrays = ct.core_inputs([[11]] * 17, 2, num_return_sequences=256)
+    text = {"text_input": np.array([[b"a"]] * 17, np.object_)}
+    text["num_return_sequences"] = arrays["num_return_sequences"]
+    for model, sent in (("fastertransformer", arrays), ("text_once", text)):
+        with pytest.raises(InferenceServerException) as caught:
+            ct.grpc_infer(server.grpc, model, sent)
+        assert "num_return_sequences is 256 and the request has 17 rows" in caught.value.message()
+        assert "4352 sequences, but at most 4096 may wait (max_queue_size)" in caught.value.message()
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 def test_error_of_a_start_id(server: TritonServer) -> None:
     arrays = ct.core_inputs([[], []], 4, start_id=[2, 5000])
     with pytest.raises(InferenceServerException, match="start_id: token id 5000"):

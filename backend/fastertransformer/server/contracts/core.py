@@ -117,7 +117,7 @@ class CoreContract:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         ids = needed(tensors, "input_ids")
         values = read_rows(self._tensors.inputs, tensors, len(ids))
-        samples = num_samples(values[0])
+        samples = num_samples(values, info)
         rows: list[Row] = []
         visible: list[tuple[int, ...]] = []
         for row in values:

@@ -75,7 +75,7 @@ class EncoderDecoderContract:
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> CoreCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         values = read_rows(INPUTS, tensors, len(needed(tensors, "input_ids")))
-        samples = num_samples(values[0])
+        samples = num_samples(values, info)
         rows = [Row(self._request(row, sample, info)) for row in values for sample in range(samples)]
         end_ids = [row.request.sampling.end_ids or info.end_ids or (0,) for row in rows]
         shape = Shape(OUTPUTS, self._output_types, self._streams)

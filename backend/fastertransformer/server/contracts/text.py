@@ -107,7 +107,7 @@ class TextContract:
     def open(self, tensors: Mapping[str, Array], info: EngineInfo) -> TextCall:
         """Raises: InvalidRequest: names the tensor, what came and what is allowed."""
         values = read_rows(INPUTS, tensors, len(needed(tensors, "text_input")))
-        samples = range(num_samples(values[0]))
+        samples = range(num_samples(values, info))
         sampled = [row | {"seed": seed_of(row["seed"], sample)} for row in values for sample in samples]
         rows = [Row(self._request(row, info)) for row in sampled]
         texts = [self._texts(*pair, info) for pair in zip(rows, sampled, strict=True)]
