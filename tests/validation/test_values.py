@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from fastertransformer.errors import InvalidRequest
-from fastertransformer.messages import token_ids
+from fastertransformer.messages import SamplingParams, token_ids
 from fastertransformer.validation.values import (
     MAX_BAD_WORD_LEN,
     MAX_WORDS,
     check_biases,
+    check_ranges,
     check_tokens,
     check_words,
     first_outside,
@@ -59,3 +60,18 @@ def test_lists_of_words_have_an_end():
         check_words("words", ((3,),) * (MAX_WORDS + 1), 7)
     with pytest.raises(InvalidRequest, match=f"words: a word has 65 tokens; allowed are {MAX_BAD_WORD_LEN}"):
         check_words("words", ((3,), (3,) * 65), 7, MAX_BAD_WORD_LEN)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", 3.5e38, r"heat is 3.5e\+38; allowed is a finite number >= 0 up to 3.40e\+38"),
+        ("presence_penalty", -1e300, r"presence_penalty is -1e\+300; allowed is a finite number up to"),
+        ("temperature", float("inf"), "heat is inf; allowed is a finite number >= 0$"),
+        ("temperature", float("nan"), "heat is nan; allowed is a finite number >= 0$"),
+    ],
+)
+def test_numbers_are_those_of_float32(field, value, message):
+    check_ranges(SamplingParams(max_tokens=1, temperature=3.4e38, seed=2**64 - 1), {})
+    with pytest.raises(InvalidRequest, match=message):
+        check_ranges(SamplingParams(max_tokens=1, **{field: value}), {"temperature": "heat"})
