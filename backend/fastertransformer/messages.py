@@ -166,6 +166,8 @@ class Output(Struct, frozen=True, omit_defaults=True):
     """[vocabulary] float32 of the last of `tokens`, where wanted."""
     error: str = ""
     """Text for the user when finish_reason is ERROR."""
+    may_retry: bool = True
+    """Whether what failed may succeed later."""
     arrays: dict[str, Numbers] = {}
     """What an EncodeRequest asked for, by name."""
 

@@ -77,6 +77,7 @@ def test_a_step_leaves_no_more_than_fits():
     assert found == [[3, 1], [1], [4], [2]]
     size = MAX_RESULT_NUMBERS // 4 * 5
     assert f"of 5 tokens are {size} numbers; allowed are {MAX_RESULT_NUMBERS}" in outputs[0, 4].error
+    assert not outputs[0, 4].may_retry
 
 
 def test_tokens_and_hidden_states_have_steps_of_their_own():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fastertransformer.errors import InvalidRequest, Overloaded
 from fastertransformer.messages import (
     EngineStats,
     FinishReason,
@@ -91,3 +92,19 @@ def test_an_answer_that_fails_is_an_error_of_its_client_alone(stage):
         responder.stop()
     assert all(reply.heard.empty() for reply in replies.values())
     assert "ValueError: too large" in "".join(log)
+
+
+@pytest.mark.parametrize(("may_retry", "kind"), [(True, Overloaded), (False, InvalidRequest)])
+def test_a_client_hears_whether_to_try_again(may_retry, kind):
+    reply = Reply()
+    responder = Responder(Metrics(), [].append)
+    try:
+        responder.post(Attached(Engine()))
+        responder.post(Exchange(Call(1, None), reply))
+        refused = Output(1, finish_reason=FinishReason.ERROR, error="no room", may_retry=may_retry)
+        responder.post(Outputs([refused], EngineStats()))
+        error = reply.heard.get(timeout=60)
+    finally:
+        responder.stop()
+    assert type(error) is kind
+    assert str(error) == "no room"

@@ -60,14 +60,16 @@ class EncodeScheduler:
             self.reject(client, request, f"the queue is full: {len(self._waiting)} requests wait; try again")
         elif (size := self._result_size(request)) > MAX_RESULT_NUMBERS:
             wanted = f"{', '.join(request.outputs)} of {request.num_tokens} tokens are {size} numbers"
-            self.reject(client, request, f"{wanted}; allowed are {MAX_RESULT_NUMBERS} for one input")
+            error = f"{wanted}; allowed are {MAX_RESULT_NUMBERS} for one input"
+            self.reject(client, request, error, may_retry=False)
         else:
             self._live[client, request.id] = request
             self._waiting.append((client, request))
 
-    def reject(self, client: int, request: AnyRequest, error: str) -> None:
+    def reject(self, client: int, request: AnyRequest, error: str, may_retry: bool = True) -> None:
         """Answers a request that is never computed."""
-        self._tell(client, Output(request.id, finish_reason=FinishReason.ERROR, error=error))
+        output = Output(request.id, finish_reason=FinishReason.ERROR, error=error, may_retry=may_retry)
+        self._tell(client, output)
 
     def abort(self, client: int, request_ids: Iterable[int]) -> None:
         """Ends requests; unknown ids have ended already."""

@@ -52,7 +52,7 @@ class Scheduling(Protocol):
 
     def add(self, client: int, request: AnyRequest) -> None: ...
 
-    def reject(self, client: int, request: AnyRequest, error: str) -> None: ...
+    def reject(self, client: int, request: AnyRequest, error: str, may_retry: bool = True) -> None: ...
 
     def abort(self, client: int, request_ids: Iterable[int]) -> None: ...
 
@@ -153,7 +153,7 @@ class Engine:
                     try:
                         check(request, self._info)
                     except InvalidRequest as error:
-                        self._scheduler.reject(client, request, str(error))
+                        self._scheduler.reject(client, request, str(error), may_retry=False)
                     else:
                         self._scheduler.add(client, request)
             case Abort(request_ids):

@@ -108,9 +108,10 @@ class Scheduler:
         self._sequences[sequence.key] = sequence
         self._waiting.append(sequence)
 
-    def reject(self, client: int, request: AnyRequest, error: str) -> None:
+    def reject(self, client: int, request: AnyRequest, error: str, may_retry: bool = True) -> None:
         """Answers a request that never becomes a sequence."""
-        self._tell(client, Output(request.id, finish_reason=FinishReason.ERROR, error=error))
+        output = Output(request.id, finish_reason=FinishReason.ERROR, error=error, may_retry=may_retry)
+        self._tell(client, output)
 
     def abort(self, client: int, request_ids: Iterable[int]) -> None:
         """Ends requests; unknown ids have ended already."""
@@ -305,7 +306,7 @@ class Scheduler:
         if self._waiting and not self._running and not self._in_flight:
             head = self._waiting[0]
             self._finish(head)
-            self.reject(head.client, head.request, self.pool.refusal(len(head.tokens)))
+            self.reject(head.client, head.request, self.pool.refusal(len(head.tokens)), may_retry=False)
 
     # Bookkeeping
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ..errors import EngineDead, FasterTransformerError, Overloaded
+from ..errors import EngineDead, FasterTransformerError, InvalidRequest, Overloaded
 from ..messages import EngineStats, FinishReason, Output, Outputs
 from .call import Call, Reply, Row, is_finished
 from .client import EngineClient
@@ -181,8 +181,8 @@ class Responder:
             return []
         exchange, row = self._lines[output.id]
         if output.finish_reason is FinishReason.ERROR:
-            # The contract has checked the request, so what is left is a lack of room.
-            self._fail_all([exchange], Overloaded(output.error))
+            kind = Overloaded if output.may_retry else InvalidRequest
+            self._fail_all([exchange], kind(output.error))
             return []
         now = time.monotonic()
         if output.tokens or output.beams:
