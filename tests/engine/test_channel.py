@@ -98,6 +98,20 @@ def test_an_answer_larger_than_the_socket_takes_arrives_whole_and_before_the_nex
     assert next(clients[2].outputs()).outputs == [Output(7, (4,))]
 
 
+def test_who_waits_for_nothing_hears_how_the_engine_is(channel, clients, monkeypatch):
+    """Now and then while it works for others, and at once when it has done."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for seconds, running in ((0.0, 1), (0.2, 2), (0.7, 3), (0.8, 3), (0.9, 0)):
+        now = 100.0 + seconds
+        channel.send([(0, Output(1, (4,)))], EngineStats(num_running=running))
+    busy, idle = clients[0].outputs(), clients[1].outputs()
+    assert [next(busy).stats.num_running for _ in range(5)] == [1, 2, 3, 3, 0]
+    heard = [next(idle) for _ in range(3)]
+    assert [message.stats.num_running for message in heard] == [1, 3, 0]
+    assert not any(message.outputs for message in heard)
+
+
 @pytest.mark.parametrize(("patience", "rest", "spins"), [(0.03, 0.01, 5), (0.01, 0, 2), (0, 0, 0)])
 def test_a_wait_spins_before_it_sleeps(tmp_path, monkeypatch, patience, rest, spins):
     """By a clock that only looks at it advance: by a little less than 4 ms."""

@@ -27,6 +27,8 @@ from ..messages import (
 MAX_UNSENT_BYTES = 64 << 20
 _MOST_PARTS = 1024
 """Linux sends no more of them at once."""
+NEWS_S = 0.5
+"""So old may be what a client knows of the engine while that works for others."""
 STALLED_S = 10.0
 """A client that lets so much pile up and takes none of it for so long has stopped reading and is dropped."""
 
@@ -47,6 +49,8 @@ class _Client:
         """Their bytes."""
         self.took = time.monotonic()
         """When the client last took something, or had taken everything."""
+        self.told: EngineStats | None = None
+        self.told_at = 0.0
 
     def queue(self, frame: Sequence[memoryview]) -> None:
         """Sends it behind what waits."""
@@ -125,14 +129,21 @@ class Channel:
         return received
 
     def send(self, outputs: Iterable[tuple[int, Output]], stats: EngineStats) -> None:
-        """One message per client that has outputs; what a socket does not take now follows later."""
+        """One message per client that has outputs; what a socket does not take now follows later.
+
+        The others hear how the engine is from time to time, and at once that it has nothing to do.
+        """
         by_client: dict[int, list[Output]] = {}
-        for client, output in outputs:
-            by_client.setdefault(client, []).append(output)
-        for client, batch in by_client.items():
-            if client in self._clients:
-                self._clients[client].queue(self._writer.frame(Outputs(batch, stats)))
-                self._flush(client)
+        for number, output in outputs:
+            by_client.setdefault(number, []).append(output)
+        now, is_idle = time.monotonic(), not (stats.num_running or stats.num_waiting)
+        for number, client in self._clients.items():
+            batch = by_client.get(number, [])
+            has_news = stats != client.told and (is_idle or now - client.told_at > NEWS_S)
+            if batch or has_news:
+                client.told, client.told_at = stats, now
+                client.queue(self._writer.frame(Outputs(batch, stats)))
+                self._flush(number)
 
     def close(self) -> None:
         """Removes the socket file and ends every connection."""
