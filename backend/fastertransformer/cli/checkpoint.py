@@ -3,7 +3,6 @@
 
 import hashlib
 import importlib.util
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,18 +62,20 @@ def cached(source: Path, kind: str, make: Callable[[Path, Path], None]) -> Path:
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder = platformdirs.user_cache_path("fastertransformer") / f"{source.stem}-{digest}" / kind
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{kind}.", dir=folder.parent) as unfinished:
-            made = Path(unfinished, kind)
-            made.mkdir()
-            with errors.status(f"Writing the {kind} of {source.name} into the cache, once"):
-                make(source, made)
-            try:
-                made.rename(folder)
-            except OSError:  # somebody else was faster
-                if not folder.exists():
-                    raise
+        with errors.status(f"Writing the {kind} of {source.name} into the cache, once"):
+            _make_whole(source, folder, make)
     return folder
+
+
+def _make_whole(source: Path, folder: Path, make: Callable[[Path, Path], None]) -> None:
+    from ..models.conversion import finished_folder  # imports torch, which takes seconds
+
+    try:
+        with finished_folder(folder) as unfinished:
+            make(source, unfinished)
+    except (ModelLoadError, OSError):
+        if not folder.exists():  # else somebody was faster
+            raise
 
 
 def _convert_tokenizer(gguf: Path, folder: Path) -> None:

@@ -100,6 +100,7 @@ def write_repository(
     Raises:
         ModelLoadError: there is no checkpoint at `path`, or a parameter cannot be.
     """
+    # Raises for what no server would load; before a file is written.
     configuration.from_triton({"model_checkpoint_path": str(path)} | parameters)
     tensors: Mapping[str, Sequence[templates_of.Tensor]] = {}
     if find_gguf(path) is None:  # files of that format hold decoders

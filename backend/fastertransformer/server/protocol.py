@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from ..errors import InvalidRequest, ModelLoadError
 
+MAX_UINT32 = 2**32 - 1
+"""Numpy would make another number of what is larger."""
+
 Array = npt.NDArray[Any]
 Reader = Callable[[str, Array, int], Sequence[Any]]
 """(tensor name, array [B, ...], B) -> one value per row; raises InvalidRequest."""

@@ -93,15 +93,11 @@ def check_words(
     if len(words) > MAX_WORDS:
         raise InvalidRequest(f"{name} has {len(words)} words; allowed are {MAX_WORDS}")
     for word in words:
-        check_word(name, word, vocab_size)
+        if not word:
+            raise InvalidRequest(f"{name}: a word without tokens; every word needs at least one token id")
         if len(word) > longest:
             raise InvalidRequest(f"{name}: a word has {len(word)} tokens; allowed are {longest}")
-
-
-def check_word(name: str, word: tuple[int, ...], vocab_size: int) -> None:
-    if not word:
-        raise InvalidRequest(f"{name}: a word without tokens; every word needs at least one token id")
-    check_tokens(name, word, vocab_size)
+        check_tokens(name, word, vocab_size)
 
 
 def check_reset_id(name: str, sampling: SamplingParams, vocab_size: int) -> None:

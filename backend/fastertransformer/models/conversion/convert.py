@@ -3,9 +3,7 @@
 
 import configparser
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +24,7 @@ from ..weights import Progress
 from .adaptation import WordTables, different_encoding, for_hugging_face, word_tables
 from .configs import differences, hugging_face_config
 from .fastertransformer import FasterTransformerWriter
+from .folders import finished_folder
 from .huggingface import HuggingFaceWriter
 from .pieces import Piece, open_reader, pieces
 
@@ -99,7 +98,7 @@ def _to_fastertransformer(
     own_family = family_for(PREFIX + name, encoding is not None)
     _check_place(name, own_family, sections, spec, encoding)
     _check_shards(spec, num_shards)
-    with _unfinished(folder) as unfinished:
+    with finished_folder(folder) as unfinished:
         writer = FasterTransformerWriter(unfinished, name, own_family, spec, num_shards)
         reader = open_reader(checkpoint, family, DTYPES[data_type], progress)
         counts = _write(writer, pieces(reader, spec, family.qkv_layout, encoding), data_type)
@@ -124,7 +123,7 @@ def _to_hugging_face(
     words = word_tables(reader, spec) if encoding is None else WordTables(spec.tie_word_embeddings)
     known = replace(spec, tie_word_embeddings=words.is_tied, embedding_scale=words.scale)
     made, target_family, target = hugging_face_config(name, config, known, encoding is not None)
-    with _unfinished(folder) as unfinished:
+    with finished_folder(folder) as unfinished:
         writer = HuggingFaceWriter(unfinished, target_family, target, words.is_tied)
         found = pieces(reader, spec, family.qkv_layout, encoding)
         counts = _write(writer, for_hugging_face(checkpoint, family, found, target, words), data_type)
@@ -206,29 +205,6 @@ def _write(writer: _Writer, found: Iterator[Piece], data_type: str) -> tuple[int
         num_tensors += 1
         num_parameters += piece.tensor.numel()
     return num_tensors, num_parameters
-
-
-@contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """A folder that has its name only when everything is in it.
-
-    Raises:
-        ModelLoadError: it exists and is not empty.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelLoadError(f"{folder} exists already")
-    missing = [place for place in folder.parents if not place.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as temporary:
-            unfinished = Path(temporary, "unfinished")
-            unfinished.mkdir()
-            yield unfinished
-            unfinished.replace(folder)
-    except BaseException:
-        for place in missing:
-            place.rmdir()
-        raise
 
 
 def _copy(sources: list[Path], folder: Path) -> tuple[str, ...]:

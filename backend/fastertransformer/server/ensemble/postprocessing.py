@@ -9,10 +9,8 @@ import numpy as np
 
 from ...errors import InvalidRequest
 from ..parameters import flag
-from ..protocol import Array, Input, declared, needed, require
+from ..protocol import MAX_UINT32, Array, Input, declared, needed, require
 from ..tokenizer import TextTokenizer
-
-_LARGEST = 2**32 - 1
 
 
 def _whole(_name: str, array: Array, _batch: int) -> Sequence[Any]:
@@ -53,9 +51,9 @@ class Postprocessing:
 
 def _check_ids(tokens: Array) -> None:
     """What the tokenizer takes for an id; those that it does not know have no text."""
-    outside = tokens[(tokens < 0) | (tokens > _LARGEST)]
+    outside = tokens[(tokens < 0) | (tokens > MAX_UINT32)]
     if outside.size:
-        raise InvalidRequest(f"TOKENS_BATCH: token id {outside[0]} is not in [0, {_LARGEST}]")
+        raise InvalidRequest(f"TOKENS_BATCH: token id {outside[0]} is not in [0, {MAX_UINT32}]")
 
 
 def _ends(tensors: Mapping[str, Array], rows: Array) -> Sequence[int]:

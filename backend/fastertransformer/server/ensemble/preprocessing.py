@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InvalidRequest
 from ..parameters import flag
-from ..protocol import Array, Input, declared, needed, per_row, read_rows, require
+from ..protocol import MAX_UINT32, Array, Input, declared, needed, per_row, read_rows, require
 from ..texts import excerpt, texts
 from ..tokenizer import TextTokenizer
 from . import turns
@@ -22,7 +22,6 @@ INPUTS = (
 )
 NO_WORDS = ([0], [-1])
 """Word list without a word."""
-_LARGEST = 2**32 - 1
 
 
 class Preprocessing:
@@ -81,8 +80,8 @@ class Preprocessing:
 def _check_output_lens(rows: Sequence[Sequence[int]]) -> None:
     """What is passed on has fewer bits than config.pbtxt may declare here."""
     for (length,) in rows:
-        if not 0 <= length <= _LARGEST:
-            raise InvalidRequest(f"REQUEST_OUTPUT_LEN is {length}; allowed is [1, {_LARGEST}]")
+        if not 0 <= length <= MAX_UINT32:
+            raise InvalidRequest(f"REQUEST_OUTPUT_LEN is {length}; allowed is [1, {MAX_UINT32}]")
 
 
 def _words(name: str, line: str) -> Sequence[str]:
