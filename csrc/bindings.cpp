@@ -143,6 +143,9 @@ void bind_cuda(py::module_ module) {
   FT_BIND(cuda, skinny_gated_linear);
   FT_BIND(cuda, skinny_linear_sum);
   FT_BIND(cuda, skinny_logits);
+  FT_BIND(cuda, tile_linear);
+  FT_BIND(cuda, tile_activated_linear);
+  FT_BIND(cuda, tile_linear_fits);
   FT_BIND(cuda, activated_linear);
   FT_BIND(cuda, activated_linear_fits);
   FT_BIND(cuda, gated_linear);

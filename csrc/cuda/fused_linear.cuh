@@ -15,10 +15,6 @@ struct Operands {
   const Tensor* bias;
 };
 
-inline bool has_half_type(const Tensor& tensor) {
-  return tensor.dtype == DType::kBFloat16 || tensor.dtype == DType::kFloat16;
-}
-
 // Of x and of the weight. S has the fewest that a kernel of the op takes.
 template <typename S>
 bool columns_fit(const Tensor& matrix) {

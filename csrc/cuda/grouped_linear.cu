@@ -201,8 +201,7 @@ template <bool kGated>
 void run(const char* op, const Tensor& out, const Tensor& x, const Tensor& weight,
          const Tensor* rows, const Tensor& offsets, Activation gate, int64_t stream) {
   check_shape(op, "x", x, {-1, -1});
-  check_that(op, "x", x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
-             "is neither bfloat16 nor float16");
+  check_that(op, "x", has_half_type(x), "is neither bfloat16 nor float16");
   check_on_gpu(op, "x", x);
   check_rows(op, "x", x);
   check_aligned(op, "x", x);

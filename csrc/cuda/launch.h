@@ -99,7 +99,11 @@ void dispatch(const Tensor& tensor, Body body) {
   }
 }
 
-// The same without float32.
+inline bool has_half_type(const Tensor& tensor) {
+  return tensor.dtype == DType::kBFloat16 || tensor.dtype == DType::kFloat16;
+}
+
+// The same of such a tensor alone.
 template <typename Body>
 void dispatch_half(const Tensor& tensor, Body body) {
   if (tensor.dtype == DType::kBFloat16) return body(__nv_bfloat16{});

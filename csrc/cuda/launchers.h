@@ -56,7 +56,13 @@ void activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
                       const std::optional<Tensor>& bias, const std::string& kind, int64_t stream);
 void gated_linear(const Tensor& out, const Tensor& x, const Tensor& weight, const std::string& kind,
                   int64_t stream);
+void tile_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                 const std::optional<Tensor>& bias, int64_t stream);
+void tile_activated_linear(const Tensor& out, const Tensor& x, const Tensor& weight,
+                           const std::optional<Tensor>& bias, const std::string& kind,
+                           int64_t stream);
 // Whether the device has a kernel of the op for `weight`.
+bool tile_linear_fits(const Tensor& weight);
 bool activated_linear_fits(const Tensor& weight);
 bool gated_linear_fits(const Tensor& weight);
 void expand_int8(const Tensor& out, const Tensor& weight, const Tensor& scale, int64_t stream);

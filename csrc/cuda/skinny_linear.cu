@@ -50,9 +50,7 @@ void run_sum(Choose* choose, SkinnyProduct product, const Tensor& second_x,
 // x and weight, or the second ones of a sum.
 void check_operands(const SkinnyProduct& product, const char* x_name, const Tensor& x,
                     const char* weight_name, const Tensor& weight) {
-  check_that(product.op, x_name, x.dtype == DType::kBFloat16 || x.dtype == DType::kFloat16,
-             "is neither bfloat16 nor float16");
-  check_that(product.op, x_name, x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
+  check_that(product.op, x_name, has_half_type(x), "is neither bfloat16 nor float16");
   check_shape(product.op, weight_name, weight, {-1, x.shape[1]});
   check_16_byte_rows(product.op, x_name, x, 8);
   check_16_byte_rows(product.op, weight_name, weight, weight.dtype == DType::kUInt8 ? 16 : 8);
@@ -66,6 +64,11 @@ bool fits_sm90(const Tensor& weight) {
 }
 
 void check_skinny(const SkinnyProduct& product) {
+  check_product(product);
+  check_that(product.op, "x", product.x.shape[0] <= kMaxSkinnyTokens, "has more than 64 rows");
+}
+
+void check_product(const SkinnyProduct& product) {
   const char* const op = product.op;
   const Tensor &out = product.out, &x = product.x, &weight = product.weight;
   check_shape(op, "x", x, {-1, -1});

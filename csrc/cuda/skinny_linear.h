@@ -50,6 +50,8 @@ inline int first_activated(const SkinnyProduct& product) {
 
 // All but the types of out and weight.
 void check_skinny(const SkinnyProduct& product);
+// The same of any number of tokens.
+void check_product(const SkinnyProduct& product);
 
 // The arguments have been checked, and none is empty.
 using SkinnyLinear = void(const SkinnyProduct& product);

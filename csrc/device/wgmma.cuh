@@ -84,6 +84,7 @@ __device__ void multiply_columns(float (&acc)[kSize], const uint32_t (&a)[4], ui
 template <typename T, int kSize>
 __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uint64_t b);
 
+#define FT_LIST_8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define FT_LIST_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define FT_LIST_32                                                                                 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20," \
@@ -106,19 +107,20 @@ __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uin
   "%100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, "   \
   "%115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define FT_ACC_8(i)                                                                     \
+#define FT_ACC_FROM(i)                                                                  \
   "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), \
       "+f"(acc[i + 5]), "+f"(acc[i + 6]), "+f"(acc[i + 7])
-#define FT_ACC_16 FT_ACC_8(0), FT_ACC_8(8)
-#define FT_ACC_32 FT_ACC_8(0), FT_ACC_8(8), FT_ACC_8(16), FT_ACC_8(24)
-#define FT_ACC_24 FT_ACC_16, FT_ACC_8(16)
-#define FT_ACC_40 FT_ACC_32, FT_ACC_8(32)
-#define FT_ACC_48 FT_ACC_40, FT_ACC_8(40)
-#define FT_ACC_64 FT_ACC_40, FT_ACC_8(40), FT_ACC_8(48), FT_ACC_8(56)
-#define FT_ACC_96 FT_ACC_64, FT_ACC_8(64), FT_ACC_8(72), FT_ACC_8(80), FT_ACC_8(88)
+#define FT_ACC_8 FT_ACC_FROM(0)
+#define FT_ACC_16 FT_ACC_FROM(0), FT_ACC_FROM(8)
+#define FT_ACC_32 FT_ACC_FROM(0), FT_ACC_FROM(8), FT_ACC_FROM(16), FT_ACC_FROM(24)
+#define FT_ACC_24 FT_ACC_16, FT_ACC_FROM(16)
+#define FT_ACC_40 FT_ACC_32, FT_ACC_FROM(32)
+#define FT_ACC_48 FT_ACC_40, FT_ACC_FROM(40)
+#define FT_ACC_64 FT_ACC_40, FT_ACC_FROM(40), FT_ACC_FROM(48), FT_ACC_FROM(56)
+#define FT_ACC_96 FT_ACC_64, FT_ACC_FROM(64), FT_ACC_FROM(72), FT_ACC_FROM(80), FT_ACC_FROM(88)
 #define FT_ACC_128                                                                                \
-  FT_ACC_64, FT_ACC_8(64), FT_ACC_8(72), FT_ACC_8(80), FT_ACC_8(88), FT_ACC_8(96), FT_ACC_8(104), \
-      FT_ACC_8(112), FT_ACC_8(120)
+  FT_ACC_64, FT_ACC_FROM(64), FT_ACC_FROM(72), FT_ACC_FROM(80), FT_ACC_FROM(88), FT_ACC_FROM(96), \
+      FT_ACC_FROM(104), FT_ACC_FROM(112), FT_ACC_FROM(120)
 
 // `size`: accumulators of a thread; the numbers of the operands behind them are given, for a
 // string holds no sums.
@@ -150,6 +152,10 @@ __device__ void multiply_strips(float (&acc)[kSize], const uint32_t (&a)[4], uin
 #define FT_DEFINE_COLUMNS(...) FT_DEFINE_FROM_REGISTERS(multiply_columns, "1", __VA_ARGS__)
 #define FT_DEFINE_STRIPS(...) FT_DEFINE_FROM_REGISTERS(multiply_strips, "0", __VA_ARGS__)
 #define FT_DEFINE_PRODUCTS(T, type)                                        \
+  FT_DEFINE_ROWS(T, type, "16", 8, "%8", "%9", "%10")                      \
+  FT_DEFINE_ROWS(T, type, "32", 16, "%16", "%17", "%18")                   \
+  FT_DEFINE_ROWS(T, type, "48", 24, "%24", "%25", "%26")                   \
+  FT_DEFINE_ROWS(T, type, "64", 32, "%32", "%33", "%34")                   \
   FT_DEFINE_ROWS(T, type, "80", 40, "%40", "%41", "%42")                   \
   FT_DEFINE_ROWS(T, type, "128", 64, "%64", "%65", "%66")                  \
   FT_DEFINE_ROWS(T, type, "192", 96, "%96", "%97", "%98")                  \
@@ -178,6 +184,7 @@ FT_DEFINE_PRODUCTS(__half, "f16")
 #undef FT_ACC_24
 #undef FT_ACC_16
 #undef FT_ACC_8
+#undef FT_ACC_FROM
 #undef FT_LIST_128
 #undef FT_LIST_96
 #undef FT_LIST_64
@@ -186,6 +193,7 @@ FT_DEFINE_PRODUCTS(__half, "f16")
 #undef FT_LIST_32
 #undef FT_LIST_24
 #undef FT_LIST_16
+#undef FT_LIST_8
 
 #endif  // FT_WGMMA
 

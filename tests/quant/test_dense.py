@@ -26,6 +26,24 @@ def test_matmul(rows, has_bias, transposed):
     assert dense.num_bytes == 24 * 40 * 4
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [64, 65, 128, 129])
+@pytest.mark.parametrize("shape", [(768, 768), (768, 3072), (4096, 1024)])
+@pytest.mark.parametrize("kind", [None, "gelu"])
+def test_numbers_of_rows_that_gpus_multiply_otherwise(rows, shape, kind):
+    generator = torch.Generator().manual_seed(3)
+    sizes = (rows, shape[1]), shape, shape[:1]
+    x, weight, bias = (torch.randn(size, generator=generator) for size in sizes)
+    weight *= shape[1] ** -0.5
+    x, weight, bias = (tensor.bfloat16() for tensor in (x, weight, bias))
+    dense, given = DenseWeight(weight.cuda()), (x.cuda(), bias.cuda())
+    result = dense.matmul(*given) if kind is None else dense.activated_matmul(*given, kind)
+    expected = x.double() @ weight.double().T + bias.double()
+    expected = expected if kind is None else FUNCTIONS[kind](expected)
+    bound = 4 * torch.finfo(torch.bfloat16).eps * expected.abs().max().item()
+    torch.testing.assert_close(result.cpu().double(), expected, atol=bound, rtol=0)
+
+
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 65, 300])

@@ -104,6 +104,17 @@ def test_rows_that_kernels_of_a_gpu_do_not_take(device, dtype, columns):
     torch.testing.assert_close(held.expand().double(), rounded, atol=0, rtol=TOLERANCES[dtype])
 
 
+@pytest.mark.gpu
+def test_no_product_reads_expanded_weights_before_they_are_there():
+    """All expand into the same memory, in which another one's values still lie."""
+    x = torch.randn((100, 768), generator=torch.Generator().manual_seed(4)).cuda().bfloat16()
+    weights = [torch.randn((2304, 768), generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    held = [quantised(weight.cuda().bfloat16()) for weight in weights]
+    expected = [linear(x, weight.expand()) for weight in held]
+    for result, product in zip((weight.matmul(x, None) for weight in held * 8), expected * 8, strict=True):
+        torch.testing.assert_close(result, product, atol=4e-2 * float(product.abs().max()), rtol=0)
+
+
 def test_parts_by_columns_are_parts_of_the_whole():
     """Otherwise ranks would add up products of differently rounded rows."""
     weight = matrix()

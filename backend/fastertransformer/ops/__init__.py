@@ -43,6 +43,9 @@ from .linear import (
     skinny_logits,
     skinny_logits_int8,
     skinny_rows,
+    tile_activated_linear,
+    tile_linear,
+    tile_rows,
 )
 from .moe import (
     combine_experts,
@@ -152,5 +155,8 @@ __all__ = [
     "skinny_rows",
     "take_tokens",
     "takes_packed_int8",
+    "tile_activated_linear",
+    "tile_linear",
+    "tile_rows",
     "unpack_int8",
 ]

@@ -11,14 +11,24 @@ from .base import Weight, sum_of_products
 
 
 class DenseWeight:
-    """[N, K], row-major as in the checkpoint."""
+    """[N, K], row-major as in the checkpoint.
 
-    def __init__(self, tensor: Tensor) -> None:
+    Args:
+        is_lasting: no kernel just launched makes it. Some products read weights before the kernels in front
+            of them have ended.
+    """
+
+    def __init__(self, tensor: Tensor, is_lasting: bool = True) -> None:
         self.tensor = tensor.contiguous()
+        self._is_lasting = is_lasting
         self._skinny_rows = ops.skinny_rows(self.tensor)
         self.fused_rows = ops.skinny_fused_rows(self.tensor, self.tensor.dtype)
 
     # Asked when it matters: int8 weights are expanded for one product.
+    @functools.cached_property
+    def _tile_rows(self) -> int:
+        return ops.tile_rows(self.tensor) if self._is_lasting else 0
+
     @functools.cached_property
     def _activated_rows(self) -> int | None:
         return ops.activated_rows(self.tensor)
@@ -39,6 +49,8 @@ class DenseWeight:
         """Few rows read the weights at memory speed; many are a library's product."""
         if x.shape[0] <= self._skinny_rows:
             return ops.skinny_linear(x, self.tensor, bias)
+        if x.shape[0] <= self._tile_rows:
+            return ops.tile_linear(x, self.tensor, bias)
         return ops.library_linear(x, self.tensor, bias)
 
     def activated_matmul(self, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
@@ -46,6 +58,8 @@ class DenseWeight:
             return self.activated_from(x, bias, kind, 0)
         if x.shape[0] <= self._skinny_rows:
             return ops.activation(self.matmul(x, bias), kind)
+        if x.shape[0] <= self._tile_rows:
+            return ops.tile_activated_linear(x, self.tensor, bias, kind)
         if not ops.library_activates(x, bias, kind) and _are_many(x, self._activated_rows):
             return ops.activated_linear(x, self.tensor, bias, kind)
         return ops.library_activated_linear(x, self.tensor, bias, kind)

@@ -68,7 +68,7 @@ class Int8Weight:
         return result
 
     def _dense(self) -> DenseWeight:
-        return DenseWeight(self.expand())
+        return DenseWeight(self.expand(), is_lasting=False)
 
     def matmul(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Few rows read the int8 values at memory speed; many are a product with expanded weights."""

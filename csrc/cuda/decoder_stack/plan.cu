@@ -27,8 +27,7 @@ AttentionRoom room_of(const Plan& plan) {
 }
 
 bool fits_product(const Tensor& weight, const std::optional<Tensor>& bias, bool is_gated) {
-  const bool is_half = weight.dtype == DType::kBFloat16 || weight.dtype == DType::kFloat16;
-  return weight.is_cuda && is_half && fits_sm90(weight) && weight.strides[1] == 1 &&
+  return weight.is_cuda && has_half_type(weight) && fits_sm90(weight) && weight.strides[1] == 1 &&
          weight.strides[0] % 8 == 0 && reinterpret_cast<uintptr_t>(weight.data) % 16 == 0 &&
          weight.shape[0] % (is_gated ? 2 * kGroupRows : kGroupRows) == 0 &&
          weight.shape[1] % kStepColumns == 0 && (!bias || bias->dtype == weight.dtype);

@@ -38,7 +38,7 @@ def bench_kernels(
     ] = "1x256,1x1024,1x4096,8x1024,64x256,256x256,64x1024",
     prefill: Annotated[
         str, typer.Option(help="PROMPTSxTOKENS of prompt attention.")
-    ] = "1x1024,1x2048,8x1024",
+    ] = "1x128,1x1024,1x2048,8x1024",
     data_type: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     num_threads: Annotated[int, typer.Option(help="CPU threads; 0: all cores.")] = 0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cases: matrix products with few rows, and activated ones of prompts, in the sizes of a model's layers."""
+"""Cases: matrix products with few rows, and our own of prompts, in the sizes of a model's layers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -50,9 +50,37 @@ def product_cases(spec: ModelSpec, itemsize: int, rows: Iterable[int]) -> Iterat
 
 def prompt_cases(spec: ModelSpec, itemsize: int, prefill: Iterable[tuple[int, int]]) -> Iterator[Case]:
     """The products of prompts that are not torch's own, with the tokens of all prompts as rows."""
-    for count, length in prefill:
+    for m in (count * length for count, length in prefill):
         up = matrices(spec)["up"]
-        yield _many_activated(count * length, *up, spec.activation, spec.gated_mlp, itemsize)
+        yield _many_activated(m, *up, spec.activation, spec.gated_mlp, itemsize)
+        for role, (n, k) in matrices(spec).items():
+            yield _tile(role, m, n, k, None, itemsize)
+        if not spec.gated_mlp:
+            yield _tile("up", m, *up, spec.activation, itemsize)
+
+
+def _tile(role: str, m: int, n: int, k: int, kind: str | None, itemsize: int) -> Case:
+    op = "tile_linear" if kind is None else "tile_activated_linear"
+    how = () if kind is None else (kind,)
+
+    def make(inputs: Inputs) -> Arguments:
+        return inputs.normal(m, k), inputs.normal(n, k), inputs.normal(n), *how
+
+    def make_peer(inputs: Inputs) -> Call:
+        x, weight, bias, *_ = make(inputs)
+        if kind is None:
+            return partial(linear, x, weight, bias)
+        return partial(ops.library_activated_linear, x, weight, bias, kind)
+
+    return Case(
+        op=op,
+        sizes=f"{role} {n}x{k}{f' {kind}' if kind else ''} M={m}",
+        make=make,
+        num_bytes=(n * k + m * k + m * n) * itemsize,
+        flops=2 * m * n * k,
+        make_peer=make_peer,
+        is_taken=lambda arguments: m <= ops.tile_rows(arguments[1]),
+    )
 
 
 def _many_activated(m: int, n: int, k: int, kind: str, is_gated: bool, itemsize: int) -> Case:
