@@ -83,12 +83,16 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     """Ops that run their Python definition instead of their kernel; `decoder_stack`: layers one by one."""
 
 
+FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+"""Values of a parameter that says whether, in small letters."""
+
+
 def _text(value: str) -> str:
     return value
 
 
 def _flag(value: str) -> bool:
-    return {"0": False, "false": False, "1": True, "true": True}[value.lower()]
+    return FLAGS[value.lower()]
 
 
 def _names(value: str) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..config import FLAGS
 from ..errors import ModelLoadError
-
-_FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
 def read(model_config: Mapping[str, Any]) -> dict[str, str]:
@@ -20,9 +19,9 @@ def read(model_config: Mapping[str, Any]) -> dict[str, str]:
 def flag(parameters: Mapping[str, str], key: str, default: bool) -> bool:
     """Raises: ModelLoadError: neither true nor false."""
     text = parameters.get(key, str(default))
-    if text.lower() not in _FLAGS:
+    if text.lower() not in FLAGS:
         raise ModelLoadError(f"parameter {key} is {text!r}; allowed are true and false")
-    return _FLAGS[text.lower()]
+    return FLAGS[text.lower()]
 
 
 def seconds(parameters: Mapping[str, str], key: str, default: float) -> float:
