@@ -80,6 +80,7 @@ def test_weights_without_tiles(kernels, shape):
 def test_other_types_and_numbers_of_rows(kernels):
     x, weight = make(kernels, "dense", torch.float32, 129, (96, 256))
     assert tile_rows(weight) == tile_rows(weight.cuda()) == 0
+    assert tile_rows(torch.zeros((1024, 1024), dtype=torch.half, device="cuda")) == 0
     assert tile_rows(weight.cuda().half()) == tile_rows(weight.cuda().bfloat16()) == 128
     with pytest.raises(ValueError, match="x is neither"):
         run(kernels, "tile_linear", x[:100], weight, None)
