@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Every encoder family and head against transformers: tiny random models, inputs packed without padding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from driver import load_model
 from encoder_checkpoints import CASES, make
-from encoder_driver import encode
+from encoder_driver import encode, metadata_of
 
 TOLERANCE = 1e-4
 LENGTHS = (1, 7, 33, 100)
@@ -61,3 +63,13 @@ def test_outputs_equal_transformers(pair):
     for name, values in found.items():
         wanted = torch.cat([row[name].reshape(-1, values.shape[-1]) for row in alone])
         assert (values - wanted).abs().max() < TOLERANCE, name
+
+
+def test_the_last_layer_leaves_the_tokens_that_are_kept(pair):
+    model = load_model(pair[1])
+    metadata, kept = metadata_of(LENGTHS), torch.tensor([0, 5, 8, 41], dtype=torch.int32)
+    hidden = torch.randn((sum(LENGTHS), model.spec.hidden_size), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        whole = model.forward(hidden.clone(), metadata)
+        part = model.forward(hidden.clone(), replace(metadata, kept=kept))
+    torch.testing.assert_close(part, whole[kept], atol=1e-5, rtol=1e-5)

@@ -56,6 +56,7 @@ def test_pooling(tmp_path, pool):
     write_pooling(tmp_path, pool)
     found, tokens = embeddings(tmp_path)
     torch.testing.assert_close(found, torch.stack([POOLS[pool](x) for x in tokens]))
+    assert load_model(tmp_path).needs_first_tokens(["embedding"]) is (pool == "cls_token")
 
 
 def test_without_modules_it_is_the_mean(tmp_path):

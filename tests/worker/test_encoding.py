@@ -8,6 +8,7 @@ import pytest
 import tiny_checkpoints
 from encoder_checkpoints import make
 from engine_runs import running_engine
+from msgspec.structs import replace
 
 from fastertransformer.messages import (
     EncodeRequest,
@@ -105,6 +106,18 @@ def test_same_arrays(case, alone, engine):
         for name, values in found.items():
             assert values.shape == alone[number][name].shape, name
             assert np.abs(values - alone[number][name]).max() < TOLERANCE, (number, name)
+
+
+@pytest.mark.parametrize("engine", [{}, {"max_num_batched_tokens": 64}, {"tp": 2, "pp": 2}])
+def test_one_output_is_the_same_without_the_others(case, alone, engine):
+    """Of some the last layer computes the first tokens alone."""
+    with running_engine(case, **engine) as client:
+        requests = [request for request in mixed_requests(client) if request.id % 3]
+        for name in client.info.encoder.outputs:
+            answers = ask(client, [replace(request, outputs=(name,)) for request in requests])
+            for number, output in answers.items():
+                (values,) = arrays(output).values()
+                assert np.abs(values - alone[number][name]).max() < TOLERANCE, (number, name)
 
 
 @pytest.mark.gpu

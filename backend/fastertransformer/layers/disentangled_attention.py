@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .attention import rows_of
 from .encoder_attention import EncoderMetadata
 from .linear import Linear
 
@@ -39,7 +40,7 @@ class DisentangledAttention:
         self._position_queries = position_queries
 
     def __call__(self, x: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T, H] -> this rank's part of the sum [T, H].
+        """[T, H] -> this rank's part of the sum [S, H] of the tokens that are kept.
 
         Of the positions, those that the longest sequence reaches are multiplied.
         """
@@ -57,7 +58,7 @@ class DisentangledAttention:
             metadata.max_seqlen,
             self._scale,
         )
-        return self._output(attended.view(x.shape[0], -1))
+        return self._output(rows_of(attended.view(x.shape[0], -1), metadata.kept))
 
 
 def _scores(x: Tensor, table: Tensor | None, first: int, end: int) -> Tensor | None:

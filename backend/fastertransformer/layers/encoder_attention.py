@@ -3,12 +3,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from .attention import rows_of
 from .ia3 import Ia3
 from .linear import Linear
 
@@ -49,8 +49,8 @@ class EncoderMetadata:
     """Where somebody wants them."""
     ia3_rows: Tensor | None = None
     """[T] as of Ia3"""
-    kept: ClassVar[None] = None
-    """As of StepMetadata: all tokens are wanted behind every layer."""
+    kept: Tensor | None = None
+    """[S] indices into T of the tokens that are wanted behind the attention; None: all are."""
 
 
 class EncoderAttention:
@@ -78,7 +78,7 @@ class EncoderAttention:
         self._ia3 = ia3
 
     def __call__(self, x: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T, H] -> this rank's part of the sum [T, H]."""
+        """[T, H] -> this rank's part of the sum [S, H] of the tokens that are kept."""
         qkv = self._qkv(x)
         if self._ia3 is not None:
             self._ia3(qkv, metadata.ia3_rows)
@@ -88,4 +88,4 @@ class EncoderAttention:
         attended = ops.encoder_attention(
             q, k, v, metadata.cu_seqlens, metadata.max_seqlen, self._scale, self._relative_bias
         )
-        return self._output(attended.view(x.shape[0], -1))
+        return self._output(rows_of(attended.view(x.shape[0], -1), metadata.kept))

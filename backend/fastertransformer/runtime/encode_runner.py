@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,20 @@ class Encoding:
                 arrays[row][output] = numbers[begin:end].reshape(shape)
                 begin = end
         return EncodeResult(tuple(arrays))
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a step leaves behind the layers of this stage."""
+
+    hidden: Tensor
+    """[T, H]"""
+    lengths: Int32Array
+    """[B] how many of them are of each input"""
+    cu_seqlens: Tensor
+    """[B + 1] int32, where each input begins"""
+    maps: AttentionMaps | None
+    """Where any are asked for."""
 
 
 class EncodeRunner:
@@ -91,35 +105,45 @@ class EncodeRunner:
     @torch.inference_mode()
     def execute(self, batch: EncodeBatch) -> Encoding:
         """Enqueues one step; what comes of it is rank 0's to know."""
-        hidden, cu_seqlens, kept = self._hidden(batch)
-        maps = None if kept is None else self._maps(kept)
+        left = self._layers(batch)
+        maps = None if left.maps is None else self._maps(left.maps)
         if self._mesh.is_last_stage:
-            numbers = self._numbers(batch, hidden, cu_seqlens, maps)
+            numbers = self._numbers(batch, left, maps)
             if self._mesh.pp_size > 1:
                 nothing = numbers[:0]
                 self._world.pipeline.return_samples(
                     self._nothing, nothing, numbers.double()[None], nothing[None]
                 )
             return Encoding(self._model, batch, self._take_here(numbers))
-        self._world.pipeline.send_hidden(hidden)
+        self._world.pipeline.send_hidden(left.hidden)
         if maps is not None:
             self._world.pipeline.send_hidden(maps.flatten(1))
         return Encoding(self._model, batch, lambda: self._take_from_last_stage(batch))
 
-    def _hidden(self, batch: EncodeBatch) -> tuple[Tensor, Tensor, AttentionMaps | None]:
-        """[T, H] behind the layers of this stage, where inputs begin in it [B + 1], and the maps that it left
-        where any are asked for."""
+    def _layers(self, batch: EncodeBatch) -> _Left:
         if self._graphs is not None and self._graphs.fits(batch):
-            return *self._graphs.replay(batch), None
+            hidden, cu_seqlens = self._graphs.replay(batch)
+            return _Left(hidden, batch.lengths, cu_seqlens, None)
         step = place(batch, self._model.device, self._multiple if batch.tokens is not None else 1)
-        if batch.hidden_states is not None and self._mesh.is_first_stage:
-            # The layers overwrite it, and the plan is not theirs to change.
-            given = torch.tensor(batch.hidden_states) * self._model.spec.stream_scale
-            embedded = given.to(self._model.device, self._model.dtype)
-            hidden = self._model.forward(embedded, step.metadata)
-        else:
-            hidden = self._compute(step)[: int(batch.lengths.sum())]
-        return hidden, step.metadata.cu_seqlens, step.metadata.maps
+        if self._mesh.is_last_stage and self._model.needs_first_tokens(set().union(*batch.outputs)):
+            return self._first_tokens(batch, step)
+        hidden = self._hidden(batch, step)[: int(batch.lengths.sum())]
+        return _Left(hidden, batch.lengths, step.metadata.cu_seqlens, step.metadata.maps)
+
+    def _first_tokens(self, batch: EncodeBatch, step: EncodeStep) -> _Left:
+        """The last layer computes behind its attention the first token of every input alone."""
+        ones = np.ones_like(batch.lengths)
+        bounds = torch.arange(len(ones) + 1, dtype=torch.int32, device=self._model.device)
+        kept = replace(step, metadata=replace(step.metadata, kept=step.metadata.cu_seqlens[:-1]))
+        return _Left(self._hidden(batch, kept), ones, bounds, None)
+
+    def _hidden(self, batch: EncodeBatch, step: EncodeStep) -> Tensor:
+        """[T, H] behind the layers of this stage; tokens that fill the step up are the last ones."""
+        if batch.hidden_states is None or not self._mesh.is_first_stage:
+            return self._compute(step)
+        # The layers overwrite it, and the plan is not theirs to change.
+        given = torch.tensor(batch.hidden_states) * self._model.spec.stream_scale
+        return self._model.forward(given.to(self._model.device, self._model.dtype), step.metadata)
 
     def _compute(self, step: EncodeStep) -> Tensor:
         return self._model.forward(self._stage_input(step), step.metadata)
@@ -142,7 +166,7 @@ class EncodeRunner:
         earlier = self._world.pipeline.receive_hidden(shape, found.dtype, found.device)
         return torch.cat([earlier.view(before, *found.shape[1:]), found])
 
-    def _numbers(self, batch: EncodeBatch, hidden: Tensor, cu_seqlens: Tensor, maps: Tensor | None) -> Tensor:
+    def _numbers(self, batch: EncodeBatch, left: _Left, maps: Tensor | None) -> Tensor:
         """All outputs of the step one behind the other, in the order of `rows_by_output`."""
         parts = []
         for output, rows in rows_by_output(self._model, batch):
@@ -151,12 +175,12 @@ class EncodeRunner:
                 areas = (batch.lengths[rows] ** 2).tolist()
                 parts += [each.reshape(-1) for each in torch.split(maps, areas, 2)]
                 continue
-            seen = hidden, cu_seqlens
-            if len(rows) < len(batch.lengths):
-                seen = _only(rows, batch.lengths, hidden)
+            seen = left.hidden, left.cu_seqlens
+            if len(rows) < len(left.lengths):
+                seen = _only(rows, left.lengths, left.hidden)
             parts.append(self._model.encode(output, *seen).reshape(-1))
         if not parts:  # whoever asks for the number of tokens alone asks nothing of the model
-            return hidden.new_empty(0, dtype=torch.float32)
+            return left.hidden.new_empty(0, dtype=torch.float32)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _take_here(self, numbers: Tensor) -> Take:

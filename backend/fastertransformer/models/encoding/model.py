@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The encoder: this rank's layers of it, and what is made of the tokens behind them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ...layers.attention import rows_of
 from ...layers.convolution import Convolution
 from ...layers.disentangled_attention import DisentangledAttention
 from ...layers.embedding import Embedding, add_positions
 from ...layers.encoder_attention import EncoderAttention, EncoderMetadata
-from ...layers.heads import Chain, SentenceEmbedding
+from ...layers.heads import Chain, Pool, SentenceEmbedding
 from ...layers.linear import Linear
 from ...layers.mlp import Mlp
 from ...layers.norm import NormLayer
@@ -39,8 +40,9 @@ class PostBlock:
     group: Communicator
 
     def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T, H] -> [T, H]; `hidden` is overwritten."""
-        middle = self.group.all_reduce_norm(self.attention(hidden, metadata), hidden, self.norm1)
+        """[T, H], overwritten -> [S, H] of the tokens that are kept."""
+        attended, hidden = self.attention(hidden, metadata), rows_of(hidden, metadata.kept)
+        middle = self.group.all_reduce_norm(attended, hidden, self.norm1)
         return self.group.all_reduce_norm(self.mlp(middle), middle, self.norm2)
 
 
@@ -53,8 +55,8 @@ class ConvolvedBlock:
     norm: NormLayer
 
     def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T, H] -> [T, H]; `hidden` is overwritten."""
-        convolved = self.convolution(hidden, metadata)
+        """[T, H], overwritten -> [S, H] of the tokens that are kept."""
+        convolved = rows_of(self.convolution(hidden, metadata), metadata.kept)
         return self.norm.add(convolved, self.block(hidden, metadata))
 
 
@@ -66,12 +68,12 @@ class PreStack:
     final_norm: NormLayer | None
 
     def __call__(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T, H] -> [T, H]; `hidden` is overwritten."""
-        x = None
-        for layer in self.layers:
-            x, hidden = layer(x, hidden, metadata)
-        assert x is not None
-        return self.layers[-1].finish(x, hidden, self.final_norm)
+        """[T, H], overwritten -> [S, H] of the tokens that are kept."""
+        x, whole, (*others, last) = None, replace(metadata, kept=None), self.layers
+        for layer in others:
+            x, hidden = layer(x, hidden, whole)
+        x, hidden = last(x, hidden, metadata)
+        return last.finish(x, hidden, self.final_norm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +170,21 @@ class EncoderModel:
         assert self.embedding is not None
         return self.embedding(ids, positions, token_types)
 
+    def needs_first_tokens(self, outputs: Iterable[str]) -> bool:
+        """Whether these are made of an input's first token alone."""
+        return all(
+            all(pool is Pool.CLS for pool in self.sentence.pools)
+            if output == EMBEDDING
+            else output in self.heads and self.heads[output].rows is Rows.FIRST
+            for output in outputs
+        )
+
     def forward(self, hidden: Tensor, metadata: EncoderMetadata) -> Tensor:
-        """[T, H] through the layers of this stage; `hidden` is overwritten."""
-        for block in self.blocks:
-            hidden = block(hidden, metadata)
-        return hidden
+        """[T, H] through the layers of this stage, overwritten; `metadata.kept` is of its last layer."""
+        whole, (*others, last) = replace(metadata, kept=None), self.blocks
+        for block in others:
+            hidden = block(hidden, whole)
+        return last(hidden, metadata)
 
     def encode(self, output: str, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
         """What inputs are encoded to, one behind the other, float32; last stage only. Not ATTENTIONS, which
