@@ -101,6 +101,9 @@ def test_a_dense_layer_that_is_none_is_named(tmp_path):
     (place / "config.json").write_text('{"out_features": 20}')
     with pytest.raises(ModelLoadError, match=r"2_Dense/model\.safetensors is missing"):
         load_model(tmp_path)
+    torch.save({"weight": torch.ones(20, 48)}, place / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match=r"pytorch_model\.bin has no linear\.weight, only weight"):
+        load_model(tmp_path)
     save_file({"weight": torch.ones(20, 48)}, place / "model.safetensors")
     with pytest.raises(ModelLoadError, match=r"model\.safetensors has no linear\.weight, only weight"):
         load_model(tmp_path)

@@ -10,7 +10,7 @@ from sharded_driver import ShardedDriver, load_stages
 from tiny_checkpoints import CASES, make
 
 from fastertransformer.errors import ModelLoadError
-from fastertransformer.models.checkpoint.safetensors import SafetensorsCheckpoint
+from fastertransformer.models.checkpoint.huggingface import HuggingFaceCheckpoint
 from fastertransformer.parallel.mesh import Mesh
 
 IDS = [7 * i % 49 for i in range(57)]
@@ -90,15 +90,15 @@ def test_ranks_read_their_rows_of_fused_tensors_alone(name, tmp_path, monkeypatc
     """What two ranks read of q, k, v, gate and up is what there is; one key-value head is read by both."""
     reference = make(name, tmp_path)
     read = 0
-    original = SafetensorsCheckpoint.slice
+    original = HuggingFaceCheckpoint.slice
 
-    def count(self: SafetensorsCheckpoint, tensor: str, *args: object) -> torch.Tensor:
+    def count(self: HuggingFaceCheckpoint, tensor: str, *args: object) -> torch.Tensor:
         nonlocal read
         found = original(self, tensor, *args)
         read += found.numel() if FUSED_NAMES.search(tensor) else 0
         return found
 
-    monkeypatch.setattr(SafetensorsCheckpoint, "slice", count)
+    monkeypatch.setattr(HuggingFaceCheckpoint, "slice", count)
     load_stages(tmp_path, 2, 1)
     sizes = [value.numel() for key, value in reference.state_dict().items() if FUSED_NAMES.search(key)]
     shared = 2 * 2 * 8 * 48 if name in ("falcon", "gpt_bigcode") else 0

@@ -10,7 +10,7 @@ from .base import Checkpoint
 from .dummy import DummyCheckpoint
 from .fastertransformer import FasterTransformerCheckpoint, find_folder, holds_weights
 from .gguf import GgufCheckpoint
-from .safetensors import SafetensorsCheckpoint
+from .huggingface import HuggingFaceCheckpoint
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
@@ -39,7 +39,7 @@ def open_checkpoint(path: str, load_format: str = "auto", device: torch.device =
     if own is not None and not is_hugging_face and not any(place.glob("*.safetensors")):
         return FasterTransformerCheckpoint(own)
     if (place / "config.json").exists():
-        return SafetensorsCheckpoint(place)
+        return HuggingFaceCheckpoint(place)
     files = list(place.glob("*.gguf")) if place.is_dir() else []
     if len(files) == 1:
         return GgufCheckpoint(files[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .safetensors import read_configs
+from .huggingface import read_configs
 
 _STD = 0.02
 """What most models are initialised with. Never zeros: a GPU computes faster with them."""

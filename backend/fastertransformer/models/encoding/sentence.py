@@ -10,7 +10,8 @@ from ...errors import ModelLoadError
 from ...layers.heads import Dense, Pool, SentenceEmbedding
 from ...layers.linear import Linear
 from ...quant.dense import DenseWeight
-from ..checkpoint.safetensors import open_weights, read_json, read_json_list
+from ..checkpoint.huggingface import read_json, read_json_list, weight_files
+from ..checkpoint.weight_files import open_weights
 from ..hf_config import HFConfig
 
 _ACTIVATIONS = {
@@ -64,12 +65,11 @@ def _pools(file: Path) -> Sequence[Pool]:
 
 def _dense(folder: Path, columns: int, device: torch.device) -> tuple[Dense, int]:
     """In float32, as what was pooled."""
-    file, weights = folder / "config.json", folder / "model.safetensors"
+    file = folder / "config.json"
     config = HFConfig(read_json(file), str(file))
-    if not weights.exists():
-        raise ModelLoadError(f"weight file {weights} is missing")
+    weights = weight_files(folder)[0]
     stored = open_weights(weights)
-    tensors = {name: stored.get_tensor(name).to(device).float() for name in stored.keys()}  # noqa: SIM118
+    tensors = {name: stored.read(name).to(device).float() for name in stored.names}
     rows = config.integer("out_features")
     if "linear.weight" not in tensors:
         raise ModelLoadError(f"{weights} has no linear.weight, only {', '.join(tensors)}")

@@ -12,7 +12,7 @@ from ....errors import ModelLoadError
 from ...families import FAMILIES
 from ...families.fastertransformer import PREFIX
 from ...hf_config import HFConfig
-from ..safetensors import read_json
+from ..huggingface import read_json
 from .config import FILE, class_for, class_of, file_type, ini_of, read_ini, read_values, section_of, typed
 from .files import Files
 from .translation import TRANSLATIONS

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Hugging Face folders: config.json and safetensors files, one or many."""
+"""Hugging Face folders: config.json and files of weights, one or many."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import ModelLoadError
 from ..hf_config import HFConfig
 from .base import check_shape
+from .weight_files import WeightFile, open_weights
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+_SINGLES = ("model.safetensors", "pytorch_model.bin")
+"""The first kind of which there is something is read."""
+_INDEX = ".index.json"
 
 
-class SafetensorsCheckpoint:
-    """A folder as `save_pretrained` writes it.
+class HuggingFaceCheckpoint:
+    """A folder as `save_pretrained` writes it, or wrote it before safetensors.
 
     Raises:
         ModelLoadError: a file is missing, cut off or no JSON; names it.
@@ -26,20 +27,24 @@ class SafetensorsCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.config, self.generation = read_configs(folder)
-        files = [open_weights(path) for path in _weight_files(folder)]
-        self._file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        files = [open_weights(path) for path in weight_files(folder)]
+        self._file_of: dict[str, WeightFile] = {name: file for file in files for name in file.names}
 
     def has(self, name: str) -> bool:
         return name in self._file_of
 
     def unused(self, used: Iterable[str]) -> list[str]:
-        return sorted(set(self._file_of) - set(used))
+        """What is stored once for several names is used with one of them."""
+        found = {self._identity(name) for name in used if name in self._file_of}
+        return sorted(name for name in self._file_of if self._identity(name) not in found)
 
     def slice(self, name: str, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Tensor:
-        lazy = self._file_of[name].get_slice(name)
-        check_shape(name, lazy.get_shape(), shape)
-        tensor: Tensor = lazy[(slice(None),) * dim + (slice(start, stop),)]
-        return tensor
+        file = self._file_of[name]
+        check_shape(name, file.shape(name), shape)
+        return file.read(name, (slice(None),) * dim + (slice(start, stop),))
+
+    def _identity(self, name: str) -> tuple[object, ...]:
+        return self._file_of[name].identity(name)
 
 
 def read_configs(folder: Path) -> tuple[HFConfig, HFConfig]:
@@ -74,23 +79,26 @@ def _parse(path: Path) -> Any:
         raise ModelLoadError(f"{path} is not JSON: {error}") from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, all of them present."""
-    index = folder / _INDEX
-    if index.exists():
-        weight_map = HFConfig(read_json(index), str(index)).section("weight_map")
-        paths = [folder / name for name in sorted({weight_map.text(tensor) for tensor in weight_map})]
-    else:
-        paths = [folder / _SINGLE]
-    for path in paths:
-        if not path.exists():
-            raise ModelLoadError(f"weight file {path} is missing")
-    return paths
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, all of them present.
+
+    Raises:
+        ModelLoadError: one is missing; names it.
+    """
+    for single in _SINGLES:
+        paths = _files_of(folder, single)
+        for path in paths:
+            if not path.exists():
+                raise ModelLoadError(f"weight file {path} is missing")
+        if paths:
+            return paths
+    raise ModelLoadError(f"weight file {folder / _SINGLES[0]} is missing, and so is {_SINGLES[1]}")
 
 
-def open_weights(path: Path) -> Any:
-    """Raises: ModelLoadError: the file is damaged."""
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelLoadError(f"weight file {path} is damaged or cut off: {error}") from error
+def _files_of(folder: Path, single: str) -> list[Path]:
+    """As the index names them where there is one; none where there is neither."""
+    index = folder / f"{single}{_INDEX}"
+    if not index.exists():
+        return [folder / single] if (folder / single).exists() else []
+    weight_map = HFConfig(read_json(index), str(index)).section("weight_map")
+    return [folder / name for name in sorted({weight_map.text(tensor) for tensor in weight_map})]
