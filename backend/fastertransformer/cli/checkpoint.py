@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
+from rich.markup import escape
 
 from ..errors import ModelLoadError
 from .console import errors
+
+_VOCABULARIES = ("vocab.txt", "merges.txt")
+"""Of tokenizers from before tokenizer.json. Not those of SentencePiece: what transformers cannot read of them
+it makes up."""
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -24,7 +29,7 @@ def find_gguf(path: Path) -> Path | None:
 
 def find_tokenizer(path: Path) -> Path | None:
     """A folder with tokenizer.json, which may be the one around `<n>-gpu`; made from the GGUF file where
-    that holds the tokenizer."""
+    that holds the tokenizer, or from an older one's vocabulary."""
     gguf = find_gguf(path)
     if gguf is not None:
         return cached(gguf, "tokenizer", _convert_tokenizer)
@@ -32,7 +37,15 @@ def find_tokenizer(path: Path) -> Path | None:
 
     own = find_folder(path)
     places = [path] if own is None else [path, own, own.parent]
-    return next((place for place in places if (place / "tokenizer.json").exists()), None)
+    found = next((place for place in places if (place / "tokenizer.json").exists()), None)
+    older = [file for place in places for name in _VOCABULARIES if (file := place / name).exists()]
+    if found is not None or not older:
+        return found
+    try:
+        return cached(older[0], "tokenizer", _convert_older_tokenizer)
+    except ModelLoadError as error:
+        errors.print(f"[yellow]{escape(str(error))}[/]")
+        return None
 
 
 def hugging_face_folder(path: Path) -> Path:
@@ -82,6 +95,17 @@ def _convert_tokenizer(gguf: Path, folder: Path) -> None:
     from transformers import AutoTokenizer  # slow to import, and needed once
 
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _convert_older_tokenizer(vocabulary: Path, folder: Path) -> None:
+    from transformers import AutoTokenizer  # slow to import, and needed once
+
+    try:
+        AutoTokenizer.from_pretrained(vocabulary.parent, local_files_only=True).save_pretrained(folder)
+    except Exception as error:  # files of many ages and packages fail in many ways
+        raise ModelLoadError(f"transformers cannot read the tokenizer of {vocabulary}: {error}") from error
+    if not (folder / "tokenizer.json").exists():
+        raise ModelLoadError(f"transformers has no tokenizer.json for the tokenizer of {vocabulary}")
 
 
 def _convert_weights(gguf: Path, folder: Path) -> None:
