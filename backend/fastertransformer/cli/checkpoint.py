@@ -11,10 +11,7 @@ from rich.markup import escape
 
 from ..errors import ModelLoadError
 from .console import errors
-
-_VOCABULARIES = ("vocab.txt", "merges.txt")
-"""Of tokenizers from before tokenizer.json. Not those of SentencePiece: what transformers cannot read of them
-it makes up."""
+from .sentencepiece import M2M100, MARIAN, write_tokenizer
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -38,11 +35,11 @@ def find_tokenizer(path: Path) -> Path | None:
     own = find_folder(path)
     places = [path] if own is None else [path, own, own.parent]
     found = next((place for place in places if (place / "tokenizer.json").exists()), None)
-    older = [file for place in places for name in _VOCABULARIES if (file := place / name).exists()]
+    older = [file for place in places for name in _OLDER if (file := place / name).exists()]
     if found is not None or not older:
         return found
     try:
-        return cached(older[0], "tokenizer", _convert_older_tokenizer)
+        return cached(older[0], "tokenizer", _OLDER[older[0].name])
     except ModelLoadError as error:
         errors.print(f"[yellow]{escape(str(error))}[/]")
         return None
@@ -106,6 +103,16 @@ def _convert_older_tokenizer(vocabulary: Path, folder: Path) -> None:
         raise ModelLoadError(f"transformers cannot read the tokenizer of {vocabulary}: {error}") from error
     if not (folder / "tokenizer.json").exists():
         raise ModelLoadError(f"transformers has no tokenizer.json for the tokenizer of {vocabulary}")
+
+
+_OLDER: dict[str, Callable[[Path, Path], None]] = {
+    "vocab.txt": _convert_older_tokenizer,
+    "merges.txt": _convert_older_tokenizer,
+    MARIAN: write_tokenizer,
+    M2M100: write_tokenizer,
+}
+"""Vocabularies from before tokenizer.json, and what makes one of them. Other models of SentencePiece are not
+among them: what transformers cannot read of those it makes up."""
 
 
 def _convert_weights(gguf: Path, folder: Path) -> None:
