@@ -170,6 +170,16 @@ def test_the_prompt_is_computed_once_and_its_blocks_are_shared():
     assert second.beams.block_copies.shape == (2, 3), "the last beam that reads a block writes to it"
 
 
+def test_beams_of_one_token_need_no_blocks_beside_the_prompts():
+    """Which fills its last block, and the cache."""
+    entry = request(0, [1] * 16, 1, beam_width=4)
+    engine = ToyEngine(engine_config(), num_blocks=4, depth=0)
+    engine.add(entry)
+    engine.run()
+    assert engine.results[0, 0].error == ""
+    check(engine, entry, "huggingface")
+
+
 def test_others_go_on_while_beams_wait_for_their_result():
     engine = ToyEngine(engine_config(max_num_seqs=4), num_blocks=32, depth=1)
     engine.add(request(0, [5], 12, end_ids=()))

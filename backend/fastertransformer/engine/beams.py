@@ -70,7 +70,8 @@ class BeamGroup:
     def blocks_to_fork(self, pool: BlockPool) -> int:
         """Blocks beside those of the head that the beams need to compute what they have."""
         known = len(self.head.tokens)
-        longest = len(self._saved[0].tokens) if self._saved else known + 1
+        last = self.head.prompt_len + self.head.sampling.max_tokens - 1  # what follows is never computed
+        longest = len(self._saved[0].tokens) if self._saved else min(known + 1, last)
         count = len(self._saved) or len(self.members)
         shared = known // pool.block_size
         return count * (pool.blocks_for(longest) - shared) - (pool.blocks_for(known) - shared)
