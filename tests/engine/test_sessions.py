@@ -177,6 +177,41 @@ def test_a_turn_that_was_aborted_or_says_something_else_takes_what_fits():
     talk.hear()
 
 
+@pytest.mark.parametrize("wants_logits", [False, True])
+def test_what_a_turn_cannot_use_of_its_session_is_not_in_its_way(wants_logits):
+    """It says something else, or needs its whole prompt computed, and the cache has no room for both."""
+    engine = ToyEngine(engine_config(reuse=0), num_blocks=8, depth=0)
+    talk = Conversation(engine, 1)
+    talk.say(0, [1] * 20, 4)
+    engine.run()
+    talk.hear()
+    assert kept(engine) == 6
+    prompt = talk.tokens if wants_logits else [2] * 20
+    sampling, session = SamplingParams(max_tokens=4), Session(1, is_last=True)
+    request = Request(1, token_ids(prompt), sampling, session, wants_context_logits=wants_logits)
+    engine.add(request)
+    engine.run()
+    assert engine.results[0, 1].error == ""
+    assert engine.results[0, 1].tokens == expected(request)
+    engine.scheduler.pool.check_integrity()
+
+
+def test_a_turn_that_waits_for_blocks_keeps_what_it_can_use():
+    engine = ToyEngine(engine_config(max_num_batched_tokens=64, reuse=0), num_blocks=8, depth=0)
+    talk = Conversation(engine, 1)
+    talk.say(0, [1] * 14, 3)
+    engine.run()
+    talk.hear()
+    engine.add(Request(1, token_ids([9] * 12), SamplingParams(max_tokens=2, end_ids=NO_ENDS)))
+    engine.step()
+    talk.tokens = talk.tokens[:10]
+    talk.say(2, [5] * 12, 3)
+    assert engine.step().num_computed.tolist() == [12], "the other one goes on"
+    assert engine.step().num_computed.tolist() == [10]
+    engine.run()
+    talk.hear()
+
+
 def test_a_client_that_leaves_while_its_turn_runs_keeps_nothing():
     engine = ToyEngine(engine_config(), num_blocks=32, depth=2)
     for client in (0, 1):

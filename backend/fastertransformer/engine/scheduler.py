@@ -288,7 +288,7 @@ class Scheduler:
         computed, num_computed = self._prefixes.find(sequence)
         needed, later = self._blocks_needed(sequence)
         while needed + later - len(computed) > self.pool.num_free_without(computed):
-            if not self.sessions.give_way(unless=key):
+            if not (self.sessions.shorten(key, computed) or self.sessions.give_way(unless=key)):
                 return False
         self.pool.share(computed)
         if key is not None:

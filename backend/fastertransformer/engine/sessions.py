@@ -80,6 +80,20 @@ class Sessions:
             self.forget([key])
         return key is not None
 
+    def shorten(self, key: SessionKey | None, used: list[int]) -> bool:
+        """Gives back what the session holds and a request of it, which goes on from the blocks `used`, has no
+        use for; False when that is nothing."""
+        kept = None if key is None else self._kept.get(key)
+        if key is None or kept is None:
+            return False
+        count = len(used) if kept.blocks[: len(used)] == used else 0
+        if count == len(kept.blocks):
+            return False
+        self._pool.release(kept.blocks[count:])
+        tokens = kept.tokens[: count * self._pool.block_size]
+        self._kept[key] = Kept(tokens, kept.blocks[:count], kept.since)
+        return True
+
     def forget_client(self, client: int) -> None:
         self.forget([key for key in self._kept if key[0] == client])
 
