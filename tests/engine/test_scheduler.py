@@ -115,6 +115,16 @@ def test_steps_of_the_same_sequences_share_what_does_not_change():
     assert engine.step().slots is not first.slots
 
 
+@pytest.mark.parametrize("prompt", [[5], [5] * (2 * BLOCK_SIZE + 1)], ids=["one token", "cached but for one"])
+def test_several_stages_are_told_the_tokens_of_a_sequence_that_starts_with_a_single_one(prompt):
+    engine = ToyEngine(engine_config(stages=2, max_num_batched_tokens=64), num_blocks=16, depth=1)
+    for number in range(2):
+        entry = request(number, prompt, 6)
+        engine.add(entry)
+        engine.run()
+        assert engine.results[0, number].tokens == expected(entry)
+
+
 def test_a_step_gives_back_so_many_logits_of_prompts_and_computes_others_beside_them():
     vocab_size = MAX_CONTEXT_LOGITS_BYTES // (4 * 5)
     info = replace(INFO, vocab_size=vocab_size)

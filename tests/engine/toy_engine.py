@@ -80,6 +80,7 @@ class ToyRunner:
         self.pool = np.full((config.max_num_seqs, 2 * INFO.max_model_len), -1, np.int64)
         self.cache = np.full((num_blocks, config.cache.block_size), -1, np.int64)
         self.block_size = config.cache.block_size
+        self._has_one_stage = config.parallel.pipeline_para_size == 1
         self._last: Batch | None = None
 
     def _check_what_goes_on(self, batch: Batch) -> None:
@@ -160,7 +161,8 @@ class ToyRunner:
 
     def _sample(self, batch: Batch, row: int, seen: list[int]) -> int:
         token = next_token(seen, self._encoded(batch, row))
-        self.pool[batch.slots[row], batch.num_computed[row] + batch.query_lens[row]] = token
+        if self._has_one_stage:  # else the first one, whose pool this is, must be told
+            self.pool[batch.slots[row], batch.num_computed[row] + batch.query_lens[row]] = token
         return token
 
 

@@ -97,7 +97,8 @@ class Planner:
             self._last = entries, batch
         else:
             batch = self._plan(entries, sequences, starting)
-            self._last = (entries, batch) if _goes_on(batch) else None
+            # Ranks that must be told every token are told it, also of those that have just started.
+            self._last = (entries, batch) if not self._feed and _goes_on(batch) else None
         return batch
 
     def _one_further(self, sequences: List[Sequence], last: Batch) -> Batch:
@@ -150,7 +151,7 @@ def _goes_on(batch: Batch) -> bool:
     """Whether its sequences, if they are those of the next step too, are planned by counting on: every one
     computes one token and samples, and beside that nothing is told that changes."""
     is_single = len(batch.sample_rows) == len(batch.slots) == batch.num_tokens
-    return is_single and batch.feed is None and batch.beams is None and batch.embeddings is None
+    return is_single and batch.beams is None and batch.embeddings is None
 
 
 def _array(values: List[int] | tuple[list[int], ...]) -> Int32Array:
