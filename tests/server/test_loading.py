@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from explicit import explicit_server, left, unload
 from repositories import write_model
-from triton_process import TritonServer
+from triton_process import TritonServer, wait_for
 from tritonclient.utils import InferenceServerException
 
 from fastertransformer.cli import tensor_client
@@ -163,6 +163,39 @@ def test_broken_model_leaves_others_alone(
     status, _ = ct.post(f"{explicit_server.http}/v2/models/text/generate", {"text_input": "a"})
     assert status == 200
     unload(client, "text")
+
+
+def test_a_checkpoint_that_was_replaced_is_served_by_who_is_loaded_later(
+    client: grpcclient.InferenceServerClient,
+    explicit_server: TritonServer,
+    models: Path,
+    llama: Path,
+    gpt2: Path,
+    tmp_path: Path,
+) -> None:
+    """A model that is loaded keeps what it has, until it is loaded again."""
+
+    def answer(model: str) -> list[int]:
+        outputs = ct.grpc_infer(explicit_server.grpc, model, ct.core_inputs([[11, 12]], 8))
+        return outputs["output_ids"][0, 0].tolist()
+
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    for name in ("early", "late"):
+        write_model(models, copy, "fastertransformer", name)
+    client.load_model("early")
+    old = answer("early")
+    shutil.copytree(gpt2, copy, dirs_exist_ok=True)
+    client.load_model("late")
+    new = answer("late")
+    assert new != old == answer("early")
+    assert len(explicit_server.ranks()) == 2
+    (models / "early" / "1" / "again").touch()  # what is the same for the server it does not load again
+    client.load_model("early")
+    assert answer("early") == new
+    wait_for(lambda: len(explicit_server.ranks()) == 1, 60, "the engine of the old files is gone")
+    for name in ("early", "late"):
+        unload(client, name)
+    assert left(explicit_server) == []
 
 
 def test_a_model_leaves_after_streams_that_were_read_to_their_end(

@@ -16,6 +16,7 @@ from .. import config as configuration
 from ..config import EngineConfig
 from ..errors import ModelLoadError
 from . import processes
+from .fingerprint import fingerprint
 from .placement import Placement
 
 _SOCKET_PATH_LIMIT = 107
@@ -28,12 +29,14 @@ _STUB = "triton_python_backend_stub"
 class RuntimeDirectory:
     """`<tmp>/fastertransformer-<user>-<pid namespace>/<server pid>-<hash>`, mode 0700.
 
-    Engines are shared by whoever has the same server process, engine configuration and GPU
-    group. Raises ModelLoadError when the directory is another user's or its path is too long.
+    Engines are shared by whoever has the same server process, engine configuration, GPU group and
+    files of the checkpoint: a model that is loaded after those changed gets what there is now. Raises
+    ModelLoadError when the directory is another user's or its path is too long.
     """
 
     def __init__(self, server_pid: int, config: EngineConfig, placement: Placement) -> None:
-        key = hashlib.sha256(f"{configuration.encode(config)} {placement}".encode()).hexdigest()[:16]
+        shared = f"{configuration.encode(config)} {placement} {fingerprint(config.model_checkpoint_path)}"
+        key = hashlib.sha256(shared.encode()).hexdigest()[:16]
         self.path = _root() / f"{server_pid}-{key}"
         self.socket = self.path / "engine.sock"
         self._guard_file = self.path / "guard.pid"
