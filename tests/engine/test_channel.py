@@ -3,14 +3,18 @@
 
 import contextlib
 import itertools
+import os
+import resource
 import socket
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from fastertransformer.engine.channel import Channel
 from fastertransformer.messages import (
+    Abort,
     EncodeRequest,
     EngineInfo,
     EngineStats,
@@ -110,6 +114,61 @@ def test_who_waits_for_nothing_hears_how_the_engine_is(channel, clients, monkeyp
     heard = [next(idle) for _ in range(3)]
     assert [message.stats.num_running for message in heard] == [1, 3, 0]
     assert not any(message.outputs for message in heard)
+
+
+def test_who_comes_while_descriptors_are_short_is_accepted_later(
+    channel, clients, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("fastertransformer.engine.channel.ACCEPT_PAUSE_S", 0.3)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    late = socket.socket(socket.AF_UNIX)
+    with contextlib.closing(late):
+        late.connect(str(tmp_path / "socket"))
+        late.setblocking(False)
+        next_descriptor = os.dup(late.fileno())
+        os.close(next_descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_descriptor, limits[1]))
+        try:
+            assert channel.receive(60) == []
+            clients[1].abort([3])
+            assert channel.receive(60) == [(1, Abort([3]))]
+            begin = time.process_time()
+            assert (
+                channel.receive(None) == []
+            )  # waits for the end of the pause, then for that of the next one
+            assert channel.receive(None) == []
+            assert time.process_time() - begin < 0.1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert "a client waits" in caplog.text
+        while not late_is_greeted(late):
+            channel.receive(0.5)
+
+
+def late_is_greeted(late: socket.socket) -> bool:
+    try:
+        return len(late.recv(1)) == 1
+    except BlockingIOError:
+        return False
+
+
+def test_a_client_that_reads_less_than_it_is_sent_is_dropped(channel, tmp_path, monkeypatch):
+    """The others are told what they wait for."""
+    monkeypatch.setattr("fastertransformer.engine.channel.MAX_UNSENT_BYTES", 1 << 20)
+    monkeypatch.setattr("fastertransformer.engine.channel.MOST_UNSENT_BYTES", 8 << 20)
+    slow, other = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    with contextlib.closing(slow), contextlib.closing(other):
+        for connection in (slow, other):
+            connection.connect(str(tmp_path / "socket"))
+            channel.receive(60)
+        answer = Output(1, finish_reason=FinishReason.ENCODED, arrays={"one": np.zeros(1 << 18, np.float32)})
+        came: list[object] = []
+        for _ in range(20):
+            channel.send([(0, answer), (1, Output(2, (3,)))], STATS)
+            slow.recv(1 << 16)
+            came += channel.receive(0)
+        assert came == [(0, None)]
+        assert len(other.recv(1 << 20)) > 20 * 30
 
 
 @pytest.mark.parametrize(("patience", "rest", "spins"), [(0.03, 0.01, 5), (0.01, 0, 2), (0, 0, 0)])

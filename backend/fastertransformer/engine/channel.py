@@ -31,6 +31,10 @@ NEWS_S = 0.5
 """So old may be what a client knows of the engine while that works for others."""
 STALLED_S = 10.0
 """A client that lets so much pile up and takes none of it for so long has stopped reading and is dropped."""
+MOST_UNSENT_BYTES = 4 << 30
+"""A client that lets so much pile up is dropped, however steadily it reads: four of the largest steps."""
+ACCEPT_PAUSE_S = 1.0
+"""For so long nobody is accepted after the machine had no descriptor or no memory for one more."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +98,9 @@ class Channel:
         self._writer = FrameWriter()
         self._ready = self._writer.frame(Ready(info, os.getpid()))
         self._first_client_seconds = first_client_seconds
+        self._first_client_by = time.monotonic() + first_client_seconds
+        self._accepts_from = 0.0
+        """When a pause ends; 0 while there is none."""
         self._clients: dict[int, _Client] = {}
         self._num_accepted = 0
         self._selector = selectors.DefaultSelector()
@@ -115,7 +122,7 @@ class Channel:
             EngineDead: nobody connected in time.
         """
         received: list[Received] = []
-        for key, events in self._select(patience if self._clients else self._first_client_seconds):
+        for key, events in self._select(self._bounded(patience)):
             if key.fileobj is self._listener:
                 self._accept()
                 continue
@@ -124,7 +131,8 @@ class Channel:
                 self._flush(client)
             if events & selectors.EVENT_READ:
                 received += self._read(client)
-        if not self._clients and self._num_accepted == 0:
+        self._accept_again()
+        if self._num_accepted == 0 and time.monotonic() >= self._first_client_by:
             raise EngineDead(f"no client connected to {self._path} within {self._first_client_seconds:g} s")
         return received
 
@@ -153,6 +161,14 @@ class Channel:
             client.connection.close()
         Path(self._path).unlink(missing_ok=True)
 
+    def _bounded(self, patience: float | None) -> float | None:
+        """So long that what is to be done here by itself is done in time."""
+        now = time.monotonic()
+        bounds = [] if patience is None else [patience]
+        bounds += [self._accepts_from - now] if self._accepts_from else []
+        bounds += [] if self._num_accepted else [self._first_client_by - now]
+        return max(0.0, min(bounds)) if bounds else None
+
     def _select(self, patience: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """Who has something to read, or room for more."""
         spin = self._spin_seconds if patience is None else min(self._spin_seconds, patience)
@@ -163,7 +179,13 @@ class Channel:
         return self._selector.select(None if patience is None else patience - spin)
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:  # what is served already needs none of what is short
+            _log.warning("a client waits, and is accepted later: %s", error)
+            self._selector.unregister(self._listener)
+            self._accepts_from = time.monotonic() + ACCEPT_PAUSE_S
+            return
         connection.setblocking(False)
         client = self._num_accepted
         self._num_accepted += 1
@@ -172,13 +194,19 @@ class Channel:
         self._clients[client].queue(self._ready)
         self._flush(client)
 
+    def _accept_again(self) -> None:
+        if self._accepts_from and time.monotonic() >= self._accepts_from:
+            self._accepts_from = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ)
+
     def _flush(self, client: int) -> None:
         connection = self._clients[client].connection
         try:
             unsent = self._clients[client].flush()
         except ConnectionError:
             unsent = 0  # the same end of file is read next, and there the client is dropped
-        if unsent > MAX_UNSENT_BYTES and time.monotonic() - self._clients[client].took > STALLED_S:
+        is_stalled = time.monotonic() - self._clients[client].took > STALLED_S
+        if unsent > (MAX_UNSENT_BYTES if is_stalled else MOST_UNSENT_BYTES):
             _log.warning("client %d has not read %d bytes and is disconnected", client, unsent)
             connection.shutdown(socket.SHUT_RDWR)
             unsent = 0
