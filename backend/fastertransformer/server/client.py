@@ -30,8 +30,27 @@ SEND_TIMEOUT_S = 30
 """An engine that reads nothing for so long is taken for dead."""
 
 
+CONNECT_TIMEOUT_S = 10.0
+"""An engine that is busy takes a connection at once; only what it says comes late."""
+
+
+def connect(path: Path) -> socket.socket:
+    """A connection on which an engine has said nothing yet. Raises: EngineDead: nothing listens at `path`."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(CONNECT_TIMEOUT_S)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise EngineDead(f"no engine answers at {path}: {error}") from None
+    return connection
+
+
 class EngineClient:
     """Sends requests from any thread; one thread reads `outputs`.
+
+    Args:
+        connection: from `connect`, where somebody else shall be able to end the wait.
 
     Raises:
         EngineDead: nothing listens at `path`, or it did not say Ready within `timeout` seconds.
@@ -40,15 +59,14 @@ class EngineClient:
     info: EngineInfo
     pid: int
 
-    def __init__(self, path: Path, timeout: float = 10.0) -> None:
+    def __init__(self, path: Path, timeout: float = 10.0, connection: socket.socket | None = None) -> None:
         self._reader: FrameReader[EngineMessage] = FrameReader(EngineMessage)
         self._writer = FrameWriter()
         self._send_lock = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._early: list[Outputs] = []
+        self._socket = connection or connect(path)
         self._socket.settimeout(timeout)
         try:
-            self._socket.connect(str(path))
             self._greet(self._receive())
         except (OSError, EngineDead) as error:
             self._socket.close()

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     # Ranks whose mpirun is killed become children of this process instead of init's.
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
+    signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(processes.SIGNALLED + signum))
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         if not processes.is_alive(int(server_pid)):
             rundir.clear(Path(directory))
         forwarder.join(_TERMINATE_S)
-    return child.returncode
+    return child.returncode if child.returncode >= 0 else processes.SIGNALLED - child.returncode
 
 
 def _die_with_guard() -> None:

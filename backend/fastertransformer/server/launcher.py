@@ -3,6 +3,8 @@
 
 import collections
 import os
+import signal
+import socket
 import subprocess
 import threading
 import time
@@ -11,8 +13,8 @@ from contextlib import suppress
 
 from ..config import EngineConfig
 from ..errors import EngineDead, ModelLoadError
-from . import rundir
-from .client import EngineClient
+from . import processes, rundir
+from .client import EngineClient, connect
 from .command import engine_command, engine_environment, interpreter, started_by_mpirun
 from .placement import Placement
 from .rundir import RuntimeDirectory
@@ -48,6 +50,8 @@ class Launcher:
         self._directory = RuntimeDirectory(self._server_pid, config, self._placement)
         self._user_file: int | None = None
         self._given_up = threading.Event()
+        self._connection: socket.socket | None = None
+        """On which a greeting is awaited."""
 
     def attach(self) -> EngineClient:
         """A connection to the running engine; starts one when there is none.
@@ -57,20 +61,20 @@ class Launcher:
             OSError: the machine has no process or no file for it.
         """
         rundir.sweep()
-        with self._directory.locked(self._start_timeout):
-            newcomer = self._user_file is None
-            if newcomer:
-                self._user_file = self._directory.attach()
-            try:
-                return self._connect() or self._start()
-            except (ModelLoadError, OSError):
-                if newcomer:
-                    self._leave()
-                raise
+        newcomer = self._user_file is None
+        try:
+            return self._attach()
+        except (ModelLoadError, OSError):
+            if newcomer and self._user_file is not None:
+                self.detach(None)
+            raise
 
     def give_up(self) -> None:
         """Makes an `attach` in another thread fail soon."""
         self._given_up.set()
+        if connection := self._connection:
+            with suppress(OSError):  # it may have ended just now
+                connection.shutdown(socket.SHUT_RDWR)
 
     def detach(self, client: EngineClient | None) -> None:
         """Closes the connection; the last one to leave waits until the engine's processes are gone."""
@@ -85,12 +89,40 @@ class Launcher:
             self._directory.remove()
         self._user_file = None
 
-    def _connect(self) -> EngineClient | None:
+    def _attach(self) -> EngineClient:
+        silent: set[int | None] = set()
+        """Guards of engines that took the connection and then said nothing."""
+        while True:
+            with self._directory.locked(self._start_timeout, self._given_up):
+                if self._user_file is None:
+                    self._user_file = self._directory.attach()
+                guard = self._directory.guard
+                connection = None if guard in silent else self._connect()
+                if connection is None:
+                    return self._start()
+            # Without the lock, which others need to leave: a long step of a busy engine delays its greeting.
+            if client := self._greeted(connection):
+                return client
+            if self._given_up.is_set():
+                raise ModelLoadError("the model was unloaded while it waited for its engine")
+            silent.add(guard)
+
+    def _connect(self) -> socket.socket | None:
         try:
-            # A long step of a busy engine delays its greeting: patience here, or it would be taken for dead.
-            return EngineClient(self._directory.socket, self._start_timeout)
+            return connect(self._directory.socket)
         except EngineDead:
             return None
+
+    def _greeted(self, connection: socket.socket) -> EngineClient | None:
+        """Patience here, or a busy engine would be taken for dead."""
+        self._connection = connection
+        timeout = 0.01 if self._given_up.is_set() else self._start_timeout
+        try:
+            return EngineClient(self._directory.socket, timeout, connection)
+        except EngineDead:
+            return None
+        finally:
+            self._connection = None
 
     def _start(self) -> EngineClient:
         self._directory.stop_engine()  # one that hangs, or that still loads for a starter that was killed
@@ -100,7 +132,7 @@ class Launcher:
         output = _Output(guard, self._log)
         deadline = time.monotonic() + self._start_timeout
         while time.monotonic() < deadline and guard.poll() is None and not self._given_up.wait(0.02):
-            if client := self._connect():
+            if (connection := self._connect()) and (client := self._greeted(connection)):
                 return client
         late = guard.poll() is None
         self._directory.stop_engine()
@@ -123,6 +155,15 @@ class Launcher:
         )
 
 
+def _ending(code: int | None) -> str:
+    """Args: code: of the guard, or of an mpirun that it passes on."""
+    number = 0 if code is None else -code if code < 0 else code - processes.SIGNALLED
+    if number not in signal.valid_signals():
+        return f"process ended with code {code}"
+    hint = "; the kernel does that where memory is short" if number == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(number).name}{hint}"
+
+
 class _Output:
     """Passes on what the engine prints and keeps the end of it for an error message."""
 
@@ -139,8 +180,7 @@ class _Output:
         for line in reversed(self._lines):
             if _ERROR_MARK in line:
                 return line.partition(_ERROR_MARK)[2]
-        code = self._process.poll()
-        return f"the engine process ended with code {code}: " + "\n".join(self._lines)
+        return "\n".join([f"the engine {_ending(self._process.poll())}", *self._lines])
 
     def _read(self) -> None:
         assert self._process.stdout is not None

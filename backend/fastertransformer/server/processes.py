@@ -4,6 +4,8 @@
 import time
 from pathlib import Path
 
+SIGNALLED = 128
+"""So much more than the number of a signal a program returns, as a shell does, when one ended what it ran."""
 _STATE_AND_PARENT = 2
 
 

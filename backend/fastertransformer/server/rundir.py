@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,13 +48,13 @@ class RuntimeDirectory:
             )
 
     @contextmanager
-    def locked(self, timeout: float) -> Iterator[None]:
+    def locked(self, timeout: float, given_up: threading.Event | None = None) -> Iterator[None]:
         """Elects who starts or stops the engine.
 
         Raises:
-            ModelLoadError: another instance held the lock for `timeout` seconds.
+            ModelLoadError: another instance held the lock for `timeout` seconds, or until `given_up`.
         """
-        file = self._acquire("lock", time.monotonic() + timeout)
+        file = self._acquire("lock", time.monotonic() + timeout, given_up or threading.Event())
         try:
             yield
         finally:
@@ -70,12 +71,10 @@ class RuntimeDirectory:
     def last_one_out(self, file: int) -> bool:
         """Gives up what `attach` returned; True when nobody else uses the engine. Call it locked."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            # Who cleans up temporary files may have removed it: then others are in the one that is there now.
+            return self._lock_now(file, _USERS)
         finally:
             os.close(file)
-        return True
 
     def write_guard(self, pid: int) -> None:
         self._guard_file.write_text(str(pid))
@@ -104,7 +103,7 @@ class RuntimeDirectory:
         """Call it locked; whoever waits for the lock makes the directory anew."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _acquire(self, name: str, deadline: float) -> int:
+    def _acquire(self, name: str, deadline: float, given_up: threading.Event) -> int:
         while True:
             self.path.mkdir(mode=0o700, exist_ok=True)
             with suppress(FileNotFoundError):  # removed between the two calls
@@ -112,9 +111,8 @@ class RuntimeDirectory:
                 if self._lock_now(file, name):
                     return file
                 os.close(file)
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or given_up.wait(0.05):
                 raise ModelLoadError(f"another instance kept {self.path / name} locked for too long")
-            time.sleep(0.05)
 
     def _lock_now(self, file: int, name: str) -> bool:
         with suppress(BlockingIOError, FileNotFoundError):
