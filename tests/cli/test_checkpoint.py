@@ -58,12 +58,6 @@ def test_what_cannot_be_read_is_named(folder, capsys):
     assert f"thetokenizerof{folder / 'merges.txt'}" in "".join(capsys.readouterr().err.split())
 
 
-def test_a_sentencepiece_model_is_no_tokenizer(folder):
-    (folder / "spiece.model").write_bytes(b"")
-    write_config(folder, "t5")
-    assert find_tokenizer(folder) is None
-
-
 def test_a_tokenizer_that_is_there_is_taken(folder):
     write_config(folder, "bert")
     assert find_tokenizer(folder) is None

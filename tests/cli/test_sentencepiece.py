@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Tokenizers of Marian and M2M100 against transformers', which has them in Python."""
+"""Tokenizers made of SentencePiece models against those of transformers, and against SentencePiece."""
 
 import json
 import random
@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from transformers import M2M100Tokenizer, MarianTokenizer
 
 from fastertransformer.cli.checkpoint import find_tokenizer
-from fastertransformer.cli.sentencepiece import M2M100, MARIAN
+
+MARIAN, M2M100, OTHERS = "source.spm", "sentencepiece.bpe.model", "spiece.model"
 
 SOURCE = (Path(__file__).parents[2] / "LICENSE").read_text()
 TARGET = (
@@ -35,20 +36,29 @@ FRENCH = ">>fra<<"
 LANGUAGES = ["__de__", "__en__", "__fr__"]
 
 
-def train(text: str, place: Path, kind: str) -> list[str]:
+def train(text: str, place: Path, kind: str, **how: object) -> list[str]:
     """A model of `text`, and its pieces."""
     (place / "text").write_text(text)
     prefix = str(place / "trained")
     sentencepiece.SentencePieceTrainer.train(
         input=str(place / "text"),
         model_prefix=prefix,
-        vocab_size=120,
         model_type=kind,
         hard_vocab_limit=False,
         minloglevel=2,
+        **{"vocab_size": 120, **how},
     )
     model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
     return [model.id_to_piece(i) for i in range(model.vocab_size())]
+
+
+def name_family(folder: Path, name: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": name}))
+
+
+def name_languages(folder: Path) -> None:
+    named = [{"content": LANGUAGES[0]}, *LANGUAGES[1:]]
+    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": named}))
 
 
 def write_ids(folder: Path, first: list[str], pieces: list[str], last: list[str]) -> None:
@@ -72,9 +82,8 @@ def write_m2m100(folder: Path) -> M2M100Tokenizer:
     pieces = train(SOURCE + TARGET, folder, "bpe")
     (folder / "trained.model").rename(folder / M2M100)
     write_ids(folder, ["<s>", "<pad>", "</s>", "<unk>"], pieces, [])
-    (folder / "special_tokens_map.json").write_text(
-        json.dumps({"additional_special_tokens": [{"content": LANGUAGES[0]}, *LANGUAGES[1:]]})
-    )
+    name_family(folder, "m2m_100")
+    name_languages(folder)
     return M2M100Tokenizer(str(folder / "vocab.json"), str(folder / M2M100))
 
 
@@ -114,6 +123,62 @@ def test_m2m100(folder):
         assert tokenizer.decode([size + 1, *pieces, end]) == reference.decode(
             pieces, skip_special_tokens=True
         ), text
+
+
+HOW = {
+    "t5": {},
+    "mt5-bytes": {"byte_fallback": True, "vocab_size": 420, "normalization_rule_name": "identity"},
+    "umt5-blanks": {"remove_extra_whitespaces": False, "add_dummy_prefix": False},
+}
+"""What the models are trained with, by the family and a word about it."""
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_t5_and_its_like(folder, name):
+    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    train(SOURCE, folder, "unigram", **special, **HOW[name])
+    (folder / "trained.model").rename(folder / OTHERS)
+    name_family(folder, name.partition("-")[0])
+    (folder / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 3}))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / OTHERS))
+    tokenizer, size = found_in(folder), model.vocab_size()
+    for text in TEXTS:
+        ids = model.encode(text)
+        assert tokenizer.encode(text).ids == [*ids, 1], text
+        assert tokenizer.decode([*ids, 1]) == model.decode([number for number in ids if number != 2]), text
+    assert tokenizer.encode("the <extra_id_0>").ids[-2:] == [size + 2, 1]
+
+
+def test_pegasus(folder):
+    train(SOURCE, folder, "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    (folder / "trained.model").rename(folder / OTHERS)
+    name_family(folder, "pegasus")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / OTHERS))
+    tokenizer = found_in(folder)
+    for text in TEXTS:
+        assert tokenizer.encode(text).ids == [*(number + 103 for number in model.encode(text)), 1], text
+    assert tokenizer.token_to_id("<mask_2>") == 3
+
+
+def test_mbart50(folder):
+    train(SOURCE, folder, "unigram")
+    (folder / "trained.model").rename(folder / M2M100)
+    name_family(folder, "mbart")
+    name_languages(folder)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / M2M100))
+    tokenizer, size = found_in(folder), model.vocab_size()
+    for text in TEXTS:
+        ids = [3 if number == model.unk_id() else number + 1 for number in model.encode(text)]
+        assert tokenizer.encode(f"{LANGUAGES[2]} {text}").ids == [size + 3, *ids, 2], text
+    assert tokenizer.token_to_id("<mask>") == size + 4
+
+
+def test_families_whose_ids_are_not_known(folder, capsys):
+    train(SOURCE, folder, "unigram")
+    (folder / "trained.model").rename(folder / OTHERS)
+    name_family(folder, "xlnet")
+    assert find_tokenizer(folder) is None
+    assert_told(capsys, "nothing here knows the ids of a SentencePiece model of 'xlnet'")
 
 
 def assert_told(capsys, message: str) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..errors import ModelLoadError
 from .console import errors
-from .sentencepiece import M2M100, MARIAN, write_tokenizer
+from .sentencepiece import MODELS, write_tokenizer
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -108,11 +108,10 @@ def _convert_older_tokenizer(vocabulary: Path, folder: Path) -> None:
 _OLDER: dict[str, Callable[[Path, Path], None]] = {
     "vocab.txt": _convert_older_tokenizer,
     "merges.txt": _convert_older_tokenizer,
-    MARIAN: write_tokenizer,
-    M2M100: write_tokenizer,
+    **dict.fromkeys(MODELS, write_tokenizer),
 }
-"""Vocabularies from before tokenizer.json, and what makes one of them. Other models of SentencePiece are not
-among them: what transformers cannot read of those it makes up."""
+"""Vocabularies from before tokenizer.json, and what makes one of them. Of SentencePiece's models transformers
+makes up what it cannot read."""
 
 
 def _convert_weights(gguf: Path, folder: Path) -> None:
