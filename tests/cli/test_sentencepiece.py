@@ -173,6 +173,34 @@ def test_mbart50(folder):
     assert tokenizer.token_to_id("<mask>") == size + 4
 
 
+@pytest.fixture
+def deberta(folder):
+    names = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
+    train(SOURCE, folder, "unigram", pad_id=0, bos_id=1, eos_id=2, unk_id=3, **names)
+    (folder / "trained.model").rename(folder / "spm.model")
+    name_family(folder, "deberta-v2")
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def test_deberta(deberta):
+    model = sentencepiece.SentencePieceProcessor(model_file=str(deberta / "spm.model"))
+    tokenizer, size = found_in(deberta), model.vocab_size()
+    for text in TEXTS:
+        assert tokenizer.encode(text).ids == [1, *model.encode(text), 2], text
+    pair = tokenizer.encode(TEXTS[0], TEXTS[1])
+    first, second = model.encode(TEXTS[0]), model.encode(TEXTS[1])
+    assert pair.ids == [1, *first, 2, *second, 2]
+    assert pair.type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert tokenizer.encode("the [MASK]").ids[-2:] == [size, 2]
+
+
+def test_letters_that_deberta_would_change(deberta, capsys):
+    (deberta / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert find_tokenizer(deberta) is None
+    assert_told(capsys, "do_lower_case is not supported")
+
+
 def test_families_whose_ids_are_not_known(folder, capsys):
     train(SOURCE, folder, "unigram")
     (folder / "trained.model").rename(folder / OTHERS)

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ..errors import ModelLoadError
 from .console import errors
-from .sentencepiece import MODELS, write_tokenizer
+from .vocabularies import MODELS, write_tokenizer
 
 
 def find_gguf(path: Path) -> Path | None:

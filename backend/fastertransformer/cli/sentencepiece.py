@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""tokenizer.json out of a SentencePiece model: the model cuts texts, and every family has ids of its own.
+"""A SentencePiece model as a tokenizer: how its file is read, and what cuts texts as it does.
 
-(sentencepiece_model.proto of github.com/google/sentencepiece; the ids are transformers')
+(sentencepiece_model.proto of github.com/google/sentencepiece)
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from tokenizers import (
 
 from ..errors import ModelLoadError
 
-_UNKNOWN, _END, _PADDING, _BEGIN = "<unk>", "</s>", "<pad>", "<s>"
 _NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6
 """Types of pieces; texts are cut into those of the first two, and what is in neither into bytes."""
 _BPE = 2
@@ -50,97 +49,18 @@ class SentencePieceModel:
     """No blanks at its ends, and no two side by side."""
 
 
-Ids = tuple[dict[str, int], list[str]]
-"""Of all tokens, and those tokens that a text may hold as they are; of these some may follow the others."""
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What a family makes of a model's pieces."""
 
-
-def write_tokenizer(file: Path, folder: Path) -> None:
-    """tokenizer.json into `folder`.
-
-    Args:
-        file: a name of `MODELS`, beside the tokenizer's other files.
-
-    Raises:
-        ModelLoadError: a file is missing or damaged, or there is no rule for the ids.
-    """
-    model = read_model(file)
-    ids, whole = MODELS[file.name](file.parent, model)
-    missing = [token for token in (_UNKNOWN, _END) if token not in ids]
-    if missing:
-        raise ModelLoadError(f"the vocabulary in {file.parent} has no {' and no '.join(missing)}")
-    convert(model, ids, whole).save(str(folder / "tokenizer.json"))
-
-
-def _marian(folder: Path, _: SentencePieceModel) -> Ids:
-    if (folder / "target_vocab.json").exists():
-        raise ModelLoadError(f"{folder} has a vocabulary for each language, and tokenizer.json one for both")
-    ids = _read(folder / "vocab.json")
-    return ids, [token for token in ids if token.startswith(">>") and token.endswith("<<")]
-
-
-def _languages(folder: Path) -> list[str]:
-    file, key = folder / "special_tokens_map.json", "additional_special_tokens"
-    named = _read(file).get(key, [])
-    if not named:
-        raise ModelLoadError(f"{file} names no languages in {key}")
-    return [token if isinstance(token, str) else token["content"] for token in named]
-
-
-def _m2m100(folder: Path, _: SentencePieceModel) -> Ids:
-    """Those of vocab.json, and languages behind them."""
-    return _read(folder / "vocab.json"), _languages(folder)
-
-
-def _mbart50(folder: Path, model: SentencePieceModel) -> Ids:
-    """Behind special tokens in an order of their own the model's other ones, then languages and a mask."""
-    whole = [*_languages(folder), "<mask>"]
-    return _numbered([_BEGIN, _PADDING, _END, _UNKNOWN, *model.pieces[3:], *whole]), whole
-
-
-def _by_config(folder: Path, model: SentencePieceModel) -> Ids:
-    family = _read(folder / "config.json").get("model_type")
-    if family not in _FAMILIES:
-        raise ModelLoadError(f"{folder}: nothing here knows the ids of a SentencePiece model of {family!r}")
-    return _FAMILIES[family](folder, model)
-
-
-def _t5(folder: Path, model: SentencePieceModel) -> Ids:
-    """The model's own, and sentinels behind them, the last one first."""
-    count = _read(folder / "tokenizer_config.json").get("extra_ids", 100)
-    sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
-    return _numbered([*model.pieces, *sentinels]), sentinels
-
-
-def _pegasus(_: Path, model: SentencePieceModel) -> Ids:
-    """Behind padding and end, masks and tokens without a use, then the model's other ones."""
-    masks, unused = ["<mask_1>", "<mask_2>"], [f"<unk_{number}>" for number in range(2, 103)]
-    return _numbered([_PADDING, _END, *masks, *unused, *model.pieces[2:]]), masks
-
-
-def _numbered(tokens: list[str]) -> dict[str, int]:
-    return {token: number for number, token in enumerate(tokens)}
-
-
-_FAMILIES = {
-    "m2m_100": _m2m100,
-    "mbart": _mbart50,
-    "pegasus": _pegasus,
-    "t5": _t5,
-    "mt5": _t5,
-    "umt5": _t5,
-}
-MODELS: dict[str, Callable[[Path, SentencePieceModel], Ids]] = {
-    "source.spm": _marian,
-    "sentencepiece.bpe.model": _by_config,
-    "spiece.model": _by_config,
-}
-"""What gives the ids, by the name of the model's file."""
-
-
-def _read(file: Path) -> dict[str, Any]:
-    from ..models.checkpoint.huggingface import read_json  # imports torch, which takes seconds
-
-    return read_json(file)
+    ids: Mapping[str, int]
+    whole: Sequence[str] = ()
+    """Tokens that a text may hold as they are; those without an id follow the others."""
+    unknown: str = "<unk>"
+    first: str = ""
+    """In front of a text, where there is one."""
+    last: str = "</s>"
+    """Behind it, and behind a second one."""
 
 
 def read_model(path: Path) -> SentencePieceModel:
@@ -153,26 +73,29 @@ def read_model(path: Path) -> SentencePieceModel:
         raise ModelLoadError(f"{path} is damaged or no SentencePiece model") from error
 
 
-def convert(model: SentencePieceModel, ids: Mapping[str, int], whole: Sequence[str]) -> Tokenizer:
-    """A tokenizer of `ids` that ends texts with </s>.
-
-    Args:
-        whole: tokens that are found in a text as they are; those without an id follow the others.
-    """
-    tokenizer = Tokenizer(_bpe(model, ids) if model.is_bpe else _unigram(model, ids))
-    steps: list[normalizers.Normalizer] = (
-        [normalizers.Precompiled(model.characters)] if model.characters else []
-    )
-    steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")] if model.trims else []
+def convert(model: SentencePieceModel, vocabulary: Vocabulary) -> Tokenizer:
+    """A tokenizer that cuts texts as the model does."""
+    tokenizer = Tokenizer((_bpe if model.is_bpe else _unigram)(model, vocabulary))
+    steps: list[normalizers.Normalizer] = []
+    if model.characters:
+        steps.append(normalizers.Precompiled(model.characters))
+    if model.trims:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
     prefix = "always" if model.adds_prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix)
     tokenizer.decoder = _decoder(model, prefix)
+    first, last = vocabulary.first, vocabulary.last
+    frame = [token for token in (first, last) if token]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {_END}", special_tokens=[(_END, ids[_END])]
+        single=f"{first} $A {last}".strip(),
+        pair=f"{first} $A {last} $B:1 {last}:1".strip(),
+        special_tokens=[(token, vocabulary.ids[token]) for token in frame],
     )
-    special = [token for token in (_BEGIN, _PADDING, _END, _UNKNOWN) if token in ids]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (*special, *whole)])
+    special = [token for token in ("<s>", "<pad>", *frame, vocabulary.unknown) if token in vocabulary.ids]
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False) for token in (*special, *vocabulary.whole)]
+    )
     return tokenizer
 
 
@@ -183,15 +106,17 @@ def _decoder(model: SentencePieceModel, prefix: str) -> decoders.Decoder:
     return decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *trims])
 
 
-def _unigram(model: SentencePieceModel, ids: Mapping[str, int]) -> models.Unigram:
+def _unigram(model: SentencePieceModel, vocabulary: Vocabulary) -> models.Unigram:
+    ids = vocabulary.ids
     by_id = {number: token for token, number in ids.items()}
     tokens = [by_id.get(number, f"<{number}>") for number in range(max(by_id) + 1)]
     scores = [model.scores.get(token, _NOT_CUT * len(token) ** 2) for token in tokens]
-    return models.Unigram(list(zip(tokens, scores, strict=True)), ids[_UNKNOWN], model.has_bytes)
+    return models.Unigram(list(zip(tokens, scores, strict=True)), ids[vocabulary.unknown], model.has_bytes)
 
 
-def _bpe(model: SentencePieceModel, ids: Mapping[str, int]) -> models.BPE:
+def _bpe(model: SentencePieceModel, vocabulary: Vocabulary) -> models.BPE:
     """The better the score of a piece, the earlier its halves are joined, whichever they are."""
+    ids = vocabulary.ids
     pieces = sorted((piece for piece in model.scores if piece in ids), key=lambda p: -model.scores[p])
     halves = [
         (piece[:i], piece[i:])
@@ -199,7 +124,9 @@ def _bpe(model: SentencePieceModel, ids: Mapping[str, int]) -> models.BPE:
         for i in range(1, len(piece))
         if piece[:i] in model.scores and piece[i:] in model.scores and piece[:i] in ids and piece[i:] in ids
     ]
-    return models.BPE(dict(ids), halves, unk_token=_UNKNOWN, fuse_unk=True, byte_fallback=model.has_bytes)
+    return models.BPE(
+        dict(ids), halves, unk_token=vocabulary.unknown, fuse_unk=True, byte_fallback=model.has_bytes
+    )
 
 
 def _parse(data: bytes) -> SentencePieceModel:
