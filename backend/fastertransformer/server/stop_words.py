@@ -8,7 +8,7 @@ class StopWords:
     """Passes text through up to the first stop word, which is left out."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._words = words
+        self.words = words
         self._held = ""
         """End of the text that may be the beginning of a stop word."""
         self.found = False
@@ -18,7 +18,7 @@ class StopWords:
         if self.found:
             return ""
         text = self._held + text
-        places = [place for word in self._words if (place := text.find(word)) >= 0]
+        places = [place for word in self.words if (place := text.find(word)) >= 0]
         self.found = bool(places)
         keep = min(places) if places else len(text) - (0 if last else self._possible(text))
         self._held = text[keep:]
@@ -28,9 +28,6 @@ class StopWords:
         """Length of the longest end of `text` that begins a stop word."""
         longest = len(text)
         lengths = (
-            n
-            for word in self._words
-            for n in range(1, min(len(word), longest + 1))
-            if text.endswith(word[:n])
+            n for word in self.words for n in range(1, min(len(word), longest + 1)) if text.endswith(word[:n])
         )
         return max(lengths, default=0)

@@ -32,15 +32,28 @@ class TextRow:
 
     def advance(self) -> bool:
         """Turns new tokens into text; True when a stop word was found in it."""
-        tokens, last = self.row.tokens[self.read :], self.row.finish_reason is not None
-        self.read += len(tokens)
-        if tokens and tokens[-1] in self.end_ids and self.row.finish_reason is FinishReason.STOP:
-            del tokens[-1]  # the end token is not text, even where the tokenizer can spell it
-        was_found = self.stop_words.found
-        self.text += self.stop_words.push(self.detokenizer.push(tokens, last), last)
+        last, was_found = self.row.finish_reason is not None, self.stop_words.found
+        if not was_found:
+            self._read(last)
         if self.stop_words.found:
             self.row.finish_reason = FinishReason.STOP
         return self.stop_words.found and not was_found and not last
+
+    def _read(self, last: bool) -> None:
+        """Up to the token that completes a stop word, however many came at once; beams are read whole."""
+        tokens = self.row.tokens[self.read :]
+        if tokens and tokens[-1] in self.end_ids and self.row.finish_reason is FinishReason.STOP:
+            del tokens[-1]  # the end token is not text, even where the tokenizer can spell it
+        is_one_by_one = self.stop_words.words and self.row.request.sampling.beam_width == 1
+        step = 1 if is_one_by_one else max(len(tokens), 1)
+        for first in range(0, len(tokens), step):
+            self.text += self.stop_words.push(self.detokenizer.push(tokens[first : first + step]))
+            if self.stop_words.found:
+                self.read += first + step
+                return
+        self.read = len(self.row.tokens)
+        if last:
+            self.text += self.stop_words.push(self.detokenizer.push((), last), last)
 
 
 @dataclass(slots=True)
