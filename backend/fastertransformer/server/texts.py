@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 from ..errors import InvalidRequest
+from ..validation.values import MAX_WORDS
 from .protocol import Array, per_row
 
 _EXCERPT = 100
@@ -23,8 +24,12 @@ def word_rows(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
 
 
 def word_texts(name: str, array: Array, batch: int) -> Sequence[tuple[str, ...]]:
-    """[B, n] of UTF-8 words; empty ones only fill up."""
-    return [tuple(filter(None, words)) for words in word_rows(name, array, batch)]
+    """[B, n] of UTF-8 words that texts are compared with; empty ones only fill up."""
+    rows = [tuple(filter(None, words)) for words in word_rows(name, array, batch)]
+    most = max(map(len, rows), default=0)
+    if most > MAX_WORDS:
+        raise InvalidRequest(f"{name} has {most} words; allowed are {MAX_WORDS}")
+    return rows
 
 
 def excerpt(value: bytes | str) -> str:
