@@ -189,6 +189,23 @@ def test_no_tokens_and_no_ids_have_no_text(server: TritonServer) -> None:
     assert outputs["OUTPUT"].tolist() == [[b""], [b""]]
 
 
+def test_lengths_of_no_rows(server: TritonServer) -> None:
+    lengths = {"sequence_length": np.zeros((1, 0), U32), "RESPONSE_INPUT_LENGTHS": np.zeros((1, 0), I32)}
+    arrays = {"TOKENS_BATCH": np.zeros((1, 0, 3), U32), **lengths}
+    assert ct.grpc_infer(server.grpc, "postprocessing", arrays)["OUTPUT"].shape == (1, 0)
+
+
+def test_a_length_that_does_not_count_the_prompt_cuts_nothing_off_the_end(server: TritonServer) -> None:
+    """As llama's `sequence_length`, beside which RESPONSE_INPUT_LENGTHS says how long the prompts are."""
+    lengths = {"sequence_length": U32([[3], [3]]), "RESPONSE_INPUT_LENGTHS": I32([[2], [6]])}
+    arrays = {"TOKENS_BATCH": np.full((2, 1, 9), 70, U32), **lengths}
+    with pytest.raises(InferenceServerException) as caught:
+        ct.grpc_infer(server.grpc, "postprocessing", arrays)
+    expected = "sequence_length by RESPONSE_INPUT_LENGTHS ends a row of TOKENS_BATCH at -1; allowed is"
+    assert expected in caught.value.message()
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
 def test_http_says_bad_request(server: TritonServer) -> None:
     status, text = ct.post(f"{server.http}/v2/models/text/generate", {"text_input": "x", "temperature": -1.0})
     assert status == 400

@@ -64,10 +64,14 @@ def _ends(tensors: Mapping[str, Array], rows: Array) -> Sequence[int]:
             raise InvalidRequest(
                 f"{name} has {len(lengths[name])} values; allowed are {len(rows)}, the rows of TOKENS_BATCH"
             )
-    ends, totals = lengths.get("OUTPUT_LENGTHS"), lengths.get("sequence_length")
-    prompt_lens = lengths.get("RESPONSE_INPUT_LENGTHS")
-    if ends is None and totals is not None:
+    name, ends, prompt_lens = "OUTPUT_LENGTHS", lengths.get("OUTPUT_LENGTHS"), None
+    if ends is None and "sequence_length" in lengths:
+        name, ends = "sequence_length", lengths["sequence_length"]
+        prompt_lens = lengths.get("RESPONSE_INPUT_LENGTHS")
+    if ends is not None and prompt_lens is not None:
         # A request is padded to its own longest prompt, and the padding was taken out of the rows.
-        ends = totals if prompt_lens is None else totals - prompt_lens.max() + prompt_lens
+        name, ends = f"{name} by RESPONSE_INPUT_LENGTHS", ends - prompt_lens.max(initial=0) + prompt_lens
     found: list[int] = [rows.shape[-1]] * len(rows) if ends is None else ends.tolist()
+    if min(found, default=0) < 0:
+        raise InvalidRequest(f"{name} ends a row of TOKENS_BATCH at {min(found)}; allowed is an integer >= 0")
     return found
