@@ -203,6 +203,10 @@ def test_rows_of_text_with_their_own_options(server: TritonServer, tokenizer: To
             {"embedding_bias_words": ["a", "b"], "embedding_bias_weights": 1.0},
             "embedding_bias_weights has 1 values; allowed are 2",
         ),
+        (
+            {"embedding_bias_words": ["x", "xx"], "embedding_bias_weights": [3e38, 1e38]},
+            "embedding_bias_weights add up to ",
+        ),
         ({"stop_words": ["x"] * 8193}, "stop_words has 8193 words; allowed are 8192"),
         ({"bad_words": ["x"] * 8193}, "bad_words has 8193 words; allowed are 8192"),
         ({"max_tokens": 99999}, "text_input has 1 tokens and max_tokens is 99999"),

@@ -18,7 +18,7 @@ MAX_WORDS = 8192
 MAX_BAD_WORD_LEN = 64
 """Tokens: the words of all sequences lie in one array, as wide as the longest of them."""
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 """Some contracts let a model declare its floats with 64 bits; what samples has 32."""
 
 _Range = tuple[Callable[[float], bool], str]
@@ -51,9 +51,9 @@ _RANGES: dict[str, _Range] = {
 def check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
     for field, (allowed, text) in _RANGES.items():
         value = getattr(sampling, field)
-        is_small = abs(value) <= _FLOAT32_MAX  # false for nan, too
+        is_small = abs(value) <= FLOAT32_MAX  # false for nan, too
         if not (is_small and allowed(value)):
-            bound = f" up to {_FLOAT32_MAX:.2e}" if math.isfinite(value) and not is_small else ""
+            bound = f" up to {FLOAT32_MAX:.2e}" if math.isfinite(value) and not is_small else ""
             raise InvalidRequest(f"{names.get(field, field)} is {value}; allowed is {text}{bound}")
 
 
@@ -112,7 +112,7 @@ def check_biases(name: str, biases: tuple[tuple[int, float], ...], vocab_size: i
     check_tokens(name, tokens, vocab_size)
     counts = Counter(tokens)  # of a whole vocabulary, where a bias is dense
     for token, bias in biases:
-        if not abs(bias) <= _FLOAT32_MAX:
+        if not abs(bias) <= FLOAT32_MAX:
             raise InvalidRequest(
                 f"{name}: the bias of token id {token} is {bias}; allowed is a finite number in float32"
             )

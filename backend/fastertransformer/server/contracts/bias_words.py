@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidRequest
+from ...validation.values import FLOAT32_MAX
 from ..protocol import Array
 
 Biases = tuple[tuple[int, float], ...]
@@ -32,9 +33,19 @@ def pair(words: Sequence[str], weights: Sequence[float]) -> Iterable[tuple[str, 
 
 
 def add(biases: Biases, words: Iterable[tuple[Sequence[int], float]]) -> Biases:
-    """`biases` of tokens, and the weight of every word on each of its tokens, summed up."""
+    """`biases` of tokens, and the weight of every word on each of its tokens, summed up.
+
+    Raises:
+        InvalidRequest: a sum that float32 has not.
+    """
     sums: dict[Any, float] = {}
     for ids, weight in words:
         for token in ids:
             sums[token] = sums.get(token, 0.0) + weight
+    for token, total in sums.items():
+        if not abs(total) <= FLOAT32_MAX:
+            raise InvalidRequest(
+                f"embedding_bias_weights add up to {total} for token id {token}; allowed is a finite number"
+                " in float32"
+            )
     return (*((token, bias + sums.pop(token, 0.0)) for token, bias in biases), *sums.items())
