@@ -26,7 +26,7 @@ from ..protocol import (
     require,
     single_ids,
 )
-from ..stop_words import StopWords
+from ..stop_words import StopWords, stop_word_rows
 from ..texts import texts, word_rows, word_texts
 from ..tokenizer import TextTokenizer
 from . import bias_words, unserved
@@ -37,7 +37,7 @@ INPUTS = (
     Input("text_input", "TYPE_STRING", (1,), texts, "text", optional=False),
     Input("max_tokens", "TYPE_INT32", (1,), per_row, "max_tokens", 16),
     Input("bad_words", "TYPE_STRING", (-1,), word_texts, "bad_texts", ()),
-    Input("stop_words", "TYPE_STRING", (-1,), word_texts, "stop_texts", ()),
+    Input("stop_words", "TYPE_STRING", (-1,), stop_word_rows, "stop_texts", ()),
     Input("exclude_input_in_output", "TYPE_BOOL", (1,), per_row, "exclude_input"),
     Input("end_id", "TYPE_INT32", (1,), single_ids, "end_ids"),
     Input("pad_id", "TYPE_INT32", (1,), per_row),  # text is not padded
