@@ -8,6 +8,7 @@ import pytest
 from triton_process import bundled_server, free_ports
 
 from fastertransformer.cli.tritonserver import START_ABORT, Ports, ServerError, TritonServer, signals_held
+from fastertransformer.server import processes
 
 FAILS_SO_OFTEN = """#!/bin/sh
 echo start >> "$0.starts"
@@ -19,16 +20,29 @@ exec {real} "$@"
 """
 
 
-def start(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, text: str) -> int:
-    """How often a server without models was started that fails `count` times."""
+LEAVES_A_CHILD = """#!/bin/sh
+sleep 300 &
+echo $! > "$0.child"
+exec {real} "$@"
+"""
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str, **values: object) -> Path:
+    """A program that is found in place of the real one, which it starts in the end."""
     program = folder / "bin" / "tritonserver"
     program.parent.mkdir()
     real = bundled_server()
-    program.write_text(FAILS_SO_OFTEN.format(count=count, text=text, real=real / "bin" / "tritonserver"))
+    program.write_text(script.format(real=real / "bin" / "tritonserver", **values))
     program.chmod(0o755)
     (folder / "backends").symlink_to(real / "backends")
     (folder / "models").mkdir()
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return program
+
+
+def start(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, text: str) -> int:
+    """How often a server without models was started that fails `count` times."""
+    program = install(folder, monkeypatch, FAILS_SO_OFTEN, count=count, text=text)
     with TritonServer(folder / "models", Ports(*free_ports(3))) as server:
         server.wait_until_ready(60)
     return len(Path(f"{program}.starts").read_text().splitlines())
@@ -43,6 +57,16 @@ def test_what_does_not_pass_is_told(tmp_path, monkeypatch, count, text):
     with pytest.raises(ServerError, match=f"code -6:\n.*{text}"):
         start(tmp_path, monkeypatch, count, text)
     assert len((tmp_path / "bin" / "tritonserver.starts").read_text().splitlines()) == count
+
+
+def test_what_a_server_left_ends_with_it(tmp_path, monkeypatch):
+    """As a stub that it had just started when a signal came."""
+    program = install(tmp_path, monkeypatch, LEAVES_A_CHILD)
+    with TritonServer(tmp_path / "models", Ports(*free_ports(3))) as server:
+        server.wait_until_ready(60)
+        child = int(Path(f"{program}.child").read_text())
+        assert processes.is_alive(child)
+    assert not processes.is_alive(child)
 
 
 def raise_while_held(number: signal.Signals, reached: list[int]) -> None:

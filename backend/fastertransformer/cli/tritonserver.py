@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ START_ABORT = "boost::interprocess::lock_exception"
 """What servers die of at times while stubs of models start (triton-inference-server/server, issue 8882)."""
 _MOST_STARTS = 3
 _POLL_S = 0.1
+_STUBS_TIMEOUT_S = 3.0
 _LOAD_ERROR = re.compile(r"ModelLoadError: (.*?)\\n\\nAt:")
 """Of an exception in one line of the log."""
 _ERROR_LINE = re.compile(r"E\d{4} |error: |terminate called| +what\(\)")
@@ -221,6 +222,16 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self._end_stubs()
+
+    def _end_stubs(self) -> None:
+        """One that was just starting waits for ever for a server that is gone."""
+        deadline = time.monotonic() + _STUBS_TIMEOUT_S
+        with suppress(ProcessLookupError):  # none is left
+            while time.monotonic() < deadline:
+                os.killpg(self.process.pid, 0)
+                time.sleep(_POLL_S)
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def explanation(self) -> str:
         """What the log says about a failure: why models did not load, else its errors, else its end."""
