@@ -3,7 +3,6 @@
 
 import json
 
-import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from fastertransformer.cli.checkpoint import find_tokenizer
@@ -11,15 +10,6 @@ from fastertransformer.cli.checkpoint import find_tokenizer
 TEXT = "an old tokenizer still reads new texts"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "old", "token", "##izer", "new"]
 OPT = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>"}
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A checkpoint's, as far as tokenizers need one."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    place = tmp_path / "model"
-    place.mkdir()
-    return place
 
 
 def write_config(folder, model_type, **tokenizer):

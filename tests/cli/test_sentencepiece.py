@@ -87,14 +87,6 @@ def write_m2m100(folder: Path) -> M2M100Tokenizer:
     return M2M100Tokenizer(str(folder / "vocab.json"), str(folder / M2M100))
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    place = tmp_path / "model"
-    place.mkdir()
-    return place
-
-
 def found_in(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(find_tokenizer(folder) / "tokenizer.json"))
 

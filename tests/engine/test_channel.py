@@ -133,9 +133,8 @@ def test_who_comes_while_descriptors_are_short_is_accepted_later(
             clients[1].abort([3])
             assert channel.receive(60) == [(1, Abort([3]))]
             begin = time.process_time()
-            assert (
-                channel.receive(None) == []
-            )  # waits for the end of the pause, then for that of the next one
+            # Until the end of the pause, then of the next one.
+            assert channel.receive(None) == []
             assert channel.receive(None) == []
             assert time.process_time() - begin < 0.1
         finally:

@@ -3,7 +3,7 @@
 
 import hashlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import platformdirs
@@ -35,11 +35,17 @@ def find_tokenizer(path: Path) -> Path | None:
     own = find_folder(path)
     places = [path] if own is None else [path, own, own.parent]
     found = next((place for place in places if (place / "tokenizer.json").exists()), None)
-    older = [file for place in places for name in _OLDER if (file := place / name).exists()]
-    if found is not None or not older:
-        return found
+    return found or _of_older_files(places)
+
+
+def _of_older_files(places: Iterable[Path]) -> Path | None:
+    """A folder with tokenizer.json made of the first vocabulary in `places`; says why there is none."""
+    files = (place / name for place in places for name in _OLDER)
+    vocabulary = next((file for file in files if file.exists()), None)
+    if vocabulary is None:
+        return None
     try:
-        return cached(older[0], "tokenizer", _OLDER[older[0].name])
+        return cached(vocabulary, "tokenizer", _OLDER[vocabulary.name])
     except ModelLoadError as error:
         errors.print(f"[yellow]{escape(str(error))}[/]")
         return None

@@ -181,6 +181,8 @@ class Channel:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return  # who came is gone
         except OSError as error:  # what is served already needs none of what is short
             _log.warning("a client waits, and is accepted later: %s", error)
             self._selector.unregister(self._listener)

@@ -111,7 +111,9 @@ class RuntimeDirectory:
                 if self._lock_now(file, name):
                     return file
                 os.close(file)
-            if time.monotonic() > deadline or given_up.wait(0.05):
+            if given_up.wait(0.05):
+                raise ModelLoadError(f"the model was unloaded while it waited for {self.path / name}")
+            if time.monotonic() > deadline:
                 raise ModelLoadError(f"another instance kept {self.path / name} locked for too long")
 
     def _lock_now(self, file: int, name: str) -> bool:

@@ -37,7 +37,7 @@ def bench_kernels(
         str, typer.Option(help="SEQUENCESxKEYS of decode attention; the last one with more head sizes.")
     ] = "1x256,1x1024,1x4096,8x1024,64x256,256x256,64x1024",
     prefill: Annotated[
-        str, typer.Option(help="PROMPTSxTOKENS of prompt attention.")
+        str, typer.Option(help="PROMPTSxTOKENS of what is for prompts.")
     ] = "1x128,1x1024,1x2048,8x1024",
     data_type: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
