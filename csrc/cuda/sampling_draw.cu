@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// sample and greedy: a cluster of blocks per row finds the largest logit, and for rows that draw
-// the last token that top-k and top-p keep, digit by digit without a sort; then the warp whose
-// segment holds the drawn mass walks through it. Masses are integers, so atomics and reductions
-// give the body's token.
+// sample and greedy: a block per row, or a cluster of them where rows are few, finds the largest
+// logit, and for rows that draw the last token that top-k and top-p keep, digit by digit without a
+// sort; then the warp whose segment holds the drawn mass walks through it. Masses are integers, so
+// atomics and reductions give the body's token, however many blocks there are.
 #include "cuda/launchers.h"
 #include "cuda/sampling.h"
 #include "device/pdl.cuh"
@@ -26,6 +26,7 @@ using device::warp;
 
 constexpr int kThreads = device::kSelectThreads;
 constexpr int kWarps = kThreads / 32;
+constexpr int kResidentBlocks = 2;  // on a multiprocessor
 
 template <int kBlocks>
 struct Shared {
@@ -151,7 +152,7 @@ __device__ void take(Shared<kBlocks>& shared, const Segment& segment, const Mass
 
 // integers: null where every row is greedy.
 template <int kBlocks>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
     sample_kernel(int32_t* out, Logits logits, TokenPool pool, const int32_t* slots,
                   const int32_t* lengths, SamplingTables tables, const int64_t* seeds) {
   __shared__ Shared<kBlocks> shared;
@@ -204,16 +205,40 @@ __global__ void __launch_bounds__(kThreads, 2)
   take(shared, segment, mass_at, draw.uniform, index_of(best), out);
 }
 
+using SampleKernel = decltype(&sample_kernel<1>);
+
+// How many blocks share a row: as many as leave all rows running at once, up to kClusterBlocks.
+unsigned blocks_for(unsigned rows) {
+  if (!has_clusters()) return 1;
+  const unsigned resident = static_cast<unsigned>(kResidentBlocks * num_multiprocessors());
+  unsigned blocks = kClusterBlocks;
+  while (blocks > 1 && blocks * rows > resident) blocks /= 2;
+  return blocks;
+}
+
+SampleKernel kernel_with(unsigned blocks) {
+  switch (blocks) {
+    case 8:
+      return sample_kernel<8>;
+    case 4:
+      return sample_kernel<4>;
+    case 2:
+      return sample_kernel<2>;
+    default:
+      return sample_kernel<1>;
+  }
+}
+static_assert(kClusterBlocks == 8);
+
 void run(const char* op, const Tensor& out, const Tensor& slots, const Logits& logits,
          const TokenPool& pool, const int32_t* lengths, const SamplingTables& tables,
          const int64_t* seeds, int64_t stream) {
   check_vector(op, "out", out, slots.shape[0], DType::kInt32);
   const unsigned rows = static_cast<unsigned>(slots.shape[0]);
   if (rows == 0) return;
-  const unsigned blocks = has_clusters() ? kClusterBlocks : 1;
-  launch_clusters(op, has_clusters() ? sample_kernel<kClusterBlocks> : sample_kernel<1>, blocks,
-                  dim3(blocks, rows), kThreads, 0, stream, out.as<int32_t>(), logits, pool,
-                  slots.as<int32_t>(), lengths, tables, seeds);
+  const unsigned blocks = blocks_for(rows);
+  launch_clusters(op, kernel_with(blocks), blocks, dim3(blocks, rows), kThreads, 0, stream,
+                  out.as<int32_t>(), logits, pool, slots.as<int32_t>(), lengths, tables, seeds);
 }
 
 }  // namespace

@@ -14,7 +14,10 @@ from fastertransformer.ops import SAMPLING_FLOATS, SAMPLING_INTEGERS
 from fastertransformer.ops.registry import OPS
 from fastertransformer.ops.sampling import philox, philox_uniform, shares
 
-SIZES = [(1, 50), (2, 1000), (65, 1000), (7, 32000), (3, 50257), (9, 50400), (1, 128256), (4, 128256)]
+SIZES = [
+    *((1, 50), (2, 1000), (65, 1000), (7, 32000), (3, 50257), (9, 50400), (1, 128256), (4, 128256)),
+    *((100, 3000), (200, 3000)),  # a GPU has fewer blocks for a row, the more rows there are
+]
 BODY_AND_GPU = ["body", GPU]
 INFINITY = torch.inf
 
@@ -177,12 +180,13 @@ def test_greedy(kernels, num_rows, vocab_size):
 
 
 @pytest.mark.parametrize("kernels", BODY_AND_GPU)
-def test_a_row_is_the_same_alone_and_among_others(kernels):
-    step = random_step(64, 1000)
+@pytest.mark.parametrize("num_rows", [64, 100, 200])
+def test_a_row_is_the_same_alone_and_among_others(kernels, num_rows):
+    step = random_step(num_rows, 1000)
     processed = process(kernels, step)
     tokens = sample(kernels, replace(step, logits=processed))
     logprobs = log_probability(kernels, replace(step, logits=processed), tokens)
-    for row in range(64):
+    for row in range(num_rows):
         alone = step.row(row)
         assert torch.equal(process(kernels, alone), processed[row : row + 1])
         alone = replace(alone, logits=processed[row : row + 1])
