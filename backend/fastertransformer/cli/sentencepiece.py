@@ -4,6 +4,7 @@
 (sentencepiece_model.proto of github.com/google/sentencepiece)
 """
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ _NORMAL, _USER_DEFINED, _BYTE = 1, 4, 6
 """Types of pieces; texts are cut into those of the first two, and what is in neither into bytes."""
 _BPE = 2
 """A type of model; others are unigrams."""
+_LONGEST_NUMBER = 70
+"""Bits that the bytes of a number of 64 bits have room for."""
+_UNIT = struct.Struct("<I")
+"""Of the tree that finds what to replace; its size in bytes stands in front of it, in one more."""
 _NOT_CUT = -1e6
 """Score of a character that vocab.json has beside the pieces, such as one of the target language: there is no
 other way to cut it. Of what is longer, whose characters there may be, it is that times the length squared."""
@@ -41,7 +46,7 @@ class SentencePieceModel:
     """Of the pieces that texts are cut into."""
     is_bpe: bool = False
     has_bytes: bool = False
-    characters: bytes = b""
+    replacements: normalizers.Normalizer | None = None
     """What is replaced by what before a text is cut."""
     adds_prefix: bool = True
     """A text begins with a blank."""
@@ -69,7 +74,7 @@ def read_model(path: Path) -> SentencePieceModel:
         return _parse(path.read_bytes())
     except OSError as error:
         raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
-    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, struct.error) as error:
         raise ModelLoadError(f"{path} is damaged or no SentencePiece model") from error
 
 
@@ -77,8 +82,8 @@ def convert(model: SentencePieceModel, vocabulary: Vocabulary) -> Tokenizer:
     """A tokenizer that cuts texts as the model does."""
     tokenizer = Tokenizer((_bpe if model.is_bpe else _unigram)(model, vocabulary))
     steps: list[normalizers.Normalizer] = []
-    if model.characters:
-        steps.append(normalizers.Precompiled(model.characters))
+    if model.replacements is not None:
+        steps.append(model.replacements)
     if model.trims:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
@@ -143,16 +148,37 @@ def _parse(data: bytes) -> SentencePieceModel:
     return SentencePieceModel(
         pieces=tuple(piece[1].decode() for piece in pieces),
         scores={
-            piece[1].decode(): struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0
+            piece[1].decode(): _score(piece)
             for piece in pieces
             if piece.get(3, _NORMAL) in (_NORMAL, _USER_DEFINED)
         },
         is_bpe=trainer.get(3) == _BPE,
         has_bytes=any(piece.get(3) == _BYTE for piece in pieces),
-        characters=normalizer.get(2, b""),
+        replacements=_replacements(normalizer.get(2, b"")),
         adds_prefix=bool(normalizer.get(3, True)),
         trims=bool(normalizer.get(4, True)),
     )
+
+
+def _score(piece: Mapping[int, Any]) -> float:
+    """Raises: ValueError: tokenizer.json has no place for what is not finite."""
+    score: float = struct.unpack("<f", piece[2])[0] if 2 in piece else 0.0
+    if not math.isfinite(score):
+        raise ValueError(f"the score {score}")
+    return score
+
+
+def _replacements(data: bytes) -> normalizers.Normalizer | None:
+    """Raises: ValueError: they are damaged. The package aborts where a tree claims more than there is."""
+    if not data:
+        return None
+    size = _UNIT.unpack_from(data)[0]
+    if size % _UNIT.size or size > len(data) - _UNIT.size:
+        raise ValueError(f"a tree of {size} bytes")
+    try:
+        return normalizers.Precompiled(data)
+    except Exception as error:  # the package raises nothing more special
+        raise ValueError("replacements") from error
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
@@ -175,9 +201,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """The number, and what is behind it."""
     value = shift = 0
-    while True:
+    while shift < _LONGEST_NUMBER:
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
         if byte < 128:
             return value, at
+    raise ValueError("a number without an end")

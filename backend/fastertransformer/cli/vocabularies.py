@@ -8,6 +8,9 @@ from typing import Any
 from ..errors import ModelLoadError
 from .sentencepiece import SentencePieceModel, Vocabulary, convert, read_model
 
+_MAX_IDS = 1 << 22
+"""Of the largest vocabularies many times; a tokenizer has a place for every id up to its largest one."""
+
 
 def write_tokenizer(file: Path, folder: Path) -> None:
     """tokenizer.json into `folder`.
@@ -30,21 +33,28 @@ def write_tokenizer(file: Path, folder: Path) -> None:
 def _marian(folder: Path, _: SentencePieceModel) -> Vocabulary:
     if (folder / "target_vocab.json").exists():
         raise ModelLoadError(f"{folder} has a vocabulary for each language, and tokenizer.json one for both")
-    ids = _read(folder / "vocab.json")
+    ids = _stored_ids(folder)
     return Vocabulary(ids, [token for token in ids if token.startswith(">>") and token.endswith("<<")])
 
 
 def _languages(folder: Path) -> list[str]:
     file, key = folder / "special_tokens_map.json", "additional_special_tokens"
-    named = _read(file).get(key, [])
-    if not named:
-        raise ModelLoadError(f"{file} names no languages in {key}")
-    return [token if isinstance(token, str) else token["content"] for token in named]
+    named = _read(file).get(key)
+    tokens = [_content(token) for token in named] if isinstance(named, list) else []
+    if not tokens or not all(tokens):
+        raise ModelLoadError(f"{file} names no languages in {key}: {named!r}")
+    return tokens
+
+
+def _content(token: Any) -> str:
+    """The text of a token, empty where it has none."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
 
 
 def _m2m100(folder: Path, _: SentencePieceModel) -> Vocabulary:
     """Those of vocab.json, and languages behind them."""
-    return Vocabulary(_read(folder / "vocab.json"), _languages(folder))
+    return Vocabulary(_stored_ids(folder), _languages(folder))
 
 
 def _mbart50(folder: Path, model: SentencePieceModel) -> Vocabulary:
@@ -55,14 +65,17 @@ def _mbart50(folder: Path, model: SentencePieceModel) -> Vocabulary:
 
 def _by_config(folder: Path, model: SentencePieceModel) -> Vocabulary:
     family = _read(folder / "config.json").get("model_type")
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise ModelLoadError(f"{folder}: nothing here knows the ids of a SentencePiece model of {family!r}")
     return _FAMILIES[family](folder, model)
 
 
 def _t5(folder: Path, model: SentencePieceModel) -> Vocabulary:
     """The model's own, and sentinels behind them, the last one first."""
-    count = _read(folder / "tokenizer_config.json").get("extra_ids", 100)
+    file = folder / "tokenizer_config.json"
+    count = _read(file).get("extra_ids", 100)
+    if not _is_id(count):
+        raise ModelLoadError(f"{file}: extra_ids is {count!r}; allowed is an integer in [0, {_MAX_IDS})")
     sentinels = [f"<extra_id_{number}>" for number in reversed(range(count))]
     return _numbered(model.pieces, sentinels)
 
@@ -80,6 +93,22 @@ def _deberta(folder: Path, model: SentencePieceModel) -> Vocabulary:
             raise ModelLoadError(f"{folder / 'tokenizer_config.json'}: {key} is not supported")
     ids = _ids([*model.pieces, "[MASK]"])
     return Vocabulary(ids, ["[PAD]", "[MASK]"], unknown="[UNK]", first="[CLS]", last="[SEP]")
+
+
+def _stored_ids(folder: Path) -> dict[str, int]:
+    """Raises: ModelLoadError: a token of vocab.json has no id, or that of another one."""
+    file, owners = folder / "vocab.json", dict[int, str]()
+    ids = _read(file)
+    for token, number in ids.items():
+        if not _is_id(number):
+            raise ModelLoadError(f"{file}: {token!r} is {number!r}; allowed is an integer in [0, {_MAX_IDS})")
+        if owners.setdefault(number, token) != token:
+            raise ModelLoadError(f"{file}: {token!r} is {number}, as {owners[number]!r} is")
+    return ids
+
+
+def _is_id(number: object) -> bool:
+    return type(number) is int and 0 <= number < _MAX_IDS
 
 
 def _numbered(tokens: Sequence[str], whole: Sequence[str]) -> Vocabulary:
