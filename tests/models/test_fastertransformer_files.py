@@ -185,6 +185,7 @@ def change_ini(folder: Path, **changes: object) -> None:
             r"model\.wte\.weight\.bin has 19392 bytes; 9696 bytes are needed, \[101, 48\] in float16",
         ),
         ({"inter_size": 81}, "mlp.gate_proj.weight has 81 .* cannot lie in 2 files"),
+        ({"inter_size": 1}, "mlp.gate_proj.weight has 1 .* cannot lie in 2 files"),
     ],
 )
 def test_a_config_that_does_not_fit_is_named(copy, changes, message):

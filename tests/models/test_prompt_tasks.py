@@ -10,7 +10,7 @@ from fastertransformer_files import save, write
 from tiny_checkpoints import make
 
 from fastertransformer.errors import ModelLoadError
-from fastertransformer.models.checkpoint.fastertransformer import prompt_tasks
+from fastertransformer.models.checkpoint.fastertransformer import prompt_start_id, prompt_tasks
 
 TASKS = {"squad": 5, "sentiment": 3}
 SECTIONS = "".join(
@@ -89,6 +89,15 @@ def test_what_is_wrong_is_named(model, tmp_path, sections, message):
     place = checkpoint(model, tmp_path, 3, sections)
     with pytest.raises(ModelLoadError, match=message):
         prompt_tasks(str(place))
+
+
+@pytest.mark.parametrize("key", ["prompt_learning_type", "num_tasks", "prompt_learning_start_id", "end_id"])
+@pytest.mark.parametrize("value", ["inf", "nan", "2.5"])
+def test_numbers_that_are_no_integers_are_named(model, tmp_path, key, value):
+    read = prompt_tasks if key in ("prompt_learning_type", "num_tasks") else prompt_start_id
+    place = write(tmp_path, model, 1, **{"prompt_learning_type": 3, key: value})
+    with pytest.raises(ModelLoadError, match=rf"config\.ini \[gpt\]: {key} is {value}; expected"):
+        read(str(place))
 
 
 def test_two_tasks_of_one_name_are_named(model, tmp_path):

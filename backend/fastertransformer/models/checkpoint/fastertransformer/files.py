@@ -119,23 +119,24 @@ class Files:
         if axis is None:
             rank = 0 if is_repeated(name) else None
             return self._map(name, rank, shape).narrow(dim, start, stop - start)
+        parts = parts or (shape[axis],)
+        if any(part % self.num_shards for part in parts):
+            raise ModelLoadError(
+                f"{self.folder}: {name} has {shape[axis]} rows or columns to split; they cannot lie in "
+                f"{self.num_shards} files"
+            )
         low, high = (start, stop) if dim == axis else (0, shape[axis])
         pieces = [
             self._shard(name, shape, axis, segment.shard).narrow(
                 axis, segment.place + max(low, segment.start) - segment.start, overlap
             )
-            for segment in segments(parts or (shape[axis],), self.num_shards)
+            for segment in segments(parts, self.num_shards)
             if (overlap := min(high, segment.stop) - max(low, segment.start)) > 0
         ]
         whole = pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
         return whole if dim == axis else whole.narrow(dim, start, stop - start)
 
     def _shard(self, name: str, shape: tuple[int, ...], axis: int, rank: int) -> Tensor:
-        if shape[axis] % self.num_shards:
-            raise ModelLoadError(
-                f"{self.folder}: {name} has {shape[axis]} rows or columns to split; they cannot lie in "
-                f"{self.num_shards} files"
-            )
         local = (*shape[:axis], shape[axis] // self.num_shards, *shape[axis + 1 :])
         return self._map(name, rank, local)
 

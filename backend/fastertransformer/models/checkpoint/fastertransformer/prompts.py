@@ -35,9 +35,10 @@ def prompt_start_id(path: str) -> int | None:
         return None
     parser = read_ini(folder)
     config = section_values(parser, section_of(class_of(parser, folder)), folder / FILE)
-    last = config.number("vocab_size") if config.has("d_model") else config.number("end_id", -1)
-    start_id = int(config.number("prompt_learning_start_id", last + 1))
-    return start_id or None
+    if config.has("prompt_learning_start_id"):
+        return config.integer("prompt_learning_start_id", 0) or None
+    end_ids = (config.integer("vocab_size"),) if config.has("d_model") else config.token_ids("end_id")
+    return max((-1, *end_ids)) + 1 or None
 
 
 def prompt_tasks(path: str) -> dict[str, PromptTask]:
@@ -52,12 +53,12 @@ def prompt_tasks(path: str) -> dict[str, PromptTask]:
         return {}
     parser = read_ini(folder)
     config = section_values(parser, section_of(class_of(parser, folder)), folder / FILE)
-    kind = int(config.number("prompt_learning_type", 0))
+    kind = config.integer("prompt_learning_type", 0)
     if kind not in (PREFIX_PROMPT, P_PROMPT_TUNING):
         return {}
     files = Files.of(folder, file_type(config))
     tasks: dict[str, PromptTask] = {}
-    for index in range(int(config.number("num_tasks", 0))):
+    for index in range(config.integer("num_tasks", 0)):
         name, task = _task(parser, config, files, index, kind)
         if name in tasks:
             first = f"[task_{tasks[name].id}]"
