@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Typed reads of a Hugging Face config.json: a missing or wrong key is named in the error."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from ..errors import ModelLoadError
 
 REQUIRED = object()
 """As a default: the key must be there."""
+_LARGEST = 2**31 - 1
+"""Of sizes: kernels count with 32 bits."""
 
 
 class HFConfig:
@@ -15,7 +18,8 @@ class HFConfig:
 
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self._values = values
-        self._source = source
+        self.source = source
+        """What errors call it."""
 
     @property
     def model_type(self) -> str:
@@ -28,12 +32,14 @@ class HFConfig:
     def integer(self, key: str, default: Any = REQUIRED) -> int:
         """A size: at least 1 where the config has it."""
         value = self._read(key, (int,), default)
-        if value is not default and value < 1:
-            raise ModelLoadError(f"{self._source}: {key} is {value}; expected a positive integer")
+        if value is not default and not 1 <= value <= _LARGEST:
+            bound = "" if value < 1 else f" up to {_LARGEST}"
+            raise ModelLoadError(f"{self.source}: {key} is {value}; expected a positive integer{bound}")
         return int(value)
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        return float(self._read(key, (int, float), default))
+        """A finite one."""
+        return self._finite(key, self._read(key, (int, float), default))
 
     def flag(self, key: str, default: Any = REQUIRED) -> bool:
         return bool(self._read(key, (bool,), default))
@@ -45,7 +51,7 @@ class HFConfig:
         """What `choices` makes of a name."""
         name = self.text(key, default)
         if name not in choices:
-            raise ModelLoadError(f"{self._source}: {key} is {name!r}; supported are {', '.join(choices)}")
+            raise ModelLoadError(f"{self.source}: {key} is {name!r}; supported are {', '.join(choices)}")
         return choices[name]
 
     def integers(self, key: str) -> list[int]:
@@ -57,35 +63,35 @@ class HFConfig:
         return list(self._read(key, (list,), []))
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(map(float, self._read(key, (list,), REQUIRED)))
+        return tuple(self._finite(key, value) for value in self._read(key, (list,), REQUIRED))
 
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One id or a list of them; none when the key is absent."""
         value = self._read(key, (int, list), [])
         ids = value if isinstance(value, list) else [value]
         if not all(type(token) is int for token in ids):
-            raise ModelLoadError(f"{self._source}: {key} is {value!r}; expected token ids")
+            raise ModelLoadError(f"{self.source}: {key} is {value!r}; expected token ids")
         return tuple(ids)
 
     def only(self, key: str, allowed: Any) -> None:
         """Refuses any other value than `allowed`, which an absent key stands for."""
         value = self._values.get(key)
         if value is not None and value != allowed:
-            raise ModelLoadError(f"{self._source}: {key} is {value!r}; only {allowed!r} is supported")
+            raise ModelLoadError(f"{self.source}: {key} is {value!r}; only {allowed!r} is supported")
 
     def renamed(self, names: Mapping[str, str]) -> "HFConfig":
         """The same values, those of keys in `names` also under the names that these stand for."""
         present = {name: self._values[key] for key, name in names.items() if self.has(key)}
-        return HFConfig({**self._values, **present}, self._source)
+        return HFConfig({**self._values, **present}, self.source)
 
     def section(self, key: str) -> "HFConfig":
         """A nested object; empty when the key is absent."""
-        return HFConfig(self._read(key, (dict,), {}), f"{self._source} ({key})")
+        return HFConfig(self._read(key, (dict,), {}), f"{self.source} ({key})")
 
     def completed(self, **defaults: Any) -> "HFConfig":
         """The same values, and `defaults` where there are none."""
         given = {name: value for name, value in self._values.items() if value is not None}
-        return HFConfig(defaults | given, self._source)
+        return HFConfig(defaults | given, self.source)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -93,13 +99,18 @@ class HFConfig:
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None
 
+    def _finite(self, key: str, value: Any) -> float:
+        if not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:  # as of nan
+            raise ModelLoadError(f"{self.source}: {key} is {value!r}; expected a finite number")
+        return float(value)
+
     def _read(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
         value = self._values.get(key)
         if value is None:
             if default is REQUIRED:
-                raise ModelLoadError(f"{self._source} has no {key}")
+                raise ModelLoadError(f"{self.source} has no {key}")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ModelLoadError(f"{self._source}: {key} is {value!r}; expected {expected}")
+            raise ModelLoadError(f"{self.source}: {key} is {value!r}; expected {expected}")
         return value

@@ -20,6 +20,7 @@ from .encoding.spec import EncodingSpec
 from .families import ENCODER_ALONE, ENCODERS, FAMILIES, SERVICE_NAMES
 from .families.base import Family
 from .spec import ModelSpec
+from .spec_check import check_spec
 from .transformer import CheckpointInfo, Model
 from .weights import Progress, WeightReader
 
@@ -85,7 +86,9 @@ def encoding_outputs(checkpoint: Checkpoint, model_type: str = "") -> tuple[str,
 
 def read_spec(checkpoint: Checkpoint, family: Family) -> ModelSpec:
     """Raises: ModelLoadError: a field of the checkpoint's configuration is missing or wrong."""
-    return family.spec(checkpoint.config.renamed(family.config_names))
+    spec = family.spec(checkpoint.config.renamed(family.config_names))
+    check_spec(spec, checkpoint.config.source)
+    return spec
 
 
 def read_encoding(checkpoint: Checkpoint, family: Family) -> EncodingSpec | None:

@@ -23,6 +23,8 @@ _SCORE_PARTS = 3
 def bert(config: HFConfig) -> ModelSpec:
     spec = bert_family.bert(_sized(config))
     scaling = config.number("q_scaling", 1.0)
+    if scaling <= 0:
+        raise ModelLoadError(f"{config.source}: q_scaling is {scaling}; allowed is > 0")
     return spec if scaling == 1.0 else replace(spec, attention_scale=spec.head_dim**-0.5 / scaling)
 
 
