@@ -117,3 +117,12 @@ def test_forced_tokens_may_be_the_whole_output():
     assert [engine.results[0, number].tokens for number in (0, 1)] == [[5], [5, 0]]
     reasons = [engine.results[0, number].finish_reason for number in (0, 1)]
     assert reasons == [FinishReason.LENGTH, FinishReason.STOP]
+
+
+def test_a_search_finds_what_is_forced_once():
+    engine = ToyEngine(engine_config(), 40, 0, ENCODING)
+    sampling = SamplingParams(max_tokens=1, beam_width=3)
+    asked = Request(0, token_ids((3,)), sampling, encoder_tokens=token_ids((5,)), forced_tokens=(7,))
+    engine.add(asked)
+    engine.run()
+    assert [tuple(beam.tokens) for beam in engine.results[0, 0].beams] == [(7,)]

@@ -149,8 +149,8 @@ class Sequence:
         if reason is None:
             return None
         if self.sampling.beam_width > 1:
-            beams = (Beam(tokens, (0.0,) * len(tokens), 0.0),) * self.sampling.beam_width
-            return Output(self.request.id, beams=beams, finish_reason=reason)
+            beam = Beam(tokens, (0.0,) * len(tokens), 0.0)  # the only one: there is nothing else to find
+            return Output(self.request.id, beams=(beam,), finish_reason=reason)
         return self._output(tokens, 0.0)
 
     def _output(self, tokens: tuple[int, ...], logprob: float, logits: bytes = b"") -> Output:
