@@ -49,16 +49,27 @@ def test_what_does_not_travel_to_an_encoder(name: str, message: str) -> None:
     assert str(error.value) == message
 
 
-def test_hidden_states_that_are_no_numbers() -> None:
+@pytest.mark.parametrize("value", [np.nan, 1e300])
+def test_hidden_states_that_are_no_numbers(value: float) -> None:
     """Those behind a row's length may be anything."""
-    states = np.zeros((1, 3, 4), np.float32)
-    states[0, 2] = np.nan
-    config = {"input": [{"name": "input_hidden_state", "data_type": "TYPE_FP32"}], "output": []}
+    states = np.zeros((1, 3, 4), np.float64)
+    states[0, 2] = value
+    config = {"input": [{"name": "input_hidden_state", "data_type": "TYPE_FP64"}], "output": []}
     config["input"].append({"name": "sequence_lengths", "data_type": "TYPE_INT32"})
     contract = EncoderContract(config)
     contract.open({"input_hidden_state": states, "sequence_lengths": np.int32([[2]])}, ENCODER)
     with pytest.raises(InvalidRequest, match="input_hidden_state has values that are not finite"):
         contract.open({"input_hidden_state": states}, ENCODER)
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e300])
+def test_prompts_that_are_no_numbers(value: float) -> None:
+    arrays = ct.core_inputs([[5, 6]], 4, request_prompt_lengths=1, request_prompt_type=1)
+    config = declared(arrays, "TYPE_UINT32")
+    config["input"].append({"name": "request_prompt_embedding", "data_type": "TYPE_FP64"})
+    arrays["request_prompt_embedding"] = np.full((1, 1, 4), value)
+    with pytest.raises(InvalidRequest, match="request_prompt_embedding has values that are not finite"):
+        CoreContract(config).open(arrays, DECODER)
 
 
 @pytest.mark.parametrize("length", [-1, 2**32])

@@ -75,6 +75,15 @@ def first_row(name: str, array: Array, batch: int) -> Sequence[Any]:
     return [per_row(name, array, batch)[0]] * batch
 
 
+def finite_floats(name: str, array: Array) -> Array:
+    """A copy in float32. Raises: InvalidRequest: a value that is not finite there, such as 1e300."""
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InvalidRequest(f"{name} has values that are not finite in float32")
+    return values
+
+
 def token_rows(name: str, array: Array, _batch: int) -> Sequence[Any]:
     """[B, L] -> B arrays of L token ids."""
     if array.ndim != 2:

@@ -10,13 +10,11 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ... import validation
 from ...errors import InvalidRequest
 from ...messages import EncodeRequest, EngineInfo, TokenIds, token_ids
 from ..call import Row
-from ..protocol import Array, Input, declared, first_row, per_row, read_rows, token_rows
+from ..protocol import Array, Input, declared, finite_floats, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
 from .prompts import packed_ids
 
@@ -81,7 +79,8 @@ def _request(number: int, values: Mapping[str, Any], vocab_size: int) -> EncodeR
         id=number,
         tokens=packed_ids("input_ids", () if tokens is None else tokens[:length].tolist(), vocab_size),
         token_types=_packed_types(() if types is None else types[:length].tolist()),
-        hidden_states=None if hidden is None else _finite(hidden[:length]),
+        # What lies behind a row's length may be anything.
+        hidden_states=None if hidden is None else finite_floats("input_hidden_state", hidden[:length]),
         outputs=(),
         ia3_task=values["ia3_task"],
     )
@@ -93,13 +92,6 @@ def _packed_types(types: Sequence[int]) -> TokenIds:
         return token_ids(types)
     except struct.error:
         raise InvalidRequest(f"token_type_ids: {max(types)} is not in [0, 2^63)") from None
-
-
-def _finite(hidden: Array) -> Array:
-    """What lies behind a row's length may be anything."""
-    if not np.isfinite(hidden).all():
-        raise InvalidRequest("input_hidden_state has values that are not finite")
-    return np.array(hidden, np.float32)
 
 
 def _length(values: Mapping[str, Any], width: int) -> int:

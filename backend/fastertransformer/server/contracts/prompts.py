@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...errors import InvalidRequest
 from ...messages import EngineInfo, PromptKind, TokenIds, token_ids
-from ..protocol import Array
+from ..protocol import Array, finite_floats
 
 _REQUEST_TENSORS = {
     "prompt_embedding": "request_prompt_embedding",
@@ -40,9 +38,7 @@ def matrix_rows(name: str, array: Array, batch: int) -> Sequence[Any]:
     """[B, rows, width] of finite numbers -> B arrays float32."""
     if array.ndim != 3 or array.shape[0] != batch:
         raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, rows, width]")
-    if not np.isfinite(array).all():
-        raise InvalidRequest(f"{name} has values that are not finite")
-    return list(array.astype(np.float32))
+    return list(finite_floats(name, array))
 
 
 def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInfo) -> Prompt:
