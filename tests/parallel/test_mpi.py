@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def run_ranks(program: str, tp_size: int, pp_size: int, *arguments: str) -> subp
     return subprocess.run(
         [*mpirun, interpreter(), str(HERE / program), *arguments],
         check=False,
-        env=engine_environment(os.environ, Placement()),
+        env=engine_environment(os.environ, Placement(), Path(tempfile.gettempdir())),
         capture_output=True,
         text=True,
         timeout=250,

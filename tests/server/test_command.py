@@ -12,9 +12,10 @@ GPUS = Placement(0, ("2", "3"))
 
 def test_ranks_see_their_gpus_and_no_multicast():
     inherited = {"OMPI_COMM_WORLD_RANK": "0", "CUDA_VISIBLE_DEVICES": "0,1,2,3", "NCCL_NVLS_ENABLE": "1"}
-    environment = engine_environment(inherited, GPUS)
+    environment = engine_environment(inherited, GPUS, Path("/run/tmp"))
     assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert environment["NCCL_NVLS_ENABLE"] == "0"
+    assert environment["TMPDIR"] == "/run/tmp"
     assert "OMPI_COMM_WORLD_RANK" not in environment
 
 

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from triton_process import wait_for
 
-from fastertransformer.config import CacheConfig, EngineConfig
-from fastertransformer.errors import ModelLoadError
+from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
+from fastertransformer.errors import EngineDead, ModelLoadError
 from fastertransformer.messages import Request, SamplingParams, token_ids
 from fastertransformer.server import processes
 from fastertransformer.server.client import EngineClient
@@ -28,16 +29,21 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the engines' directories are; sockets must have short paths."""
     folder = Path(tempfile.mkdtemp(prefix="ft"))
     monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
     yield folder
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def launcher(temporary: Path, llama: Path) -> Callable[[], Launcher]:
+def config(llama: Path) -> EngineConfig:
+    cache = CacheConfig(max_tokens=4096)
+    return EngineConfig(model_checkpoint_path=str(llama), cache=cache, device="cpu", num_threads=1)
+
+
+@pytest.fixture
+def launcher(temporary: Path, config: EngineConfig) -> Callable[[], Launcher]:
     """Of model instances that share an engine."""
     assert tempfile.gettempdir() == str(temporary)
-    cache = CacheConfig(max_tokens=4096)
-    config = EngineConfig(model_checkpoint_path=str(llama), cache=cache, device="cpu", num_threads=1)
     return lambda: Launcher(config)
 
 
@@ -97,6 +103,21 @@ def test_an_engine_that_is_killed_while_it_loads(launcher: Callable[[], Launcher
         with pytest.raises(ModelLoadError, match="the engine was ended by SIGKILL"):
             attaching.result(SOON_S)
     assert not list(temporary.glob("*/*"))
+
+
+def test_what_a_killed_mpirun_leaves_is_removed(temporary: Path, config: EngineConfig) -> None:
+    launcher = Launcher(replace(config, parallel=ParallelConfig(tensor_para_size=2)))
+    client = launcher.attach()
+    (guard_file,) = temporary.glob("*/*/guard.pid")
+    (mpirun,) = processes.children(int(guard_file.read_text()))
+    os.kill(mpirun, signal.SIGKILL)
+    with pytest.raises(EngineDead):
+        list(client.outputs())
+    client.close()
+    again = launcher.attach()
+    assert len(list(temporary.rglob("ompi.*"))) == 1
+    launcher.detach(again)
+    assert [len(list(path.iterdir())) for path in temporary.iterdir()] == [0]
 
 
 def workers(temporary: Path) -> list[int]:

@@ -130,8 +130,9 @@ class TritonServer:
         )
 
     def all_processes(self) -> list[int]:
-        """Server, stubs and engines, whoever their parents are: they inherit its TMPDIR."""
-        return [pid for pid in _live() if environment_of(pid).get("TMPDIR") == str(self.temporary)]
+        """Server, stubs and engines, whoever their parents are: their TMPDIR is the server's, or in it."""
+        folders = {pid: environment_of(pid).get("TMPDIR", "") for pid in _live()}
+        return [pid for pid, folder in folders.items() if f"{folder}/".startswith(f"{self.temporary}/")]
 
     def stubs(self, model: str = "") -> list[int]:
         """Processes of Triton's that run backend/model.py; their arguments name the instance."""

@@ -33,7 +33,7 @@ class Ranks:
         arguments = [self._folder.name, str(os.getpid()), *([device] if device else [])]
         self._process = subprocess.Popen(
             [*mpirun, interpreter(), str(PROGRAM), *arguments],
-            env=engine_environment(os.environ, Placement()),
+            env=engine_environment(os.environ, Placement(), Path(self._folder.name)),
         )
 
     @property

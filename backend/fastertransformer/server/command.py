@@ -58,16 +58,19 @@ def mpirun_command(parallel: ParallelConfig, placement: Placement) -> list[str]:
     return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]
 
 
-def engine_environment(inherited: Mapping[str, str], placement: Placement) -> dict[str, str]:
+def engine_environment(inherited: Mapping[str, str], placement: Placement, temporary: Path) -> dict[str, str]:
     """Environment for an engine on the GPUs of `placement`.
 
     The variables of an mpirun that started tritonserver are left out: with them ours would
     take itself for one of that job's ranks.
+
+    Args:
+        temporary: where it has its temporary files: an mpirun that is killed leaves its session's behind.
     """
     environment = {k: v for k, v in inherited.items() if k in _ALLOW_ROOT or not k.startswith(_MPI_PREFIXES)}
     paths = [str(PACKAGE_ROOT), inherited.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    environment |= _FIXED
+    environment |= _FIXED | {"TMPDIR": str(temporary)}
     if placement.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
     if os.geteuid() == 0:

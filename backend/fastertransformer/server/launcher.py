@@ -126,7 +126,7 @@ class Launcher:
 
     def _start(self) -> EngineClient:
         self._directory.stop_engine()  # one that hangs, or that still loads for a starter that was killed
-        self._directory.socket.unlink(missing_ok=True)
+        self._directory.empty()
         guard = self._spawn()
         self._directory.write_guard(guard.pid)
         output = _Output(guard, self._log)
@@ -146,7 +146,7 @@ class Launcher:
         guard = [interpreter(), "-m", "fastertransformer.server.guard", str(self._server_pid)]
         return subprocess.Popen(
             [*guard, str(self._directory.path), reset_affinity, *command],
-            env=engine_environment(os.environ, self._placement),
+            env=engine_environment(os.environ, self._placement, self._directory.temporary),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

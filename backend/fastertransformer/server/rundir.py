@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The private directory of one engine: its socket, its locks and the process id of its guard."""
+"""The private directory of one engine: socket, locks, temporary files and the process id of its guard."""
 
 import fcntl
 import hashlib
@@ -40,6 +40,7 @@ class RuntimeDirectory:
         key = hashlib.sha256(shared.encode()).hexdigest()[:16]
         self.path = _root() / f"{server_pid}-{key}"
         self.socket = self.path / "engine.sock"
+        self.temporary = self.path / "tmp"
         self._guard_file = self.path / "guard.pid"
         if len(str(self.socket)) > _SOCKET_PATH_LIMIT:
             raise ModelLoadError(
@@ -98,6 +99,12 @@ class RuntimeDirectory:
             os.kill(pid, signal.SIGTERM)
             if not processes.wait_until_gone(pid, _TERMINATE_TIMEOUT_S):
                 os.kill(pid, signal.SIGKILL)
+
+    def empty(self) -> None:
+        """Takes away what an engine left that was killed. Call it locked, with none running."""
+        self.socket.unlink(missing_ok=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(mode=0o700, exist_ok=True)
 
     def remove(self) -> None:
         """Call it locked; whoever waits for the lock makes the directory anew."""

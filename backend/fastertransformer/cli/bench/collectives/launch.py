@@ -26,12 +26,12 @@ def run_ranks(job: Job, timeout: float) -> None:
     mpirun = mpirun_command(ParallelConfig(tensor_para_size=job.ranks), Placement())
     module = [interpreter(), "-m", "fastertransformer.cli.bench.collectives.rank"]
     guard = [interpreter(), "-m", "fastertransformer.server.guard", str(os.getpid())]
-    directory = str(Path(job.figures).with_name("guard"))
+    folder = Path(job.figures).parent
     reset_affinity = str(int(started_by_mpirun(os.environ)))
     try:
         done = subprocess.run(
-            [*guard, directory, reset_affinity, *mpirun, *module, msgspec.json.encode(job).decode()],
-            env=engine_environment(os.environ, Placement()),
+            [*guard, str(folder / "guard"), reset_affinity, *mpirun, *module, msgspec.json.encode(job)],
+            env=engine_environment(os.environ, Placement(), folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
