@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import threading
 import time
@@ -25,6 +26,7 @@ _SOCKET_PATH_LIMIT = 107
 _TERMINATE_TIMEOUT_S = 10.0
 _USERS = "users"
 _STUB = "triton_python_backend_stub"
+_MEANT_FOR = "where engines have their sockets and locks"
 
 
 class RuntimeDirectory:
@@ -32,7 +34,7 @@ class RuntimeDirectory:
 
     Engines are shared by whoever has the same server process, engine configuration, GPU group and
     files of the checkpoint: a model that is loaded after those changed gets what there is now. Raises
-    ModelLoadError when the directory is another user's or its path is too long.
+    ModelLoadError when the directory is another user's, cannot be made, or its path is too long.
     """
 
     def __init__(self, server_pid: int, config: EngineConfig, placement: Placement) -> None:
@@ -63,7 +65,7 @@ class RuntimeDirectory:
 
     def attach(self) -> int:
         """A lock that says that the engine is in use, until the file is closed or its process dies."""
-        self.path.mkdir(mode=0o700, exist_ok=True)
+        _make(self.path)
         file = os.open(self.path / _USERS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         fcntl.flock(file, fcntl.LOCK_SH)
         os.write(file, f"{os.getpid()}\n".encode())
@@ -112,7 +114,7 @@ class RuntimeDirectory:
 
     def _acquire(self, name: str, deadline: float, given_up: threading.Event) -> int:
         while True:
-            self.path.mkdir(mode=0o700, exist_ok=True)
+            _make(self.path)
             with suppress(FileNotFoundError):  # removed between the two calls
                 file = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
                 if self._lock_now(file, name):
@@ -155,12 +157,28 @@ def clear(path: Path) -> None:
 
 
 def _root() -> Path:
-    """Raises: ModelLoadError: somebody else made the directory first."""
+    """Raises: ModelLoadError: there is no place for it, or what is there is something else."""
     # Process ids mean nothing in another namespace, and containers may share /tmp.
     namespace = Path("/proc/self/ns/pid").stat().st_ino
     path = Path(tempfile.gettempdir(), f"fastertransformer-{os.getuid()}-{namespace}")
-    path.mkdir(mode=0o700, exist_ok=True)
+    _make(path)
     state = path.lstat()
-    if state.st_uid != os.getuid() or state.st_mode & 0o077 or path.is_symlink():
-        raise ModelLoadError(f"{path} must be a directory of user {os.getuid()} with mode 0700")
+    is_private = stat.S_ISDIR(state.st_mode) and state.st_mode & 0o777 == stat.S_IRWXU
+    if not is_private or state.st_uid != os.getuid():
+        raise ModelLoadError(
+            f"{path} must be a directory of user {os.getuid()} with mode 0700, {_MEANT_FOR}; it is"
+            f" {stat.filemode(state.st_mode)} of user {state.st_uid}: remove it, or set TMPDIR"
+        )
     return path
+
+
+def _make(path: Path) -> None:
+    """Makes a directory where nothing is yet. Raises: ModelLoadError."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ModelLoadError(
+            f"{path} cannot be made, {_MEANT_FOR}: {error.strerror}; set TMPDIR to a folder for it"
+        ) from None
