@@ -4,6 +4,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 from triton_process import wait_for
 
-from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig
+from fastertransformer.config import CacheConfig, EngineConfig, ParallelConfig, encode
 from fastertransformer.errors import EngineDead, ModelLoadError
 from fastertransformer.messages import Request, SamplingParams, token_ids
 from fastertransformer.server import processes
@@ -103,6 +105,23 @@ def test_an_engine_that_is_killed_while_it_loads(launcher: Callable[[], Launcher
         with pytest.raises(ModelLoadError, match="the engine was ended by SIGKILL"):
             attaching.result(SOON_S)
     assert not list(temporary.glob("*/*"))
+
+
+ATTACH = """
+import os, sys
+from fastertransformer.config import decode
+from fastertransformer.server.launcher import Launcher
+Launcher(decode(sys.argv[1]), server_pid=os.getppid()).attach()
+"""
+
+
+def test_an_engine_whose_starter_is_killed_while_it_loads(temporary: Path, config: EngineConfig) -> None:
+    starter = subprocess.Popen([sys.executable, "-c", ATTACH, encode(config)])
+    wait_for(lambda: bool(workers(temporary)), SOON_S, "the engine loads")
+    starter.kill()
+    starter.wait()
+    wait_for(lambda: not workers(temporary), SOON_S, "the engine was ended")
+    wait_for(lambda: not list(temporary.glob("*/*")), SOON_S, "its directory was removed")
 
 
 def test_what_a_killed_mpirun_leaves_is_removed(temporary: Path, config: EngineConfig) -> None:

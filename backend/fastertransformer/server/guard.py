@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Parent of an engine group: nothing of it outlives the server, whoever of them is killed and how.
+"""Parent of an engine group: nothing of it outlives server or users, whoever of them is killed and how.
 
 `python -m fastertransformer.server.guard SERVER_PID DIRECTORY RESET_AFFINITY COMMAND...` runs
 COMMAND and exits with its code. What COMMAND prints goes on to the starter's pipe; when the
@@ -8,6 +8,7 @@ starter has left and others still use the engine, it goes to the server's own st
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,13 +24,15 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.25
 _LEAVE_S = 3.0
-"""An engine whose server is gone sees that by itself; after this time it is made to."""
+"""An engine whose server or clients are gone sees that by itself; after this time it is made to."""
 _TERMINATE_S = 3.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(arguments: list[str]) -> int:
-    server_pid, directory, reset_affinity, *command = arguments
+    server_pid, path, reset_affinity, *command = arguments
+    directory = Path(path)
+    users = rundir.Users(directory)
     if reset_affinity == "1":
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     # Ranks whose mpirun is killed become children of this process instead of init's.
@@ -46,11 +49,13 @@ def main(arguments: list[str]) -> int:
     forwarder = threading.Thread(target=_forward, args=(child.stdout,), daemon=True)
     forwarder.start()
     try:
-        _wait(child, int(server_pid))
+        _wait(child, int(server_pid), users)
     finally:
         _end_descendants(child)
         if not processes.is_alive(int(server_pid)):
-            rundir.clear(Path(directory))
+            rundir.clear(directory)
+        elif users.are_gone():
+            shutil.rmtree(directory, ignore_errors=True)
         forwarder.join(_TERMINATE_S)
     return child.returncode if child.returncode >= 0 else processes.SIGNALLED - child.returncode
 
@@ -67,8 +72,9 @@ def _forward(lines: IO[bytes]) -> None:
         os.write(sys.stderr.fileno(), line)
 
 
-def _wait(child: subprocess.Popen[bytes], server_pid: int) -> None:
-    while child.poll() is None and processes.is_alive(server_pid):
+def _wait(child: subprocess.Popen[bytes], server_pid: int, users: rundir.Users) -> None:
+    """Until it has ended, or was given the time for that when nobody needed it any more."""
+    while child.poll() is None and processes.is_alive(server_pid) and not users.are_gone():
         with suppress(subprocess.TimeoutExpired):
             child.wait(_POLL_S)
     with suppress(subprocess.TimeoutExpired):

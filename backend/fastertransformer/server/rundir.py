@@ -24,6 +24,7 @@ from .placement import Placement
 _SOCKET_PATH_LIMIT = 107
 """Longest path that sockaddr_un holds."""
 _TERMINATE_TIMEOUT_S = 10.0
+_LOCK = "lock"
 _USERS = "users"
 _STUB = "triton_python_backend_stub"
 _MEANT_FOR = "where engines have their sockets and locks"
@@ -57,7 +58,7 @@ class RuntimeDirectory:
         Raises:
             ModelLoadError: another instance held the lock for `timeout` seconds, or until `given_up`.
         """
-        file = self._acquire("lock", time.monotonic() + timeout, given_up or threading.Event())
+        file = self._acquire(time.monotonic() + timeout, given_up or threading.Event())
         try:
             yield
         finally:
@@ -75,7 +76,7 @@ class RuntimeDirectory:
         """Gives up what `attach` returned; True when nobody else uses the engine. Call it locked."""
         try:
             # Who cleans up temporary files may have removed it: then others are in the one that is there now.
-            return self._lock_now(file, _USERS)
+            return _lock_now(file, self.path / _USERS)
         finally:
             os.close(file)
 
@@ -112,25 +113,42 @@ class RuntimeDirectory:
         """Call it locked; whoever waits for the lock makes the directory anew."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def _acquire(self, name: str, deadline: float, given_up: threading.Event) -> int:
+    def _acquire(self, deadline: float, given_up: threading.Event) -> int:
+        path = self.path / _LOCK
         while True:
             _make(self.path)
             with suppress(FileNotFoundError):  # removed between the two calls
-                file = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
-                if self._lock_now(file, name):
+                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+                if _lock_now(file, path):
                     return file
                 os.close(file)
             if given_up.wait(0.05):
-                raise ModelLoadError(f"the model was unloaded while it waited for {self.path / name}")
+                raise ModelLoadError(f"the model was unloaded while it waited for {path}")
             if time.monotonic() > deadline:
-                raise ModelLoadError(f"another instance kept {self.path / name} locked for too long")
+                raise ModelLoadError(f"another instance kept {path} locked for too long")
 
-    def _lock_now(self, file: int, name: str) -> bool:
-        with suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A lock on a file that was removed meanwhile excludes nobody.
-            return os.path.samestat(os.fstat(file), (self.path / name).stat())
-        return False
+
+class Users:
+    """Who uses the engine in a directory, as its guard sees it: no user that is killed ends an engine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: int | None = None
+
+    def are_gone(self) -> bool:
+        """Whether they left without a word; nobody comes then any more, as long as this process lives."""
+        if self._lock is None:
+            self._lock = _locked(self._path / _LOCK)  # who starts or stops the engine has it
+            if self._lock is not None and not self._is_unused():
+                os.close(self._lock)
+                self._lock = None
+        return self._lock is not None
+
+    def _is_unused(self) -> bool:
+        file = _locked(self._path / _USERS)
+        if file is not None:
+            os.close(file)
+        return file is not None
 
 
 def sweep() -> None:
@@ -154,6 +172,24 @@ def clear(path: Path) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _locked(path: Path) -> int | None:
+    """A file that is there, locked until it is closed; None while somebody else has it."""
+    with suppress(FileNotFoundError):
+        file = os.open(path, os.O_RDWR)
+        if _lock_now(file, path):
+            return file
+        os.close(file)
+    return None
+
+
+def _lock_now(file: int, path: Path) -> bool:
+    with suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A lock on a file that was removed meanwhile excludes nobody.
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
 
 
 def _root() -> Path:
