@@ -2,10 +2,11 @@
 """What can be measured: our engine alone, and peers in processes of their own."""
 
 import gc
+import select
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,10 @@ from ...server.command import interpreter
 from ...server.launcher import Launcher
 from .kind import Kind
 from .workload import Encoding, Measurement, Workload, measure, spread
+
+PEER_TIMEOUT_S = 3600.0
+"""For the longest workload of the slowest library on a machine that is busy."""
+_END_TIMEOUT_S = 10.0
 
 
 class System(Protocol):
@@ -127,21 +132,47 @@ def engine(config: EngineConfig) -> Iterator[EngineSystem]:
 
 
 class PeerSystem:
-    """Another library in a process of its own: it takes workloads on stdin, answers on stdout."""
+    """Another library in a process of its own: it takes workloads on stdin, answers on stdout.
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    Args:
+        process: with pipes that are not buffered.
+        timeout: seconds for an answer; the first one takes the time to load the model, too.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", timeout: float = PEER_TIMEOUT_S) -> None:
         self._process = process
+        self._timeout = timeout
 
     def run(self, workload: Workload) -> Measurement | Encoding | None:
-        """Raises: FasterTransformerError: the peer ended; what it said is on stderr."""
+        """Raises: FasterTransformerError: the peer ended or hangs; what it said is on stderr."""
         assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # reading tells that it ended
+            self._process.stdin.write(msgspec.json.encode(workload) + b"\n")
+        return msgspec.json.decode(self._answer(), type=Measurement | Encoding | None)
+
+    def _answer(self) -> bytes:
+        """A line, of which pipes pass on a part at a time."""
         assert self._process.stdout is not None
-        self._process.stdin.write(msgspec.json.encode(workload) + b"\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise FasterTransformerError(f"the peer ended with code {self._process.wait()}")
-        return msgspec.json.decode(line, type=Measurement | Encoding | None)
+        deadline = time.monotonic() + self._timeout
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise FasterTransformerError(f"the peer did not answer within {self._timeout:g} s")
+            part = self._process.stdout.read(1 << 20)
+            if not part:
+                raise FasterTransformerError(f"the peer ended with code {_ended(self._process)}")
+            line += part
+        return line
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> int:
+    """Return code of a process that is ending, or is made to."""
+    try:
+        return process.wait(_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 @contextmanager
@@ -149,8 +180,10 @@ def peer(name: str, folder: Path, config: EngineConfig, kind: Kind) -> Iterator[
     """Starts the peer `name` on a Hugging Face folder, with the engine's types and threads."""
     module = [interpreter(), "-m", "fastertransformer.cli.bench.peer_process"]
     arguments = [kind.name, name, str(folder), config.data_type, str(config.num_threads), config.load_format]
-    with subprocess.Popen([*module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*module, *arguments], bufsize=0, stdin=pipe, stdout=pipe) as process:
         try:
             yield PeerSystem(process)
         finally:
             process.terminate()
+            _ended(process)
