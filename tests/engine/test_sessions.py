@@ -2,9 +2,9 @@
 """Sessions against a toy model: a conversation equals one long prompt, and what it keeps comes back."""
 
 import pytest
+from conversation import Conversation, kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from toy_engine import INFO, ToyEngine, engine_config, expected
 
 from fastertransformer.engine.block_pool import BlockPool
@@ -12,38 +12,6 @@ from fastertransformer.engine.sessions import Sessions
 from fastertransformer.messages import FinishReason, Request, SamplingParams, Session, token_ids
 
 NO_ENDS = ()
-
-
-class Conversation:
-    """Sends turns one after the other and remembers what was said."""
-
-    def __init__(self, engine: ToyEngine, session_id: int, client: int = 0, memory_len: int = 0) -> None:
-        self.engine = engine
-        self.memory_len = memory_len
-        self.session_id = session_id
-        self.client = client
-        self.tokens: list[int] = []
-        self.request: Request | None = None
-
-    def say(self, number: int, new: list[int], max_tokens: int, is_last: bool = False) -> Request:
-        session = Session(self.session_id, is_last)
-        sampling = SamplingParams(max_tokens=max_tokens)
-        self.request = Request(number, token_ids((*self.tokens, *new)), sampling, session, self.memory_len)
-        self.engine.add(self.request, self.client)
-        return self.request
-
-    def hear(self) -> None:
-        """Checks the answer and takes it in."""
-        assert self.request is not None
-        result = self.engine.results[self.client, self.request.id]
-        assert result.error == ""
-        assert result.tokens == expected(self.request)
-        self.tokens = [*self.request.prompt, *result.tokens]
-
-
-def kept(engine: ToyEngine) -> int:
-    """Blocks that are not free while nothing runs."""
-    return engine.scheduler.pool.num_blocks - engine.scheduler.pool.num_free
 
 
 TURNS = st.tuples(
@@ -256,42 +224,3 @@ def test_a_block_that_others_share_is_not_written_to():
     assert sessions.find((0, 1), [1, 2, 3, 4, 5, 9]) == (blocks, 5)
     pool.share(blocks)
     assert sessions.find((0, 1), [1, 2, 3, 4, 5, 9]) == (blocks[:1], 4)
-
-
-@pytest.mark.parametrize("depth", [0, 2])
-def test_what_lies_behind_the_memory_is_given_back(depth):
-    engine = ToyEngine(engine_config(), num_blocks=14, depth=depth)
-    talk = Conversation(engine, 1, memory_len=13)
-    for number in range(4):
-        talk.say(number, [number + 1] * 9, 3)
-        engine.run()
-        talk.hear()
-        assert kept(engine) <= 13 // 4
-    assert len(talk.tokens) > 40
-    talk.say(4, [1], 1, is_last=True)
-    engine.run()
-    talk.hear()
-    engine.scheduler.pool.check_integrity()
-
-
-def test_a_decoding_sequence_holds_no_more_than_its_memory():
-    engine = ToyEngine(engine_config(), num_blocks=6, depth=1)
-    engine.add(
-        Request(0, token_ids((1, 2, 3)), SamplingParams(max_tokens=50, end_ids=NO_ENDS), memory_len=16)
-    )
-    engine.step()
-    for _ in range(45):
-        engine.step()
-        assert kept(engine) <= 16 // 4 + 1
-    engine.run()
-    assert len(engine.results[0, 0].tokens) == 50
-
-
-def test_a_memory_longer_than_any_sequence_sees_all():
-    """Of as many tokens as an unsigned integer of 64 bits says."""
-    engine = ToyEngine(engine_config(), num_blocks=16, depth=1)
-    request = Request(0, token_ids((1, 2, 3)), SamplingParams(max_tokens=20, end_ids=NO_ENDS))
-    engine.add(request, 0)
-    engine.add(replace(request, memory_len=2**64 - 1), 1)
-    engine.run()
-    assert engine.results[1, 0].tokens == engine.results[0, 0].tokens

@@ -22,7 +22,7 @@ class Prefixes:
         shared = self._pool.match(self._digests(sequence, known // self._pool.block_size))
         num_shared = len(shared) * self._pool.block_size
         if sequence.session_key is not None:
-            kept, num_kept = self._sessions.find(sequence.session_key, sequence.tokens[:known])
+            kept, num_kept = self._sessions.find(sequence.session_key, sequence.tokens[:known], sequence.root)
             oldest = sequence.oldest_block(num_kept, self._pool.block_size)
             if num_kept > num_shared and GONE not in kept[oldest:]:
                 return kept, num_kept
@@ -56,8 +56,6 @@ class Prefixes:
         known = sequence.digests
         if len(known) < count:
             tokens = sequence.tokens[len(known) * self._pool.block_size : count * self._pool.block_size]
-            # What a token has seen is in its keys and values, too.
-            memory = f"memory {sequence.memory_blocks}".encode() if sequence.memory_blocks else b""
-            parent = known[-1] if known else memory + sequence.salt
+            parent = known[-1] if known else sequence.root
             known += prefix_digests(tokens, self._pool.block_size, parent)
         return known[:count]

@@ -368,7 +368,7 @@ class Scheduler:
             return
         if sequence.keeps and sequence.session_key is not None and sequence.state is State.FINISHED:
             computed = sequence.tokens[: sequence.num_computed]
-            self.sessions.keep(sequence.session_key, computed, sequence.blocks)
+            self.sessions.keep(sequence.session_key, computed, sequence.blocks, sequence.root)
             sequence.blocks = []
         for member in members:
             self.pool.release(member.blocks)

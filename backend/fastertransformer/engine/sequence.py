@@ -95,6 +95,12 @@ class Sequence:
         return None if session is None else (self.client, session.id)
 
     @property
+    def root(self) -> bytes:
+        """What its keys and values come from beside its tokens, such as how far back these see."""
+        memory = f"memory {self.memory_blocks}".encode() if self.memory_blocks else b""
+        return memory + self.salt
+
+    @property
     def members(self) -> "list[Sequence]":
         """All sequences of its request: those that get and lose slots and blocks together."""
         return [self] if self.group is None else self.group.members

@@ -7,7 +7,7 @@ Only a cache: a request brings all tokens of its session along, so what was give
 from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from .block_pool import BlockPool
@@ -21,6 +21,8 @@ class Kept:
     """`blocks` hold keys and values of `tokens`."""
 
     tokens: Tokens[int]
+    root: bytes
+    """What these come from beside the tokens, as `Sequence.root`."""
     blocks: list[int]
     since: float
 
@@ -44,7 +46,7 @@ class Sessions:
         oldest = next(iter(self._kept.values()), None)
         return None if oldest is None else max(0.0, oldest.since + self._idle_seconds - self._now)
 
-    def keep(self, key: SessionKey, tokens: Tokens[int], blocks: list[int]) -> None:
+    def keep(self, key: SessionKey, tokens: Tokens[int], blocks: list[int], root: bytes = b"") -> None:
         """Takes the references of a request that has ended over.
 
         Args:
@@ -53,12 +55,12 @@ class Sessions:
         self.forget([key])
         needed = self._pool.blocks_for(len(tokens))
         self._pool.release(blocks[needed:])
-        self._kept[key] = Kept(tokens, blocks[:needed], self._now)
+        self._kept[key] = Kept(tokens, root, blocks[:needed], self._now)
 
-    def find(self, key: SessionKey, tokens: Tokens[int]) -> tuple[list[int], int]:
+    def find(self, key: SessionKey, tokens: Tokens[int], root: bytes = b"") -> tuple[list[int], int]:
         """Blocks with keys and values of the first `tokens`, and of how many; they stay kept."""
         kept = self._kept.get(key)
-        if kept is None:
+        if kept is None or kept.root != root:
             return [], 0
         count = _common(kept.tokens, tokens)
         full, rest = divmod(count, self._pool.block_size)
@@ -91,7 +93,7 @@ class Sessions:
             return False
         self._pool.release(kept.blocks[count:])
         tokens = kept.tokens[: count * self._pool.block_size]
-        self._kept[key] = Kept(tokens, kept.blocks[:count], kept.since)
+        self._kept[key] = replace(kept, tokens=tokens, blocks=kept.blocks[:count])
         return True
 
     def forget_client(self, client: int) -> None:
