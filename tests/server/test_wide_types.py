@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """config.pbtxt may declare integers of other widths and signs: what does not fit is refused, and named."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastertransformer.errors import InvalidRequest
 from fastertransformer.messages import EncoderInfo, EngineInfo
 from fastertransformer.server.contracts.core import CoreContract
 from fastertransformer.server.contracts.encoder import EncoderContract
+from fastertransformer.server.contracts.prompts import matrix_rows
 from fastertransformer.server.ensemble.postprocessing import Postprocessing
 from fastertransformer.server.ensemble.preprocessing import Preprocessing
 
@@ -49,8 +51,11 @@ def test_what_does_not_travel_to_an_encoder(name: str, message: str) -> None:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("value", [np.nan, 1e300])
-def test_hidden_states_that_are_no_numbers(value: float) -> None:
+NO_EMBEDDINGS = [(np.nan, "has values that are not finite"), (1e300, "has the value 1e[+]300; allowed is")]
+
+
+@pytest.mark.parametrize(("value", "message"), NO_EMBEDDINGS)
+def test_hidden_states_that_are_no_numbers(value: float, message: str) -> None:
     """Those behind a row's length may be anything."""
     states = np.zeros((1, 3, 4), np.float64)
     states[0, 2] = value
@@ -58,18 +63,32 @@ def test_hidden_states_that_are_no_numbers(value: float) -> None:
     config["input"].append({"name": "sequence_lengths", "data_type": "TYPE_INT32"})
     contract = EncoderContract(config)
     contract.open({"input_hidden_state": states, "sequence_lengths": np.int32([[2]])}, ENCODER)
-    with pytest.raises(InvalidRequest, match="input_hidden_state has values that are not finite"):
+    with pytest.raises(InvalidRequest, match=f"input_hidden_state {message}"):
         contract.open({"input_hidden_state": states}, ENCODER)
 
 
-@pytest.mark.parametrize("value", [np.nan, 1e300])
-def test_prompts_that_are_no_numbers(value: float) -> None:
+@pytest.mark.parametrize(("value", "message"), NO_EMBEDDINGS)
+def test_prompts_that_are_no_numbers(value: float, message: str) -> None:
     arrays = ct.core_inputs([[5, 6]], 4, request_prompt_lengths=1, request_prompt_type=1)
     config = declared(arrays, "TYPE_UINT32")
     config["input"].append({"name": "request_prompt_embedding", "data_type": "TYPE_FP64"})
     arrays["request_prompt_embedding"] = np.full((1, 1, 4), value)
-    with pytest.raises(InvalidRequest, match="request_prompt_embedding has values that are not finite"):
+    with pytest.raises(InvalidRequest, match=f"request_prompt_embedding {message}"):
         CoreContract(config).open(arrays, DECODER)
+
+
+@pytest.mark.parametrize("value", [65505, -3e38])
+def test_embeddings_that_norms_cannot_square(value: float) -> None:
+    allowed = re.escape(f"has the value {value:g}; allowed is [-65504, 65504]")
+    states = np.zeros((1, 3, 4), np.float32)
+    states[0, 1, 2] = 65504
+    config = declared({"input_hidden_state": states}, "TYPE_FP32")
+    EncoderContract(config).open({"input_hidden_state": states}, ENCODER)
+    states[0, 0, 0] = value
+    with pytest.raises(InvalidRequest, match=f"input_hidden_state {allowed}"):
+        EncoderContract(config).open({"input_hidden_state": states}, ENCODER)
+    with pytest.raises(InvalidRequest, match=f"request_prompt_embedding {allowed}"):
+        matrix_rows("request_prompt_embedding", states, 1)
 
 
 @pytest.mark.parametrize("length", [-1, 2**32])

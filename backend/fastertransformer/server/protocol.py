@@ -13,6 +13,9 @@ from ..errors import InvalidRequest, ModelLoadError
 MAX_UINT32 = 2**32 - 1
 """Numpy would make another number of what is larger."""
 
+LARGEST_EMBEDDED = 65504.0
+"""The largest number of float16. The squares of larger ones, which norms add up, may be none of float32."""
+
 Array = npt.NDArray[Any]
 Reader = Callable[[str, Array, int], Sequence[Any]]
 """(tensor name, array [B, ...], B) -> one value per row; raises InvalidRequest."""
@@ -73,15 +76,6 @@ def single_ids(name: str, array: Array, batch: int) -> Sequence[Any]:
 def first_row(name: str, array: Array, batch: int) -> Sequence[Any]:
     """Element 0 decides for the whole request."""
     return [per_row(name, array, batch)[0]] * batch
-
-
-def finite_floats(name: str, array: Array) -> Array:
-    """A copy in float32. Raises: InvalidRequest: a value that is not finite there, such as 1e300."""
-    with np.errstate(over="ignore"):
-        values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise InvalidRequest(f"{name} has values that are not finite in float32")
-    return values
 
 
 def token_rows(name: str, array: Array, _batch: int) -> Sequence[Any]:
@@ -145,6 +139,22 @@ def refused(reason: str) -> Reader:
         raise InvalidRequest(f"{name} was sent with shape {list(array.shape)}, but {reason}")
 
     return read
+
+
+def embeddings(name: str, array: Array) -> Array:
+    """A copy in float32.
+
+    Raises:
+        InvalidRequest: a number that some data type cannot hold, or has no room to compute with.
+    """
+    if array.size == 0 or (array.min() >= -LARGEST_EMBEDDED and array.max() <= LARGEST_EMBEDDED):
+        return array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InvalidRequest(f"{name} has values that are not finite")
+    worst = array.flat[np.abs(array).argmax()]
+    raise InvalidRequest(
+        f"{name} has the value {worst:g}; allowed is [-{LARGEST_EMBEDDED:g}, {LARGEST_EMBEDDED:g}]"
+    )
 
 
 def needed(tensors: Mapping[str, Array], name: str) -> Array:

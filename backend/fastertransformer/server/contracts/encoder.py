@@ -14,7 +14,7 @@ from ... import validation
 from ...errors import InvalidRequest
 from ...messages import EncodeRequest, EngineInfo, TokenIds, token_ids
 from ..call import Row
-from ..protocol import Array, Input, declared, finite_floats, first_row, per_row, read_rows, token_rows
+from ..protocol import Array, Input, declared, embeddings, first_row, per_row, read_rows, token_rows
 from .encoder_call import ATTENTIONS, MODEL_OUTPUTS, OUTPUTS, EncoderCall
 from .prompts import packed_ids
 
@@ -80,7 +80,7 @@ def _request(number: int, values: Mapping[str, Any], vocab_size: int) -> EncodeR
         tokens=packed_ids("input_ids", () if tokens is None else tokens[:length].tolist(), vocab_size),
         token_types=_packed_types(() if types is None else types[:length].tolist()),
         # What lies behind a row's length may be anything.
-        hidden_states=None if hidden is None else finite_floats("input_hidden_state", hidden[:length]),
+        hidden_states=None if hidden is None else embeddings("input_hidden_state", hidden[:length]),
         outputs=(),
         ia3_task=values["ia3_task"],
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InvalidRequest
 from ...messages import EngineInfo, PromptKind, TokenIds, token_ids
-from ..protocol import Array, finite_floats
+from ..protocol import Array, embeddings
 
 _REQUEST_TENSORS = {
     "prompt_embedding": "request_prompt_embedding",
@@ -35,10 +35,10 @@ class Prompt:
 
 
 def matrix_rows(name: str, array: Array, batch: int) -> Sequence[Any]:
-    """[B, rows, width] of finite numbers -> B arrays float32."""
+    """[B, rows, width] of numbers that every data type holds -> B arrays float32."""
     if array.ndim != 3 or array.shape[0] != batch:
         raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, rows, width]")
-    return list(finite_floats(name, array))
+    return list(embeddings(name, array))
 
 
 def read_prompt(values: Mapping[str, Any], ids: tuple[int, ...], info: EngineInfo) -> Prompt:
