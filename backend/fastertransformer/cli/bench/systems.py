@@ -158,7 +158,9 @@ class PeerSystem:
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise FasterTransformerError(f"the peer did not answer within {self._timeout:g} s")
+                raise FasterTransformerError(
+                    f"the peer did not answer within {self._timeout:g} s; leave it out, or ask for less"
+                )
             part = self._process.stdout.read(1 << 20)
             if not part:
                 raise FasterTransformerError(f"the peer ended with code {_ended(self._process)}")
