@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 from ...errors import FasterTransformerError
 from ..console import output
 from ..repository import parse_parameters
-from .compare import check_peers, compare
+from .compare import Schedule, check_peers, compare
 from .encoding_report import encoding_table
 from .kind import Kind
 from .peers import PEERS
@@ -58,6 +58,10 @@ def bench(
         bool, typer.Option("--profile", help="Show where the time goes instead, kernel by kernel.")
     ] = False,
     repetitions: Annotated[int, typer.Option(help="Runs of each; medians are reported.")] = 3,
+    pause: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds of rest before each run: long prompts in a row make a GPU slower."),
+    ] = 0,
     num_threads: Annotated[int, typer.Option(help="CPU threads of every system; 0: all cores.")] = 0,
     parameter: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of config.pbtxt; repeatable.", show_default=False)
@@ -86,11 +90,13 @@ def bench(
             for entry in profiles:
                 output.print(profile_line(entry), profile_table(entry), sep="\n", highlight=False)
         else:
-            rows: list[Any] = compare(setup, workloads, peers or [], through_triton, repetitions)
+            rows: list[Any] = compare(
+                setup, workloads, peers or [], through_triton, Schedule(repetitions, pause)
+            )
             figures = {"rows": rows}
             output.print(encoding_table(rows) if setup.kind is Kind.ENCODER else table(rows))
         if json is not None:
-            write_json(json, setup.machine, {"shape": shape, **setup.parameters}, **figures)
+            write_json(json, setup.machine, {"shape": shape, "pause": pause, **setup.parameters}, **figures)
 
 
 def _workloads(sizes: list[Sizes], more: list[Sizes], beam_width: int, setup: Setup) -> list[Workload]:

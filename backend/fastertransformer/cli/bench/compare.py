@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Runs every workload on every system and puts the figures side by side."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,8 +31,20 @@ Runs = dict[str, Any]
 """By the name of the system: Measurement or Encoding, as the kind of the model has it."""
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How often each system runs a workload, and how many seconds of rest precede a run.
+
+    Prompts in a row draw all the power that a GPU may have, and its clock falls; a lone one meets
+    it at full speed.
+    """
+
+    repetitions: int
+    pause: float
+
+
 def compare(
-    setup: Setup, workloads: list[Workload], peers: list[str], through_triton: bool, repetitions: int
+    setup: Setup, workloads: list[Workload], peers: list[str], through_triton: bool, schedule: Schedule
 ) -> list[Row] | list[EncodingRow]:
     """Rows by workload; a system whose memory does not hold a workload has no row for it.
 
@@ -48,7 +62,7 @@ def compare(
             with errors.status(f"Loading {', '.join(group)}"):
                 systems = {name: stack.enter_context(starters[name]()) for name in group}
             for workload in workloads:
-                runs[workload] |= take_turns(systems, workload, repetitions)
+                runs[workload] |= take_turns(systems, workload, schedule)
             if isinstance(ours := systems.get(OURS), EngineSystem):
                 info = ours.info
     assert info is not None
@@ -88,16 +102,17 @@ def _starters(setup: Setup, peers: list[str], through_triton: bool) -> Starters:
     return starters
 
 
-def take_turns(systems: dict[str, System], workload: Workload, repetitions: int) -> Runs:
+def take_turns(systems: dict[str, System], workload: Workload, schedule: Schedule) -> Runs:
     """A B A B ...; the first round warms up and does not count."""
     runs: dict[str, list[Any]] = {}
     # Without a thread of its own: it would take the client's time.
     with Progress(console=errors, transient=True, auto_refresh=False) as progress:
-        total = (repetitions + 1) * len(systems)
+        total = (schedule.repetitions + 1) * len(systems)
         task = progress.add_task(str(workload), total=total)
-        for repetition in range(repetitions + 1):
+        for repetition in range(schedule.repetitions + 1):
             for name, system in systems.items():
                 progress.update(task, description=f"{workload} {name}", refresh=True)
+                time.sleep(schedule.pause)
                 measured = system.run(workload)
                 if repetition > 0 and measured is not None:
                     runs.setdefault(name, []).append(measured)
