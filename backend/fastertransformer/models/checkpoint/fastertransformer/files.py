@@ -3,6 +3,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +95,11 @@ class Files:
 
     @classmethod
     def of(cls, folder: Path, dtype: torch.dtype) -> "Files":
-        found = [match for path in folder.glob("*.bin") if (match := _FILE.match(path.name))]
-        ranks = [int(match["rank"]) for match in found if match["rank"] is not None]
+        """Raises: ModelLoadError: a tensor has files of more ranks than the others; names them."""
+        found = [match for path in sorted(folder.glob("*.bin")) if (match := _FILE.match(path.name))]
+        num_shards = _num_shards(folder, [match for match in found if match["rank"] is not None])
         stems = {match["name"] for match in found} - {_COPY}
-        return cls(folder, dtype, max(ranks, default=0) + 1, {_name(stem): stem for stem in sorted(stems)})
+        return cls(folder, dtype, num_shards, {_name(stem): stem for stem in sorted(stems)})
 
     @property
     def names(self) -> Collection[str]:
@@ -154,6 +156,23 @@ class Files:
 
     def _path(self, name: str, rank: int | None) -> Path:
         return self.folder / _file(self.stems.get(name, _STEMS.get(name, name)), rank)
+
+
+def _num_shards(folder: Path, files: Sequence[re.Match[str]]) -> int:
+    """Into how many files tensors are cut: as most of them are."""
+    counts: dict[str, int] = {}
+    for file in files:
+        counts[file["name"]] = max(counts.get(file["name"], 0), int(file["rank"]) + 1)
+    tensors = Counter(counts.values())
+    num_shards = min(tensors, key=lambda count: (-tensors[count], count), default=1)
+    strays = [file.string for file in files if int(file["rank"]) >= num_shards]
+    if strays:
+        named = ", ".join(strays[:4]) + (" ..." if len(strays) > 4 else "")
+        raise ModelLoadError(
+            f"{folder}: {named} cannot belong to this checkpoint: {tensors[num_shards]} of {len(counts)}"
+            f" tensors that are cut have no files beyond rank {num_shards - 1}; remove what another one left"
+        )
+    return num_shards
 
 
 def _name(stem: str) -> str:
