@@ -218,6 +218,16 @@ def test_neutral_rows_keep_their_bits(kernels):
 
 
 @pytest.mark.parametrize("kernels", BODY_AND_GPU)
+def test_what_is_banned_stays_so_whatever_a_penalty_makes_of_it(kernels):
+    step = neutral_step(torch.randn(1, 1000))
+    step.bad_words[..., :-1] = -1
+    step.bad_words[step.slots.long(), :, -1] = step.token_pool[step.slots.long(), :1]
+    for name, value in {"repetition_penalty": 0.0, "num_bad_words": 1}.items():
+        step.set(name, 0, value)
+    assert process(kernels, step)[0, step.token_pool[step.slots[0], 0]] == -INFINITY
+
+
+@pytest.mark.parametrize("kernels", BODY_AND_GPU)
 @pytest.mark.parametrize("vocab_size", [64, 50257, 131072])
 @pytest.mark.parametrize(
     ("parameters", "share"),

@@ -66,12 +66,16 @@ def test_lists_of_words_have_an_end():
     ("field", "value", "message"),
     [
         ("temperature", 3.5e38, r"heat is 3.5e\+38; allowed is a finite number >= 0 up to 3.40e\+38"),
-        ("presence_penalty", -1e300, r"presence_penalty is -1e\+300; allowed is a finite number up to"),
+        ("presence_penalty", -1e300, r"presence_penalty is -1e\+300; allowed is a number of at most 1e\+20$"),
+        ("frequency_penalty", 2e20, r"is 2e\+20; allowed is a number of at most 1e\+20$"),
+        ("repetition_penalty", 1e-38, r"is 1e-38; allowed is a number in \[1e-20, 1e\+20\]$"),
+        ("repetition_penalty", 2e20, r"is 2e\+20; allowed is a number in \[1e-20, 1e\+20\]$"),
         ("temperature", float("inf"), "heat is inf; allowed is a finite number >= 0$"),
         ("temperature", float("nan"), "heat is nan; allowed is a finite number >= 0$"),
     ],
 )
 def test_numbers_are_those_of_float32(field, value, message):
     check_ranges(SamplingParams(max_tokens=1, temperature=3.4e38, seed=2**64 - 1), {})
+    check_ranges(SamplingParams(max_tokens=1, repetition_penalty=1e-20, presence_penalty=-1e20), {})
     with pytest.raises(InvalidRequest, match=message):
         check_ranges(SamplingParams(max_tokens=1, **{field: value}), {"temperature": "heat"})

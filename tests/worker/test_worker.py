@@ -43,7 +43,10 @@ def test_bad_requests_are_refused_by_name_and_good_ones_go_on(checkpoint):
         "prompt is empty": ((), {}),
         "temperature is -1.0; allowed is a finite number >= 0": ((1,), {"temperature": -1.0}),
         "top_p is nan; allowed is a number in [0, 1]": ((1,), {"top_p": float("nan")}),
-        "repetition_penalty is 0.0; allowed is a finite number > 0": ((1,), {"repetition_penalty": 0.0}),
+        "repetition_penalty is 0.0; allowed is a number in [1e-20, 1e+20]": (
+            (1,),
+            {"repetition_penalty": 0.0},
+        ),
         "stop_words: a word without tokens": ((1,), {"stop_words": ((),)}),
         "bad_words: token id 999 at position 0": ((1,), {"bad_words": ((999,),)}),
         "max_tokens is 0; allowed is an integer >= 1": ((1,), {"max_tokens": 0}),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From logits to tokens, every row with the parameters of its slot. Rows are independent of each other.
 
-The order within a step is FasterTransformer's: bad words, temperature, penalties, minimum length, draw. The
-ops share these arguments, which lie on the device:
+The order within a step: temperature, penalties, bans, draw. (FasterTransformer bans bad words first) The ops
+share these arguments, which lie on the device:
 
     logits: [S, V] float32.
     token_pool: [slots, positions] int32, the tokens of every slot; below 0 what is not of the vocabulary.
@@ -70,8 +70,8 @@ def process_logits(
     end_ids: Tensor,
     biases: Tensor,
 ) -> None:
-    """Adds biases, bans bad words and repeated n-grams, divides by the temperature, penalises, bans the end
-    ids of short rows; in place.
+    """Adds biases, divides by the temperature, penalises, bans bad words, repeated n-grams and the end ids of
+    short rows; in place. Bans come last: what is -inf stays so, whatever the penalties would do.
 
     A row that asks for none of it keeps its bits. (contract: docs/compatibility.md)
 
@@ -96,11 +96,11 @@ def process_logits(
     history = token_pool[places, : int(lengths.max())]
     processed = logits[rows]
     _add_biases(processed, biases[places], at["num_biases"])
-    _ban(processed, history, lengths, bad_words[places], at["num_bad_words"])
-    _ban_ngrams(processed, history, lengths, at["no_repeat_ngram_size"])
     processed /= at["temperature"][:, None]
     if penalised[rows].any():
         _penalise(processed, history, lengths, at)
+    _ban(processed, history, lengths, bad_words[places], at["num_bad_words"])
+    _ban_ngrams(processed, history, lengths, at["no_repeat_ngram_size"])
     _ban(processed, history, lengths, end_ids[places], at["num_end_ids"] * unready)
     logits[rows] = processed
 

@@ -23,7 +23,13 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 _Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_ZERO: _Range = (lambda value: value >= 0, "a finite number >= 0")
-_ABOVE_ZERO: _Range = (lambda value: value > 0, "a finite number > 0")
+_PENALTY_LIMIT = 1e20
+"""Nobody needs more, and the logits that penalties make of a model's stay numbers."""
+_FACTOR: _Range = (
+    lambda value: 1 / _PENALTY_LIMIT <= value <= _PENALTY_LIMIT,
+    f"a number in [{1 / _PENALTY_LIMIT:g}, {_PENALTY_LIMIT:g}]",
+)
+_TERM: _Range = (lambda value: abs(value) <= _PENALTY_LIMIT, f"a number of at most {_PENALTY_LIMIT:g}")
 _UNIT_INTERVAL: _Range = (lambda value: 0 <= value <= 1, "a number in [0, 1]")
 _SHARE: _Range = (lambda value: 0 < value <= 1, "a number in (0, 1]")
 _ANY: _Range = (lambda _: True, "a finite number")
@@ -35,9 +41,9 @@ _RANGES: dict[str, _Range] = {
     "top_p_decay": _SHARE,
     "top_p_min": _SHARE,
     "min_p": _UNIT_INTERVAL,
-    "repetition_penalty": _ABOVE_ZERO,
-    "presence_penalty": _ANY,
-    "frequency_penalty": _ANY,
+    "repetition_penalty": _FACTOR,
+    "presence_penalty": _TERM,
+    "frequency_penalty": _TERM,
     "min_length": _AT_LEAST_ZERO,
     "no_repeat_ngram_size": _AT_LEAST_ZERO,
     "max_tokens": (lambda value: value >= 1, "an integer >= 1"),
@@ -53,7 +59,7 @@ def check_ranges(sampling: SamplingParams, names: Mapping[str, str]) -> None:
         value = getattr(sampling, field)
         is_small = abs(value) <= FLOAT32_MAX  # false for nan, too
         if not (is_small and allowed(value)):
-            bound = f" up to {FLOAT32_MAX:.2e}" if math.isfinite(value) and not is_small else ""
+            bound = f" up to {FLOAT32_MAX:.2e}" if math.isfinite(value) and allowed(value) else ""
             raise InvalidRequest(f"{names.get(field, field)} is {value}; allowed is {text}{bound}")
 
 
