@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import client_tools as ct
 import numpy as np
 import pytest
-from tiny_models import MAX_POSITIONS
+from tiny_models import EOS_ID, MAX_POSITIONS, VOCAB_SIZE
 from triton_process import TritonServer
 from tritonclient.utils import InferenceServerException
 
@@ -122,6 +122,36 @@ def test_error_of_a_start_id(server: TritonServer) -> None:
 def test_error_of_a_stream(server: TritonServer) -> None:
     with pytest.raises(InferenceServerException, match="temperature is nan"):
         ct.stream_infer(server.grpc, "streaming", GOOD | {"temperature": F32([[1], [np.nan]])})
+
+
+@pytest.mark.parametrize("draws", [0, 40], ids=["greedy", "drawn"])
+def test_a_request_whose_every_token_is_banned_fails_alone(server: TritonServer, draws: int) -> None:
+    """All but the end id are bad words, and that may not come yet; or an output may hold no token twice."""
+    words = ct.word_list([[token] for token in range(VOCAB_SIZE) if token != EOS_ID])
+    early = {"bad_words_list": words, "min_length": 3}
+    once = {"no_repeat_ngram_size": 1, "min_length": VOCAB_SIZE + 8}
+    wishes = {"runtime_top_k": draws, "is_return_log_probs": True}
+    before = ct.grpc_infer(server.grpc, "fastertransformer", GOOD)
+    for bans, count in ((early, 0), (once, VOCAB_SIZE - 3)):
+        with pytest.raises(
+            InferenceServerException, match=f"leave no token to take after {count} new"
+        ) as caught:
+            ct.grpc_infer(
+                server.grpc, "fastertransformer", ct.core_inputs([[11, 12]], VOCAB_SIZE + 9, **wishes, **bans)
+            )
+        assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    after = ct.grpc_infer(server.grpc, "fastertransformer", GOOD)
+    assert after["output_ids"].tolist() == before["output_ids"].tolist()
+
+
+def test_logits_that_overflow_leave_numbers_to_read(server: TritonServer) -> None:
+    """What biases and a low temperature make of all tokens; over HTTP NaN would be no JSON."""
+    least = float(np.finfo(np.float32).min)
+    biases = np.array([[[token, least] for token in range(VOCAB_SIZE)]], np.float32)
+    arrays = ct.core_inputs([[11]], 2, logit_bias=biases, temperature=0.5, is_return_log_probs=True)
+    outputs = ct.grpc_infer(server.grpc, "fastertransformer", arrays | {"runtime_top_k": U32([[4]])})
+    assert np.isfinite(outputs["output_log_probs"]).all()
+    assert np.isfinite(outputs["cum_log_probs"]).all()
 
 
 def test_required_inputs(server: TritonServer) -> None:

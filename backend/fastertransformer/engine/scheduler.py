@@ -14,6 +14,7 @@ from collections.abc import Sequence as List
 
 from ..config import EngineConfig
 from ..messages import AnyRequest, EngineInfo, EngineStats, FinishReason, Output, Request, token_ids
+from .bans import REFUSAL, is_stuck
 from .batch import Batch, FloatArray, StepResult, max_context_logits
 from .beams import BeamGroup, Candidates, advance, copy_tail, start_search, tail_to_copy
 from .block_pool import BlockPool
@@ -109,7 +110,7 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def reject(self, client: int, request: AnyRequest, error: str, may_retry: bool = True) -> None:
-        """Answers a request that never becomes a sequence."""
+        """Answers a request that is no sequence, or none any more."""
         output = Output(request.id, finish_reason=FinishReason.ERROR, error=error, may_retry=may_retry)
         self._tell(client, output)
 
@@ -305,8 +306,12 @@ class Scheduler:
         """Forward progress: what cannot start on an empty engine never will."""
         if self._waiting and not self._running and not self._in_flight:
             head = self._waiting[0]
-            self._finish(head)
-            self.reject(head.client, head.request, self.pool.refusal(len(head.tokens)), may_retry=False)
+            self._refuse(head, self.pool.refusal(len(head.tokens)))
+
+    def _refuse(self, sequence: Sequence, error: str) -> None:
+        """Ends what would fail again."""
+        self._finish(sequence)
+        self.reject(sequence.client, sequence.request, error, may_retry=False)
 
     # Bookkeeping
 
@@ -325,6 +330,9 @@ class Scheduler:
         sequence.num_pending -= 1
         if sequence.state is _FINISHED:
             return  # it ended while this step was in flight
+        if is_stuck(sequence, token):
+            self._refuse(sequence, REFUSAL.format(len(sequence.tokens) - sequence.prompt_len))
+            return
         output = sequence.append(token, logprob, logits)
         self._tell(sequence.client, sequence.with_context(output))
         if output.finish_reason is None:

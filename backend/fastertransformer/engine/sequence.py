@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One request inside the engine: its tokens, how far they are computed, what it holds."""
 
+import math
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,6 +17,8 @@ from .sessions import SessionKey
 if TYPE_CHECKING:
     from .beams import BeamGroup
 
+_LEAST_LOGPROB = -1e20
+"""For what has none, or one that no JSON holds: numbers that overflowed, or nothing that could be taken."""
 SequenceKey = tuple[int, int]
 """(client, the client's request id)"""
 
@@ -161,7 +164,8 @@ class Sequence:
 
     def _output(self, tokens: tuple[int, ...], logprob: float, logits: bytes = b"") -> Output:
         """Of `tokens` the last one was sampled."""
-        logprobs = (*(0.0 for _ in tokens[1:]), logprob) if self.sampling.logprobs else ()
+        told = logprob if math.isfinite(logprob) else _LEAST_LOGPROB
+        logprobs = (*(0.0 for _ in tokens[1:]), told) if self.sampling.logprobs else ()
         return Output(self.request.id, tokens, logprobs, self.reason_to_stop(), logits=logits)
 
     def with_context(self, output: Output) -> Output:
