@@ -3,6 +3,7 @@
 
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -22,6 +23,12 @@ from fastertransformer.server import processes
 
 SOON_S = 30
 """For what takes a second or two on a machine that does nothing else."""
+
+
+def shared_memory(server: TritonServer) -> set[Path]:
+    """Segments that the server's stubs hold."""
+    maps = (Path(f"/proc/{pid}/maps").read_text() for pid in server.stubs())
+    return {Path(name) for text in maps for name in re.findall(r"/dev/shm/\S+", text)}
 
 
 def start(folder: Path, llama: Path, *launcher: str, **parameters: str) -> TritonServer:
@@ -73,7 +80,8 @@ def test_death_of_a_rank(server_of_many_ranks: TritonServer) -> None:
 
 def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> None:
     server = start(tmp_path, llama, pipeline_para_size="2")
-    stubs = processes.children(server.process.pid)
+    stubs, shared = processes.children(server.process.pid), shared_memory(server)
+    assert len(shared) == 2
     with ct.open_stream(server.grpc) as stream:
         stream.send("streaming", ct.core_inputs([[3]], LONG, min_length=LONG))
         stream.next()
@@ -83,11 +91,13 @@ def test_kill_of_the_server_while_it_generates(tmp_path: Path, llama: Path) -> N
     wait_for(lambda: not server.engine_processes(), SOON_S, "no engine process is left")
     wait_for(lambda: not any(map(processes.is_alive, stubs)), SOON_S, "no stub is left")
     assert not list(server.temporary.glob("fastertransformer-*/*"))
+    assert not any(path.exists() for path in shared)
 
 
 def test_kill_of_server_and_guard(tmp_path: Path, llama: Path) -> None:
     """What then is left the next server sweeps."""
     server = start(tmp_path / "one", llama)
+    shared = shared_memory(server)
     guard = next(pid for pid in server.engine_processes() if "server.guard" in processes.command_line(pid))
     for pid in (guard, server.process.pid):
         os.kill(pid, signal.SIGKILL)
@@ -97,6 +107,7 @@ def test_kill_of_server_and_guard(tmp_path: Path, llama: Path) -> None:
     assert len(left) == 1
     after = start(tmp_path / "two", llama, "env", f"TMPDIR={server.temporary}")
     assert left[0] not in server.temporary.glob("fastertransformer-*/*")
+    assert not any(path.exists() for path in shared)
     after.stop()
     assert not list(server.temporary.glob("fastertransformer-*/*"))
 

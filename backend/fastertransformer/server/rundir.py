@@ -4,6 +4,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
@@ -26,7 +27,10 @@ _SOCKET_PATH_LIMIT = 107
 _TERMINATE_TIMEOUT_S = 10.0
 _LOCK = "lock"
 _USERS = "users"
+_SHARED = "shared"
 _STUB = "triton_python_backend_stub"
+_REGION = re.compile(r"/dev/shm/\S*_shm_region_\S+")
+"""What a stub and its server exchange tensors through."""
 _MEANT_FOR = "where engines have their sockets and locks"
 
 
@@ -70,6 +74,8 @@ class RuntimeDirectory:
         file = os.open(self.path / _USERS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         fcntl.flock(file, fcntl.LOCK_SH)
         os.write(file, f"{os.getpid()}\n".encode())
+        with (self.path / _SHARED).open("a") as shared:
+            shared.writelines(f"{region}\n" for region in _regions())
         return file
 
     def last_one_out(self, file: int) -> bool:
@@ -160,7 +166,7 @@ def sweep() -> None:
 
 
 def clear(path: Path) -> None:
-    """Removes the directory of a server that is gone.
+    """Removes the directory of a server that is gone, and the memory that its instances shared with it.
 
     The stubs of a killed server are meant to end by themselves, but some hang in it for ever.
     """
@@ -171,7 +177,15 @@ def clear(path: Path) -> None:
             if {_STUB, server_pid} <= {Path(word).name for word in processes.command_line(pid).split()}:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+    with suppress(FileNotFoundError):
+        for region in (path / _SHARED).read_text().split():
+            Path(region).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _regions() -> set[str]:
+    """Of this process; nobody but the server removes them."""
+    return set(_REGION.findall(Path("/proc/self/maps").read_text()))
 
 
 def _locked(path: Path) -> int | None:
