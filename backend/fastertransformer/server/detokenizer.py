@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT_TOKENS = 5
+_CHARACTER_TOKENS = 4
+"""Of the longest character, where every byte of it is one."""
 
 
 class Detokenizer:
@@ -18,7 +20,7 @@ class Detokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int]) -> None:
         self._decode = decode
-        self._ids = list(prompt[-_CONTEXT_TOKENS:])
+        self._ids = _end_of(prompt, decode)
         self._begin = 0
         """First token of the decodings that are compared."""
         self._given = len(self._ids)
@@ -33,3 +35,9 @@ class Detokenizer:
             return ""
         self._begin, self._given = self._given, len(self._ids)
         return text[len(before) :]
+
+
+def _end_of(prompt: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[int]:
+    """Some tokens, the first of which begins a character: else no run of bytes from there on is text."""
+    ends = [list(prompt[-_CONTEXT_TOKENS - more :]) for more in range(_CHARACTER_TOKENS)]
+    return next((end for end in ends if not decode(end).startswith(_INCOMPLETE)), ends[0])
