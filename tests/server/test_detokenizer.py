@@ -2,6 +2,9 @@
 """Text of vocabularies that spell what they have no token for in bytes, as Llama's, Mistral's and Gemma's."""
 
 import json
+import random
+import time
+from itertools import pairwise
 
 import pytest
 from tokenizers import Tokenizer
@@ -52,3 +55,29 @@ def test_a_prompt_that_ends_with_bytes_spoils_no_text(tokenizer, prompt, text):
     found = pieces(tokenizer, ids, [[token] for token in tokenizer.encode(text).ids])
     assert "".join(found) == text
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in found)
+
+
+def test_text_does_not_depend_on_how_many_tokens_come_at_once(tokenizer):
+    """To the decoder, bytes that are no character spoil characters in front of them, which may be sent."""
+    draw = random.Random(0)
+    for _ in range(300):
+        prompt = tokenizer.encode(draw.choice(PROMPTS)).ids
+        tokens = tokenizer.encode("".join(draw.choices("ab é世🙂", k=9))).ids
+        for _ in range(draw.randint(1, 4)):
+            tokens.insert(draw.randrange(len(tokens)), draw.randrange(257))
+        alone = pieces(tokenizer, prompt, [[token] for token in tokens])
+        cuts = [0, *sorted(draw.sample(range(1, len(tokens)), 3)), len(tokens)]
+        together = [tokens[begin:end] for begin, end in pairwise(cuts)]
+        assert "".join(alone) == "".join(pieces(tokenizer, prompt, together))
+
+
+def test_what_never_becomes_text_takes_no_time(tokenizer):
+    """A model may be brought to say the same byte, or what is no text, for ever; all others wait for it."""
+    byte, special = tokenizer.token_to_id("<0xE4>"), tokenizer.token_to_id(SPECIAL)
+    prompt, count = tokenizer.encode("Hi").ids, 6000
+    begin = time.perf_counter()
+    *found, rest = pieces(tokenizer, prompt, [[byte]] * count)
+    assert "".join([*found, rest]) == "\N{REPLACEMENT CHARACTER}" * count
+    assert len(rest) < 5
+    assert pieces(tokenizer, prompt, [[special]] * count + [tokenizer.encode(" a").ids])[-2:] == [" a", ""]
+    assert time.perf_counter() - begin < 2
