@@ -52,13 +52,13 @@ class EncoderTextContract:
     def _row(self, values: Mapping[str, Any], info: EngineInfo) -> TextRow:
         assert info.encoder is not None
         longest = info.max_model_len if values["truncate"] else None
-        encoding = self._tokenizer.encode_pair(values["text"], values["pair"], longest)
-        has_types = info.encoder.num_token_types > 1 and any(encoding.type_ids)
+        found = self._tokenizer.encode_pair(values["text"], values["pair"], longest)
+        has_types = info.encoder.num_token_types > 1 and any(found.type_ids)
         request = EncodeRequest(
             id=next(self._ids),
-            tokens=token_ids(encoding.ids),
-            token_types=token_ids(encoding.type_ids if has_types else ()),
+            tokens=token_ids(found.ids),
+            token_types=token_ids(found.type_ids if has_types else ()),
             outputs=(),
         )
         validation.check(request, info, NAMES)
-        return TextRow(Row(request), encoding.offsets)
+        return TextRow(Row(request), found.offsets)
