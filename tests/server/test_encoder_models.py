@@ -216,6 +216,9 @@ def test_a_long_text_is_refused_or_cut(server):
     text = "word " * 600
     with pytest.raises(InferenceServerException, match="text_input has 602 tokens; the model takes 1 to 512"):
         ct.grpc_infer(server.grpc, "minilm_embed", text_input([text]))
+    pair = {"text_pair": np.array([[text.encode()]], np.object_)}
+    with pytest.raises(InferenceServerException, match="text_input with text_pair has 604 tokens"):
+        ct.grpc_infer(server.grpc, "minilm_embed", text_input(["a"], **pair))
     found = ct.grpc_infer(server.grpc, "minilm_embed", text_input([text], truncate=np.array([[True]])))
     assert (torch.from_numpy(found["embedding"].copy()) - minilm.embed([text])).abs().max() < TOLERANCE
 

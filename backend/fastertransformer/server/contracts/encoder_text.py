@@ -21,6 +21,7 @@ INPUTS = (
     Input("truncate", "TYPE_BOOL", (1,), per_row, "truncate", False),
 )
 NAMES = {"tokens": "text_input"}
+NAMES_OF_PAIRS = {"tokens": "text_input with text_pair"}
 
 
 class EncoderTextContract:
@@ -60,5 +61,5 @@ class EncoderTextContract:
             token_types=token_ids(found.type_ids if has_types else ()),
             outputs=(),
         )
-        validation.check(request, info, NAMES)
+        validation.check(request, info, NAMES if values["pair"] is None else NAMES_OF_PAIRS)
         return TextRow(Row(request), found.offsets)
