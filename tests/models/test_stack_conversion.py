@@ -205,6 +205,59 @@ def test_a_missing_file_is_named(file, message, tmp_path):
         found(tmp_path, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "changed", "message"),
+    [
+        ("deberta", "num_layer = 2", "", r"config\.ini \[deberta\] has no num_layer$"),
+        (
+            "deberta",
+            "head_num = 6",
+            "head_num = six",
+            r"config\.ini \[deberta\]: head_num is 'six'; expected int",
+        ),
+        (
+            "deberta",
+            "relative_position_buckets = 16",
+            "relative_position_buckets = x",
+            "relative_position_b.* is",
+        ),
+        (
+            "deberta",
+            "size_per_head = 8",
+            "size_per_head = 7",
+            r"config\.ini \[deberta\]: hidden_size is 48; .* 6 \* 7",
+        ),
+        (
+            "deberta",
+            "q_scaling = 1.7",
+            "q_scaling = 2.7",
+            r"config\.ini \[deberta\]: q_scaling is 2\.7320.*; only 1\.7",
+        ),
+        (
+            "bert-bare",
+            "inter_size = 80",
+            "inter_size = -80",
+            r"config\.ini \[bert\]: inter_size is -80; expected",
+        ),
+        (
+            "bart",
+            "num_layers = 3",
+            "num_layers = 0",
+            r"\[encoder\]: num_layers of \[decoder\] is 0;",
+        ),
+    ],
+)
+def test_a_value_of_config_ini_is_named_as_it_stands_there(name, line, changed, message, tmp_path):
+    make(name, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "own", "fastertransformer", 2)
+    file = tmp_path / "own" / "2-gpu" / "config.ini"
+    text = file.read_text()
+    assert line in text
+    file.write_text(text.replace(line, changed))
+    with pytest.raises(ModelLoadError, match=message):
+        found(tmp_path / "own")
+
+
 def test_left_over_files_are_named(tmp_path):
     place = write(tmp_path, make("bart", tmp_path / "hf"), 1)
     save(place / "decoder.3.layer.CrossAttention.q.weight.0.bin", torch.ones(48), torch.float32)

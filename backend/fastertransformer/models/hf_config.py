@@ -3,21 +3,30 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import ModelLoadError
 
 REQUIRED = object()
 """As a default: the key must be there."""
+_AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
 _LARGEST = 2**31 - 1
 """Of sizes: kernels count with 32 bits."""
 
 
 class HFConfig:
-    """A config.json as published: `rope_parameters` of transformers 5 and the older keys are both read."""
+    """A config.json as published: `rope_parameters` of transformers 5 and the older keys are both read.
 
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+    Args:
+        names: what errors call keys that have another name in the file.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], source: str, names: Mapping[str, str] = _AS_THEY_ARE
+    ) -> None:
         self._values = values
+        self._names = names
         self.source = source
         """What errors call it."""
 
@@ -34,7 +43,7 @@ class HFConfig:
         value = self._read(key, (int,), default)
         if value is not default and not 1 <= value <= _LARGEST:
             bound = "" if value < 1 else f" up to {_LARGEST}"
-            raise ModelLoadError(f"{self.source}: {key} is {value}; expected a positive integer{bound}")
+            raise ModelLoadError(f"{self._place(key)} is {value}; expected a positive integer{bound}")
         return int(value)
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
@@ -51,7 +60,7 @@ class HFConfig:
         """What `choices` makes of a name."""
         name = self.text(key, default)
         if name not in choices:
-            raise ModelLoadError(f"{self.source}: {key} is {name!r}; supported are {', '.join(choices)}")
+            raise ModelLoadError(f"{self._place(key)} is {name!r}; supported are {', '.join(choices)}")
         return choices[name]
 
     def integers(self, key: str) -> list[int]:
@@ -70,19 +79,19 @@ class HFConfig:
         value = self._read(key, (int, list), [])
         ids = value if isinstance(value, list) else [value]
         if not all(type(token) is int for token in ids):
-            raise ModelLoadError(f"{self.source}: {key} is {value!r}; expected token ids")
+            raise ModelLoadError(f"{self._place(key)} is {value!r}; expected token ids")
         return tuple(ids)
 
     def only(self, key: str, allowed: Any) -> None:
         """Refuses any other value than `allowed`, which an absent key stands for."""
         value = self._values.get(key)
         if value is not None and value != allowed:
-            raise ModelLoadError(f"{self.source}: {key} is {value!r}; only {allowed!r} is supported")
+            raise ModelLoadError(f"{self._place(key)} is {value!r}; only {allowed!r} is supported")
 
     def renamed(self, names: Mapping[str, str]) -> "HFConfig":
         """The same values, those of keys in `names` also under the names that these stand for."""
         present = {name: self._values[key] for key, name in names.items() if self.has(key)}
-        return HFConfig({**self._values, **present}, self.source)
+        return HFConfig({**self._values, **present}, self.source, self._names)
 
     def section(self, key: str) -> "HFConfig":
         """A nested object; empty when the key is absent."""
@@ -91,7 +100,7 @@ class HFConfig:
     def completed(self, **defaults: Any) -> "HFConfig":
         """The same values, and `defaults` where there are none."""
         given = {name: value for name, value in self._values.items() if value is not None}
-        return HFConfig(defaults | given, self.source)
+        return HFConfig(defaults | given, self.source, self._names)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -99,18 +108,21 @@ class HFConfig:
     def has(self, key: str) -> bool:
         return self._values.get(key) is not None
 
+    def _place(self, key: str) -> str:
+        return f"{self.source}: {self._names.get(key, key)}"
+
     def _finite(self, key: str, value: Any) -> float:
         if not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:  # as of nan
-            raise ModelLoadError(f"{self.source}: {key} is {value!r}; expected a finite number")
+            raise ModelLoadError(f"{self._place(key)} is {value!r}; expected a finite number")
         return float(value)
 
     def _read(self, key: str, kinds: tuple[type, ...], default: Any) -> Any:
         value = self._values.get(key)
         if value is None:
             if default is REQUIRED:
-                raise ModelLoadError(f"{self.source} has no {key}")
+                raise ModelLoadError(f"{self.source} has no {self._names.get(key, key)}")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ModelLoadError(f"{self.source}: {key} is {value!r}; expected {expected}")
+            raise ModelLoadError(f"{self._place(key)} is {value!r}; expected {expected}")
         return value

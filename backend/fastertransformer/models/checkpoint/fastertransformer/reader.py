@@ -44,14 +44,14 @@ class FasterTransformerCheckpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        name, values, source = _described(folder)
+        name, values, source, places = _described(folder)
         data_type = values.pop("weight_data_type", None)
         self.files = Files.of(folder, file_type(HFConfig({"weight_data_type": data_type}, source)))
         found: dict[str, Any] = {"model_type": PREFIX + name, "weight_data_type": data_type}
         if name not in TRANSLATIONS:
             found["tie_word_embeddings"] = _HEAD not in self.files.names
             found |= {name: values.get(key) for key, name in _IDS.items()}
-        self.config = HFConfig({**values, **found}, source)
+        self.config = HFConfig({**values, **found}, source, places)
         generation = folder / "generation_config.json"
         self.generation = HFConfig(read_json(generation) if generation.exists() else {}, str(generation))
         self._optional = _OPTIONAL.get(name, re.compile(re.escape(_HEAD)))
@@ -98,8 +98,12 @@ class FasterTransformerCheckpoint:
 _IDS = {"start_id": "bos_token_id", "end_id": "eos_token_id"}
 
 
-def _described(folder: Path) -> tuple[str, dict[str, Any], str]:
-    """Class and values of config.ini, or what they are by the config.json of the source; and the file."""
+_Described = tuple[str, dict[str, Any], str, dict[str, str]]
+
+
+def _described(folder: Path) -> _Described:
+    """Class and values of config.ini, or what they are by the config.json of the source; the file, and how it
+    calls what has another name here."""
     path = folder / FILE
     if path.exists():
         parser = read_ini(folder)
@@ -109,14 +113,15 @@ def _described(folder: Path) -> tuple[str, dict[str, Any], str]:
         values = read_values(name, parser, source)
         if name == "t5" and "num_decoder_layers" not in values:
             values["architectures"] = ["T5EncoderModel"]
-        return name, {**values, "weight_data_type": parser[section].get("weight_data_type")}, source
+        places = TRANSLATIONS[name].places(parser, section) if name in TRANSLATIONS else {}
+        return name, {**values, "weight_data_type": parser[section].get("weight_data_type")}, source, places
     for place in (folder, folder.parent):
         if (place / _CONFIG).exists():
             return _from_config_json(folder, place / _CONFIG)
     raise ModelLoadError(f"{folder} has weights of FasterTransformer, but neither {FILE} nor {_CONFIG}")
 
 
-def _from_config_json(folder: Path, path: Path) -> tuple[str, dict[str, Any], str]:
+def _from_config_json(folder: Path, path: Path) -> _Described:
     """Of a decoder, whose folder is known by its word table."""
     config = HFConfig(read_json(path), str(path))
     name = class_for(config.model_type, str(path))
@@ -127,4 +132,4 @@ def _from_config_json(folder: Path, path: Path) -> tuple[str, dict[str, Any], st
         values[key] = next(iter(config.token_ids(token)), None)
     words = next(folder.glob("model.wte*.bin")).stat().st_size // (spec.vocab_size * spec.hidden_size)
     half = "bf16" if config.text("dtype", config.text("torch_dtype", "")) == "bfloat16" else "fp16"
-    return name, {**values, "weight_data_type": half if words == 2 else "fp32"}, str(path)
+    return name, {**values, "weight_data_type": half if words == 2 else "fp32"}, str(path), {}

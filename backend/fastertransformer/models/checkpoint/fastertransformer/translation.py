@@ -154,6 +154,18 @@ class Translation:
                 found[key.name] = key.words.get(text, value)
         return found
 
+    def places(self, parser: ConfigParser, section: str) -> dict[str, str]:
+        """What config.ini calls the keys of config.json; those outside of `section` with theirs.
+
+        Of several for one key, it is that which `read` takes, or the first, where there is none.
+        """
+        found: dict[str, str] = {}
+        for key in self.keys:
+            is_there = parser.get(key.section, key.place, fallback="") not in ABSENT
+            if is_there or key.name not in found:
+                found[key.name] = key.place if key.section == section else f"{key.place} of [{key.section}]"
+        return found
+
     def write(self, config: HFConfig, spec: ModelSpec) -> Sections:
         """config.ini of a config.json."""
         sections: Sections = {}

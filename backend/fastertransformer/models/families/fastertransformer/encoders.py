@@ -30,8 +30,9 @@ def bert(config: HFConfig) -> ModelSpec:
 
 def deberta(config: HFConfig) -> ModelSpec:
     wanted = math.sqrt(_SCORE_PARTS)
-    if not math.isclose(config.number("q_scaling", wanted), wanted, rel_tol=1e-3):
-        raise ModelLoadError(f"q_scaling is {config.number('q_scaling')}; only {wanted} is supported")
+    scaling = config.number("q_scaling", wanted)
+    if not math.isclose(scaling, wanted, rel_tol=1e-3):
+        raise ModelLoadError(f"{config.source}: q_scaling is {scaling}; only {wanted} is supported")
     return deberta_family.deberta(_sized(config))
 
 
@@ -41,8 +42,14 @@ def deberta_encoding(config: HFConfig) -> EncodingSpec:
 
 def _sized(config: HFConfig) -> HFConfig:
     """With the hidden size, which not every converter wrote."""
-    heads = config.integer("num_attention_heads")
-    return config.completed(hidden_size=heads * config.integer("size_per_head"))
+    heads, head_dim = config.integer("num_attention_heads"), config.integer("size_per_head")
+    size = config.integer("hidden_size", heads * head_dim)
+    if size != heads * head_dim:
+        raise ModelLoadError(
+            f"{config.source}: hidden_size is {size}; allowed is head_num * size_per_head, which is"
+            f" {heads} * {head_dim}"
+        )
+    return config.completed(hidden_size=size)
 
 
 def _stored(family: Family) -> Family:
