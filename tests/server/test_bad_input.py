@@ -48,7 +48,7 @@ CASES = [
         np.zeros((2, 1, 64), np.float16),
         " was sent without request_prompt_lengths",
     ),
-    ("request_prompt_embedding", np.full((2, 1, 64), np.inf, np.float16), " has values that are not finite"),
+    ("request_prompt_embedding", np.full((2, 1, 64), np.inf, np.float16), " has the value inf; allowed is"),
     ("prompt_learning_task_name_ids", U32([[0], [2]]), r" is 2; allowed are 0 \(squad\), 1 \(boolq\)"),
     ("stop_words_list", I32([[[1, 2], [3, -1]]] * 2), ": a word ends at 3"),
     ("stop_words_list", np.zeros((2, 3, 1), I32), r".*\[-1,2,-1\], got \[2,3,1\]"),

@@ -207,6 +207,10 @@ def test_rows_of_text_with_their_own_options(server: TritonServer, tokenizer: To
             {"embedding_bias_words": ["x", "xx"], "embedding_bias_weights": [3e38, 1e38]},
             "embedding_bias_weights add up to ",
         ),
+        (
+            {"embedding_bias_words": ["x"] * 8193, "embedding_bias_weights": [0.0] * 8193},
+            "embedding_bias_words has 8193 words; allowed are 8192",
+        ),
         ({"stop_words": ["x"] * 8193}, "stop_words has 8193 words; allowed are 8192"),
         ({"bad_words": ["x"] * 8193}, "bad_words has 8193 words; allowed are 8192"),
         ({"max_tokens": 99999}, "text_input has 1 tokens and max_tokens is 99999"),
@@ -216,6 +220,16 @@ def test_errors_name_the_input(server: TritonServer, body: dict[str, Any], messa
     status, text = ct.post(f"{server.http}/v2/models/text/generate", {"text_input": "a", **body})
     assert status == 400
     assert message in text
+
+
+def test_a_bias_that_is_no_number(server: TritonServer) -> None:
+    arrays = {
+        "text_input": np.array([[b"a"]], np.object_),
+        "embedding_bias_words": np.array([[b"a", b"b"]], np.object_),
+        "embedding_bias_weights": np.float32([[1, np.nan]]),
+    }
+    with pytest.raises(InferenceServerException, match=r"embedding_bias_weights has the value nan; allowed"):
+        ct.grpc_infer(server.grpc, "text_once", arrays)
 
 
 def test_text_that_is_not_utf8(server: TritonServer) -> None:

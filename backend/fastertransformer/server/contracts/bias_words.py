@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InvalidRequest
-from ...validation.values import FLOAT32_MAX
+from ...validation.values import FLOAT32_MAX, MAX_WORDS
 from ..protocol import Array
 
 Biases = tuple[tuple[int, float], ...]
@@ -17,13 +17,16 @@ def weight_rows(name: str, array: Array, batch: int) -> Sequence[tuple[float, ..
     """[B, n] of finite numbers."""
     if array.ndim != 2 or array.shape[0] not in (1, batch):
         raise InvalidRequest(f"{name} has shape {list(array.shape)}; allowed is [{batch}, words]")
-    if not np.isfinite(array).all():
-        raise InvalidRequest(f"{name} has values that are not finite")
+    strange = array[~np.isfinite(array)]
+    if strange.size:
+        raise InvalidRequest(f"{name} has the value {strange[0]}; allowed are finite numbers")
     return [tuple(row) for row in np.broadcast_to(array, (batch, array.shape[1])).tolist()]
 
 
 def pair(words: Sequence[str], weights: Sequence[float]) -> Iterable[tuple[str, float]]:
-    """Raises: InvalidRequest: another number of weights than of words."""
+    """Raises: InvalidRequest: another number of weights than of words, or too many."""
+    if len(words) > MAX_WORDS:
+        raise InvalidRequest(f"embedding_bias_words has {len(words)} words; allowed are {MAX_WORDS}")
     if len(words) != len(weights):
         raise InvalidRequest(
             f"embedding_bias_weights has {len(weights)} values; allowed are {len(words)}, one for each of"
