@@ -8,7 +8,9 @@ from .sequence import Sequence
 _FIRST = 0
 """What every device takes where all logits are -inf. (ops/sampling.py)"""
 
-REFUSAL = "bad words, no_repeat_ngram_size and min_length leave no token to take after {} new tokens"
+REFUSAL = (
+    "bad words, no_repeat_ngram_size and min_length leave no token to take after {} new tokens; ban fewer"
+)
 
 
 def is_stuck(sequence: Sequence, token: int) -> bool:

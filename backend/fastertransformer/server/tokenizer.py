@@ -64,8 +64,10 @@ class TextTokenizer:
         # A batch for the reason given in `_ids`. The tokenizer does not cut: it gives what it cuts off, too,
         # of two texts every part of the one with every part of the other.
         (encoding,) = self._tokenizer.encode_batch([given], add_special_tokens=self._add_special_tokens)
-        places = range(len(encoding.ids)) if longest is None else _cut(encoding.sequence_ids, longest)
         ids, types, offsets = encoding.ids, encoding.type_ids, encoding.offsets
+        if longest is None or len(ids) <= longest:
+            return Tokens(ids, types, offsets)
+        places = _cut(encoding.sequence_ids, longest)
         return Tokens([ids[i] for i in places], [types[i] for i in places], [offsets[i] for i in places])
 
     def decode(self, ids: Sequence[int]) -> str:

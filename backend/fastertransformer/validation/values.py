@@ -29,7 +29,10 @@ _FACTOR: _Range = (
     lambda value: 1 / _PENALTY_LIMIT <= value <= _PENALTY_LIMIT,
     f"a number in [{1 / _PENALTY_LIMIT:g}, {_PENALTY_LIMIT:g}]",
 )
-_TERM: _Range = (lambda value: abs(value) <= _PENALTY_LIMIT, f"a number of at most {_PENALTY_LIMIT:g}")
+_TERM: _Range = (
+    lambda value: abs(value) <= _PENALTY_LIMIT,
+    f"a number in [{-_PENALTY_LIMIT:g}, {_PENALTY_LIMIT:g}]",
+)
 _UNIT_INTERVAL: _Range = (lambda value: 0 <= value <= 1, "a number in [0, 1]")
 _SHARE: _Range = (lambda value: 0 < value <= 1, "a number in (0, 1]")
 _ANY: _Range = (lambda _: True, "a finite number")
