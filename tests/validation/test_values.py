@@ -69,7 +69,7 @@ def test_lists_of_words_have_an_end():
         (
             "presence_penalty",
             -1e300,
-            r"penalty is -1e\+300; allowed is a number in \[-1e\+20, 1e\+20\]$",
+            r"presence_penalty is -1e\+300; allowed is a number in \[-1e\+20, 1e\+20\]$",
         ),
         ("frequency_penalty", 2e20, r"is 2e\+20; allowed is a number in \[-1e\+20, 1e\+20\]$"),
         ("repetition_penalty", 1e-38, r"is 1e-38; allowed is a number in \[1e-20, 1e\+20\]$"),
