@@ -110,6 +110,7 @@ template <typename T, typename S, int kParts, typename Result>
 __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, const Result& result) {
   const Part<S> part;
   device::RingPosition at;
+  int last = -1;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int rows = tiles.num_rows(tile);
     LaneRows<S, kParts> lane_rows;
@@ -117,9 +118,12 @@ __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, cons
     with_constant<S::kWarpTiles>(part.num_tiles(rows), [&](auto constant) {
       constexpr int kTiles = decltype(constant)::value;
       Accumulators<S, kTiles> acc = {};
+#pragma unroll 1
       for (int unit = 0; unit < units; ++unit, at.advance(ring.stages)) {
+        free_stage(ring, last);
         device::barrier_wait(&ring.full[at.stage], at.phase);
         multiply_stage<T, S, kTiles>(acc, ring, part, at.stage, rows, result.tokens);
+        last = at.stage;
       }
       if constexpr (S::kSharesTokens) lane_rows.load(result, tiles.first_row(tile), rows);
       finish_tile<T, S, kTiles, kParts>(acc, ring, part, result, lane_rows, rows / kParts);

@@ -121,6 +121,15 @@ struct Operands<T, S, uint8_t> {
 template <typename S, int kTiles>
 using Accumulators = float[kTiles][S::kWarpGroups][4];
 
+// Frees the stage that the warp multiplied last, if there is one. At the head of the loop over
+// stages, where its lanes meet: right behind the loads a __syncwarp leaves no instruction, and
+// under memcheck stages were seen filled again too early.
+template <typename S>
+__device__ __forceinline__ void free_stage(const Ring<S>& ring, int stage) {
+  __syncwarp();
+  if (stage >= 0 && threadIdx.x % 32 == 0) device::barrier_arrive(&ring.empty[stage]);
+}
+
 // Adds a stage whose tile has `rows` rows; of what lies behind them the sums are of no use.
 template <typename T, typename S, int kTiles>
 __device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring,
@@ -152,8 +161,6 @@ __device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring
       }
     }
   }
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) device::barrier_arrive(&ring.empty[stage]);
 }
 
 #endif  // FT_HOPPER

@@ -122,20 +122,15 @@ struct DecodeWorker {
     } else {
       device::barrier_wait(&shared.merged[at.buffer], at.parity ^ 1);
     }
-    arrive(&shared.left[at.buffer]);
+    device::barrier_arrive(&shared.left[at.buffer]);
     const int first_head = shared.num_warps - 1 - worker;  // the last ones have the fewest groups
     if (first_head < item.num_heads) {
       device::barrier_wait(&shared.left[at.buffer], at.parity);
       merge_heads(attention, item, states, min(num_groups, shared.num_warps), first_head,
                   shared.num_warps, lane);
     }
-    arrive(&shared.merged[at.buffer]);
+    device::barrier_arrive(&shared.merged[at.buffer]);
     at.advance();
-  }
-
-  __device__ void arrive(uint64_t* barrier) const {
-    __syncwarp();
-    if (lane == 0) device::barrier_arrive(barrier);
   }
 };
 
@@ -149,8 +144,8 @@ __global__ void __launch_bounds__(DecodeShape<kHeadDim>::kMaxWarps * 32,
                                       min(kItemHeads, a.num_heads / a.num_kv_heads));
   for (int i = thread; i <= a.num_sequences; i += blockDim.x) shared.cumulative[i] = a.work[i];
   if (thread < DecodeShape<kHeadDim>::kBuffers) {
-    device::barrier_init(&shared.left[thread], num_warps);
-    device::barrier_init(&shared.merged[thread], num_warps);
+    device::barrier_init(&shared.left[thread], num_warps * 32);
+    device::barrier_init(&shared.merged[thread], num_warps * 32);
   }
   __syncthreads();
 

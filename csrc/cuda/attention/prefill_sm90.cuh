@@ -123,16 +123,16 @@ class Consumer {
                  : "memory");
   }
 
-  template <int kCount>
-  __device__ void wait(Barriers<kCount>& barriers, const device::RingPosition& at) {
+  template <typename B>
+  __device__ void wait(B& barriers, const device::RingPosition& at) {
     device::barrier_wait(&barriers.full[at.stage], at.phase);
   }
 
   // The stage may be filled again.
-  template <int kCount>
-  __device__ void release(Barriers<kCount>& barriers, device::RingPosition& at) {
-    if (threadIdx.x % 32 == 0) device::barrier_arrive(&barriers.empty[at.stage]);
-    at.advance(kCount);
+  template <typename B>
+  __device__ void release(B& barriers, device::RingPosition& at) {
+    if (threadIdx.x % 32 < B::kLanes) device::barrier_arrive(&barriers.empty[at.stage]);
+    at.advance(B::kCount);
   }
 
   // A named barrier per warpgroup: it waits, and the one before it has arrived.

@@ -44,17 +44,18 @@ struct Shape {
       kAlignment + kQueryStages * kQueryBytes + 2 * kStages * kTileBytes;
 };
 
-// What copies count in, and consumers behind their last use.
-template <int kCount>
+// What copies count in, and kLanes of every consuming warp behind their last use.
+template <int kCount_, int kLanes_ = 1>
 struct Barriers {
+  static constexpr int kCount = kCount_, kLanes = kLanes_;
   uint64_t full[kCount], empty[kCount];
 };
 
 template <typename S>
 struct Control {
   Barriers<S::kStages> keys, values;
-  Barriers<S::kQueryStages> queries;
-  PrefillItem items[kItems];  // in turn; one without rows is the end
+  Barriers<S::kQueryStages, 32> queries;  // all lanes, since all of them read the items
+  PrefillItem items[kItems];              // in turn; one without rows is the end
 };
 
 struct Maps {
@@ -64,11 +65,11 @@ struct Maps {
 
 #ifdef FT_WGMMA
 
-template <typename S, int kCount>
-__device__ void init(Barriers<kCount>& barriers) {
-  for (int i = 0; i < kCount; ++i) {
+template <typename S, typename B>
+__device__ void init(B& barriers) {
+  for (int i = 0; i < B::kCount; ++i) {
     device::barrier_init(&barriers.full[i], 1);
-    device::barrier_init(&barriers.empty[i], S::kWarpgroups * kWarpgroupThreads / 32);
+    device::barrier_init(&barriers.empty[i], S::kWarpgroups * kWarpgroupThreads / 32 * B::kLanes);
   }
 }
 
