@@ -16,6 +16,7 @@ def test_ranks_see_their_gpus_and_no_multicast():
     assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert environment["NCCL_NVLS_ENABLE"] == "0"
     assert environment["TMPDIR"] == "/run/tmp"
+    assert not any(name.startswith("OMPI_MCA") for name in environment)
     assert "OMPI_COMM_WORLD_RANK" not in environment
 
 

@@ -105,9 +105,11 @@ def test_kill_of_server_and_guard(tmp_path: Path, llama: Path) -> None:
     wait_for(lambda: not server.engine_processes(), SOON_S, "no engine process is left")
     left = list(server.temporary.glob("fastertransformer-*/*"))
     assert len(left) == 1
+    of_ranks = Path("/dev/shm", f"{left[0].parent.name}-{left[0].name}")
+    assert of_ranks.is_dir()
     after = start(tmp_path / "two", llama, "env", f"TMPDIR={server.temporary}")
     assert left[0] not in server.temporary.glob("fastertransformer-*/*")
-    assert not any(path.exists() for path in shared)
+    assert not any(path.exists() for path in [*shared, of_ranks])
     after.stop()
     assert not list(server.temporary.glob("fastertransformer-*/*"))
 

@@ -127,6 +127,8 @@ def test_an_engine_whose_starter_is_killed_while_it_loads(temporary: Path, confi
 def test_what_a_killed_mpirun_leaves_is_removed(temporary: Path, config: EngineConfig) -> None:
     launcher = Launcher(replace(config, parallel=ParallelConfig(tensor_para_size=2)))
     client = launcher.attach()
+    segments = len(shared_by_ranks())
+    assert segments > 0
     (guard_file,) = temporary.glob("*/*/guard.pid")
     (mpirun,) = processes.children(int(guard_file.read_text()))
     os.kill(mpirun, signal.SIGKILL)
@@ -135,8 +137,15 @@ def test_what_a_killed_mpirun_leaves_is_removed(temporary: Path, config: EngineC
     client.close()
     again = launcher.attach()
     assert len(list(temporary.rglob("ompi.*"))) == 1
+    assert len(shared_by_ranks()) == segments
     launcher.detach(again)
     assert [len(list(path.iterdir())) for path in temporary.iterdir()] == [0]
+    assert not shared_by_ranks("")
+
+
+def shared_by_ranks(names: str = "/*") -> list[Path]:
+    """What engines of this process have in memory."""
+    return list(Path("/dev/shm").glob(f"fastertransformer-*-{os.getpid()}-*{names}"))
 
 
 def workers(temporary: Path) -> list[int]:

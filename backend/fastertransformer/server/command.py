@@ -20,6 +20,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _FIXED = {"NCCL_NVLS_ENABLE": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 # Some distributions' Open MPI wants a way to other hosts even where it needs none, and containers lack ssh.
 _ON_THIS_HOST = ["--mca", "plm_rsh_agent", "sh"]
+_SHARED_BY_RANKS = "OMPI_MCA_btl_vader_backing_directory"  # Open MPI 5 knows btl_sm by its old name, too
 _MPI_PREFIXES = ("PMIX_", "PMI_", "PRTE_", "OMPI_")
 _ALLOW_ROOT = (
     "OMPI_ALLOW_RUN_AS_ROOT",
@@ -58,7 +59,9 @@ def mpirun_command(parallel: ParallelConfig, placement: Placement) -> list[str]:
     return [program, "-n", str(parallel.world_size), *placing, *hosts, *parallel.mpi_args]
 
 
-def engine_environment(inherited: Mapping[str, str], placement: Placement, temporary: Path) -> dict[str, str]:
+def engine_environment(
+    inherited: Mapping[str, str], placement: Placement, temporary: Path, memory: Path | None = None
+) -> dict[str, str]:
     """Environment for an engine on the GPUs of `placement`.
 
     The variables of an mpirun that started tritonserver are left out: with them ours would
@@ -66,11 +69,14 @@ def engine_environment(inherited: Mapping[str, str], placement: Placement, tempo
 
     Args:
         temporary: where it has its temporary files: an mpirun that is killed leaves its session's behind.
+        memory: where its ranks, all on this host, have what they share; killed ones leave it behind.
     """
     environment = {k: v for k, v in inherited.items() if k in _ALLOW_ROOT or not k.startswith(_MPI_PREFIXES)}
     paths = [str(PACKAGE_ROOT), inherited.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     environment |= _FIXED | {"TMPDIR": str(temporary)}
+    if memory is not None:
+        environment[_SHARED_BY_RANKS] = str(memory)
     if placement.devices:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.devices)
     if os.geteuid() == 0:

@@ -8,7 +8,6 @@ starter has left and others still use the engine, it goes to the server's own st
 
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +54,7 @@ def main(arguments: list[str]) -> int:
         if not processes.is_alive(int(server_pid)):
             rundir.clear(directory)
         elif users.are_gone():
-            shutil.rmtree(directory, ignore_errors=True)
+            rundir.remove(directory)
         forwarder.join(_TERMINATE_S)
     return child.returncode if child.returncode >= 0 else processes.SIGNALLED - child.returncode
 

@@ -144,9 +144,12 @@ class Launcher:
         command = engine_command(self._config, self._placement, self._directory.socket)
         reset_affinity = str(int(started_by_mpirun(os.environ)))
         guard = [interpreter(), "-m", "fastertransformer.server.guard", str(self._server_pid)]
+        directory, is_alone = self._directory, not self._config.parallel.hostfile
         return subprocess.Popen(
-            [*guard, str(self._directory.path), reset_affinity, *command],
-            env=engine_environment(os.environ, self._placement, self._directory.temporary),
+            [*guard, str(directory.path), reset_affinity, *command],
+            env=engine_environment(
+                os.environ, self._placement, directory.temporary, directory.memory if is_alone else None
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

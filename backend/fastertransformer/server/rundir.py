@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The private directory of one engine: socket, locks, temporary files and the process id of its guard."""
+"""The private directory of one engine: socket, locks, temporary files and the process id of its guard.
+
+A second one, in memory, has what its ranks share.
+"""
 
 import fcntl
 import hashlib
@@ -32,6 +35,7 @@ _STUB = "triton_python_backend_stub"
 _REGION = re.compile(r"/dev/shm/\S*_shm_region_\S+")
 """What a stub and its server exchange tensors through."""
 _MEANT_FOR = "where engines have their sockets and locks"
+_MEMORY = Path("/dev/shm")
 
 
 class RuntimeDirectory:
@@ -48,6 +52,7 @@ class RuntimeDirectory:
         self.path = _root() / f"{server_pid}-{key}"
         self.socket = self.path / "engine.sock"
         self.temporary = self.path / "tmp"
+        self.memory = _memory_of(self.path)
         self._guard_file = self.path / "guard.pid"
         if len(str(self.socket)) > _SOCKET_PATH_LIMIT:
             raise ModelLoadError(
@@ -114,10 +119,12 @@ class RuntimeDirectory:
         self.socket.unlink(missing_ok=True)
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(mode=0o700, exist_ok=True)
+        shutil.rmtree(self.memory, ignore_errors=True)
+        self.memory.mkdir(mode=0o700)
 
     def remove(self) -> None:
         """Call it locked; whoever waits for the lock makes the directory anew."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove(self.path)
 
     def _acquire(self, deadline: float, given_up: threading.Event) -> int:
         path = self.path / _LOCK
@@ -180,7 +187,18 @@ def clear(path: Path) -> None:
     with suppress(FileNotFoundError):
         for region in (path / _SHARED).read_text().split():
             Path(region).unlink(missing_ok=True)
+    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes the directory of an engine that is gone, and what its ranks shared."""
+    shutil.rmtree(_memory_of(path), ignore_errors=True)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _memory_of(path: Path) -> Path:
+    """In memory, unlike the temporary files: Open MPI's ranks write there what they send to each other."""
+    return _MEMORY / f"{path.parent.name}-{path.name}"
 
 
 def _regions() -> set[str]:
