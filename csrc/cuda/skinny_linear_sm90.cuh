@@ -118,7 +118,7 @@ __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, cons
     with_constant<S::kWarpTiles>(part.num_tiles(rows), [&](auto constant) {
       constexpr int kTiles = decltype(constant)::value;
       Accumulators<S, kTiles> acc = {};
-#pragma unroll 1
+#pragma unroll 1  // free_stage is for the head of a loop
       for (int unit = 0; unit < units; ++unit, at.advance(ring.stages)) {
         free_stage(ring, last);
         device::barrier_wait(&ring.full[at.stage], at.phase);

@@ -144,12 +144,11 @@ class Launcher:
         command = engine_command(self._config, self._placement, self._directory.socket)
         reset_affinity = str(int(started_by_mpirun(os.environ)))
         guard = [interpreter(), "-m", "fastertransformer.server.guard", str(self._server_pid)]
-        directory, is_alone = self._directory, not self._config.parallel.hostfile
+        # Other hosts have no such directory.
+        memory = None if self._config.parallel.hostfile else self._directory.memory
         return subprocess.Popen(
-            [*guard, str(directory.path), reset_affinity, *command],
-            env=engine_environment(
-                os.environ, self._placement, directory.temporary, directory.memory if is_alone else None
-            ),
+            [*guard, str(self._directory.path), reset_affinity, *command],
+            env=engine_environment(os.environ, self._placement, self._directory.temporary, memory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
