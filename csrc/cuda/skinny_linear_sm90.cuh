@@ -118,11 +118,12 @@ __device__ void consume(const Ring<S>& ring, const Tiles& tiles, int units, cons
     with_constant<S::kWarpTiles>(part.num_tiles(rows), [&](auto constant) {
       constexpr int kTiles = decltype(constant)::value;
       Accumulators<S, kTiles> acc = {};
+      const Places<T, S> places(ring, part, rows, result.tokens);
 #pragma unroll 1  // free_stage is for the head of a loop
       for (int unit = 0; unit < units; ++unit, at.advance(ring.stages)) {
         free_stage(ring, last);
         device::barrier_wait(&ring.full[at.stage], at.phase);
-        multiply_stage<T, S, kTiles>(acc, ring, part, at.stage, rows, result.tokens);
+        multiply_stage<T, S, kTiles>(acc, places, ring.weight(at.stage));
         last = at.stage;
       }
       if constexpr (S::kSharesTokens) lane_rows.load(result, tiles.first_row(tile), rows);

@@ -21,6 +21,7 @@
 #include "cuda/launch.h"
 #include "cuda/skinny_linear.h"
 #include "cuda/skinny_stream.cuh"
+#include "device/barrier.cuh"
 #include "device/int8.cuh"
 #include "device/pdl.cuh"
 #include "device/tensor_core.cuh"
@@ -87,12 +88,31 @@ __device__ __forceinline__ void multiply(float (&sums)[kTokenTiles][4],
   }
 }
 
+// Where the threads of a block meet. Not __syncthreads: beside bar.sync of some warps racecheck
+// overlooks it.
+class Meeting {
+ public:
+  __device__ explicit Meeting(uint64_t* barrier) : barrier_(barrier) {
+    if (threadIdx.x == 0) device::barrier_init(barrier, kThreads);
+    __syncthreads();
+  }
+  __device__ void wait() {
+    device::barrier_arrive(barrier_);
+    device::barrier_wait(barrier_, parity_);
+    parity_ ^= 1;
+  }
+
+ private:
+  uint64_t* barrier_;
+  int parity_ = 0;
+};
+
 // Adds the sums of all column groups in their order and stores them; column group 0 does the work.
 template <typename T, typename W, int kTokenTiles, bool kGated>
 __device__ __forceinline__ void finish(const Sums<W, kTokenTiles>& sums, float4* shared,
                                        const Problem<T, W, kGated>& problem, const Share& share,
                                        const Affine<T, W, kTokenTiles, kGated>& affine, int block,
-                                       int group, int row_set) {
+                                       int group, int row_set, Meeting& meeting) {
   using S = Sizes<W, kTokenTiles>;
   const int lane = threadIdx.x % 32;
   const auto place = [&](int of_group, int tile, int token_tile) -> float4& {
@@ -102,7 +122,7 @@ __device__ __forceinline__ void finish(const Sums<W, kTokenTiles>& sums, float4*
 #pragma unroll
   for (int tile = 0; tile < S::kTiles; ++tile) {
     if (tile % S::kRound == 0) {
-      __syncthreads();
+      meeting.wait();
       if (group > 0) {
 #pragma unroll
         for (int i = tile; i < tile + S::kRound && i < S::kTiles; ++i) {
@@ -112,7 +132,7 @@ __device__ __forceinline__ void finish(const Sums<W, kTokenTiles>& sums, float4*
           }
         }
       }
-      __syncthreads();
+      meeting.wait();
     }
     if (group > 0 || block + tile >= share.tiles || tile >= share.block_tiles) continue;
     const int row = share.first_row(block + tile) + lane / 4;
@@ -151,6 +171,8 @@ __global__ void __launch_bounds__(Sizes<W, kTokenTiles>::kBoundThreads,
     skinny_mma_kernel(const __grid_constant__ Problem<T, W, kGated> problem) {
   using S = Sizes<W, kTokenTiles>;
   extern __shared__ __align__(128) char shared[];
+  __shared__ uint64_t barrier;
+  Meeting meeting(&barrier);
   // The same for the whole warp, and the compiler shall know it.
   const int warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);
   const int group = warp % kColumnGroups, row_set = warp / kColumnGroups;
@@ -183,10 +205,10 @@ __global__ void __launch_bounds__(Sizes<W, kTokenTiles>::kBoundThreads,
       }
     }
     finish<T, W, kTokenTiles, kGated>(sums, reinterpret_cast<float4*>(x_memory), problem, share,
-                                      affine, block, group, row_set);
+                                      affine, block, group, row_set, meeting);
     if (i + 1 == share.blocks) break;
     affine.fetch(problem, share, block + share.block_tiles);
-    __syncthreads();
+    meeting.wait();
   }
 }
 

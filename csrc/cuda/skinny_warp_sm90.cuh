@@ -29,8 +29,10 @@ struct Part {
   int slice = threadIdx.x / 32 / S::kSides, side = threadIdx.x / 32 % S::kSides;
 
   // The 16 rows of a tile, and the 8 tokens, that are the warp's i-th.
-  __device__ int tile(int i) const { return S::kSharesTokens ? i : S::kSides * i + side; }
-  __device__ int group(int i) const { return S::kSharesTokens ? 2 * i + side : i; }
+  static constexpr int kTileStep = S::kSharesTokens ? 1 : S::kSides;
+  static constexpr int kGroupStep = S::kSharesTokens ? 2 : 1;
+  __device__ int tile(int i) const { return kTileStep * i + (S::kSharesTokens ? 0 : side); }
+  __device__ int group(int i) const { return kGroupStep * i + (S::kSharesTokens ? side : 0); }
   // How many of a tile's 16 rows are the warp's, at least one: sums of rows that are not there do
   // no harm.
   __device__ int num_tiles(int rows) const {
@@ -53,30 +55,35 @@ constexpr float kSumFactor = 1.0f;
 template <typename T>
 constexpr float kSumFactor<T, uint8_t> = device::Int8<T>::kSumFactor;
 
-// Operands of products of 16 columns by the type of the weight; rows and tokens as in Part.
+// Operands of products of 16 columns by the type of the weight; rows and tokens as in Part. What
+// differs between lanes is added up once (Places), so that little lies between a stage that has
+// come and its loads.
 template <typename T, typename S, typename W>
 struct Operands {
   static constexpr int kProducts = 1;  // whose weights one load brings
 
-  // 16 rows of the weight's box at `box`.
-  __device__ static void load_weight(uint32_t (&a)[kProducts][4], uint32_t box, int first,
-                                     const Part<S>& part, int product) {
-    const int lane = threadIdx.x % 32, piece = part.weight_piece(product) + lane / 16;
-    device::load_matrices(a[0], box + swizzled(first + lane % 16, piece));
+  // 16 rows of the weight.
+  __device__ static void load_weight(uint32_t (&a)[kProducts][4], uint32_t from) {
+    device::load_matrices(a[0], from);
   }
 
-  // All tokens of the warp, from the box of x that starts with line `first`.
-  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x, int first,
-                                const Part<S>& part, int product) {
+  // Where a lane's part of x begins, in lines from `first` on.
+  __device__ static int x_place(const Part<S>& part, int first, int product) {
     const int lane = threadIdx.x % 32, piece = part.x_piece(product) + lane / 8 % 2;
-    const uint32_t from = device::shared_address(x) + swizzled_line(first + lane % 8, piece);
+    const int group = S::kWarpGroups > 1 ? part.group(lane / 16) : 0;
+    return swizzled_line(first + lane % 8, piece) + group * kGroupBytes;
+  }
+
+  // All tokens of the warp.
+  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x) {
+    const uint32_t from = device::shared_address(x);
     if constexpr (S::kWarpGroups == 1) {
       device::load_matrices(b[0], from);
     } else {
 #pragma unroll
       for (int i = 0; i < S::kWarpGroups; i += 2) {
         uint32_t four[4];
-        device::load_matrices(four, from + part.group(i + lane / 16) * kGroupBytes);
+        device::load_matrices(four, from + i * Part<S>::kGroupStep * kGroupBytes);
         b[i][0] = four[0], b[i][1] = four[1];
         b[i + 1][0] = four[2], b[i + 1][1] = four[3];
       }
@@ -91,12 +98,9 @@ template <typename T, typename S>
 struct Operands<T, S, uint8_t> {
   static constexpr int kProducts = S::kWarpGroups > 2 ? 1 : 2;  // many sums leave few registers
 
-  __device__ static void load_weight(uint32_t (&a)[kProducts][4], uint32_t box, int first,
-                                     const Part<S>& part, int product) {
-    const int lane = threadIdx.x % 32, piece = part.weight_piece(product) + lane / 16;
-    const uint32_t of_tile = box + first / kGroupRows * kGroupBytes;  // one register for all tiles
+  __device__ static void load_weight(uint32_t (&a)[kProducts][4], uint32_t from) {
     uint32_t pieces[2 * kProducts];
-    device::load_matrices(pieces, of_tile + swizzled(lane % 16, piece));
+    device::load_matrices(pieces, from);
 #pragma unroll
     for (int i = 0; i < 2 * kProducts; ++i) {
       a[i / 2][i % 2] = device::even_weights(pieces[i]);
@@ -104,15 +108,43 @@ struct Operands<T, S, uint8_t> {
     }
   }
 
-  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x, int first,
-                                const Part<S>& part, int product) {
+  __device__ static int x_place(const Part<S>& part, int first, int product) {
     const int lane = threadIdx.x % 32, piece = part.x_piece(product) + lane % 4 / 2;
-    const char* const from = x + swizzled_line(first + lane / 4, piece) + lane % 2 * 8;
+    return swizzled_line(first + lane / 4, piece) + lane % 2 * 8 + part.group(0) * kGroupBytes;
+  }
+
+  __device__ static void load_x(uint32_t (&b)[S::kWarpGroups][2], const char* x) {
 #pragma unroll
     for (int i = 0; i < S::kWarpGroups; ++i) {
-      const char* const four = from + part.group(i) * kGroupBytes;
+      const char* const four = x + i * Part<S>::kGroupStep * kGroupBytes;
       const uint2 apart = device::interleave(*reinterpret_cast<const uint2*>(four));
       b[i][0] = device::Int8<T>::operand(apart.x), b[i][1] = device::Int8<T>::operand(apart.y);
+    }
+  }
+};
+
+// Where in a stage a lane's operands lie, of tiles with as many rows.
+template <typename T, typename S>
+struct Places {
+  using O = Operands<T, S, typename S::W>;
+  static constexpr int kWeights = S::kSliceColumns / 16 / O::kProducts;  // of a step
+  static constexpr int kXs = S::kSliceColumns / 16;
+
+  int weights[kWeights], step_bytes;
+  int xs[S::kSteps][kXs];
+
+  __device__ Places(const Ring<S>& ring, const Part<S>& part, int rows, int tokens)
+      : step_bytes(kStepBoxes * rows * kBoxRowBytes) {
+    const int lane = threadIdx.x % 32, row = part.tile(0) * 16 + lane % 16;
+#pragma unroll
+    for (int i = 0; i < kWeights; ++i) {
+      weights[i] = part.weight_box() * rows * kBoxRowBytes +
+                   swizzled(row, part.weight_piece(i * O::kProducts) + lane / 16);
+    }
+#pragma unroll
+    for (int i = 0; i < S::kSteps * kXs; ++i) {
+      const int step = i / kXs, box = step * S::kXBoxes / S::kSteps + part.x_box();
+      xs[step][i % kXs] = ring.weight_bytes + O::x_place(part, box * tokens, i % kXs);
     }
   }
 };
@@ -130,27 +162,26 @@ __device__ __forceinline__ void free_stage(const Ring<S>& ring, int stage) {
   if (stage >= 0 && threadIdx.x % 32 == 0) device::barrier_arrive(&ring.empty[stage]);
 }
 
-// Adds a stage whose tile has `rows` rows; of what lies behind them the sums are of no use.
+// Adds the stage that begins at `stage`; of what lies behind a tile's rows the sums are of no use.
 template <typename T, typename S, int kTiles>
-__device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Ring<S>& ring,
-                               const Part<S>& part, int stage, int rows, int tokens) {
+__device__ void multiply_stage(Accumulators<S, kTiles>& acc, const Places<T, S>& places,
+                               const char* stage) {
   using O = Operands<T, S, typename S::W>;
-  const uint32_t weight = device::shared_address(ring.weight(stage));
 #pragma unroll
   for (int step = 0; step < S::kSteps; ++step) {
-    const uint32_t box = weight + (step * kStepBoxes + part.weight_box()) * rows * kBoxRowBytes;
-    const int x_box = step * S::kXBoxes / S::kSteps + part.x_box();
 #pragma unroll
-    for (int first = 0; first < S::kSliceColumns / 16; first += O::kProducts) {
+    for (int load = 0; load < Places<T, S>::kWeights; ++load) {
       uint32_t b[O::kProducts][S::kWarpGroups][2];
 #pragma unroll
       for (int i = 0; i < O::kProducts; ++i) {
-        O::load_x(b[i], ring.x(stage), x_box * tokens, part, first + i);
+        O::load_x(b[i], stage + places.xs[step][load * O::kProducts + i]);
       }
+      const uint32_t weight =
+          device::shared_address(stage) + places.weights[load] + step * places.step_bytes;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         uint32_t a[O::kProducts][4];
-        O::load_weight(a, box, part.tile(tile) * 16, part, first);
+        O::load_weight(a, weight + tile * Part<S>::kTileStep * 2 * kGroupBytes);
 #pragma unroll
         for (int i = 0; i < O::kProducts; ++i) {
 #pragma unroll
