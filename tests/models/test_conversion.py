@@ -184,7 +184,7 @@ def test_what_has_no_place_in_the_files_is_refused(name, changes, message, tmp_p
             {"layernorm_type": "post_layernorm"},
             "no Hugging Face family computes this; .* has no residual POST",
         ),
-        ({"has_adapters": 1}, "has no residual ADAPTED, adapter_size 192"),
+        ({"has_adapters": 1}, "has no residual ADAPTED, adapter AdapterSpec"),
         ({"has_positional_encoding": 0}, "no Hugging Face family .* has no positions NONE"),
     ],
 )

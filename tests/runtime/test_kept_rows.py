@@ -13,10 +13,11 @@ from tiny_checkpoints import make
 from torch import Tensor
 
 from fastertransformer.config import EngineConfig
+from fastertransformer.layers.adapter import Adapter
 from fastertransformer.layers.ia3 import Ia3
 from fastertransformer.layers.mlp import Mlp
 from fastertransformer.models import Model, load
-from fastertransformer.models.block import TOPOLOGIES, Pair
+from fastertransformer.models.block import TOPOLOGIES, AnyBlock, Pair
 from fastertransformer.models.spec import Residual
 from fastertransformer.parallel.comm import SingleRank
 from fastertransformer.parallel.mesh import Mesh
@@ -112,10 +113,15 @@ def with_adapters(model: Model) -> Model:
     """The MLP of each layer behind its attention and behind itself too."""
     topology = TOPOLOGIES[Residual.ADAPTED]
     blocks = (
-        replace(block, topology=topology, adapters=dict.fromkeys(topology.adapters, block.mlp))
+        replace(block, topology=topology, adapters=dict.fromkeys(topology.adapters, adapter_of(block)))
         for block in model.blocks
     )
     return replace(model, blocks=tuple(blocks))
+
+
+def adapter_of(block: AnyBlock) -> Adapter:
+    assert isinstance(block.mlp, Mlp)
+    return Adapter(block.mlp, block.group)
 
 
 def with_ia3(model: Model) -> Model:

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from torch import Tensor
 
+from ..layers.adapter import Adapter
 from ..layers.attention import Attention, StepMetadata, rows_of
 from ..layers.encoder_attention import EncoderMetadata
 from ..layers.linear import JointLinear, LinearSum
@@ -68,7 +69,7 @@ class Block(Generic[Metadata, Context]):
     group: Communicator
     cross_attention: Callable[Concatenate[Tensor, Metadata, Context], Tensor] | None = None
     """Of a decoder to its encoder, behind the attention to itself."""
-    adapters: Mapping[str, Mlp] = field(default_factory=dict)
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
     """By role, those that the topology names."""
     pair: Callable[Concatenate[Tensor, Tensor, Metadata, Context], Tensor] | None = None
     """Where the topology adds both up."""
@@ -240,11 +241,12 @@ def _sandwich(block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers) -> t
 
 
 def _adapted(block: AnyBlock, y: Tensor, residual: Tensor, own: Sublayers) -> tuple[Tensor, Tensor]:
-    """y = attention(norm1(r)); r += y + adapter1(y); z = mlp(norm2(r)); r += z + adapter2(z)"""
-    attended, residual = block.group.all_reduce(own.attend(y)), own.keep(residual)
-    attended = block.group.all_reduce(block.adapters["adapter1"](attended)).add_(attended)
-    output = block.group.all_reduce(own.mlp(block.normed("norm2", attended, residual)))
-    return block.group.all_reduce(block.adapters["adapter2"](output)).add_(output), residual
+    """r += adapter1(attention(norm1(r))); r += cross(cross_norm(r)); r += adapter2(mlp(norm2(r)))"""
+    x, residual = block.adapters["adapter1"](block.group.all_reduce(own.attend(y))), own.keep(residual)
+    if own.cross is not None:
+        x = block.group.all_reduce(own.cross(block.normed("cross_norm", x, residual)))
+    output = block.group.all_reduce(own.mlp(block.normed("norm2", x, residual)))
+    return block.adapters["adapter2"](output), residual
 
 
 TOPOLOGIES = {
@@ -261,5 +263,11 @@ TOPOLOGIES = {
         _enter_sum, _parallel_one_norm, ("norm1",), is_parallel=True, leaves_parts=True
     ),
     Residual.SANDWICH: Topology(_enter_whole, _sandwich, ("norm1", "norm2", "post_norm1", "post_norm2")),
-    Residual.ADAPTED: Topology(_enter_whole, _adapted, ("norm1", "norm2"), adapters=("adapter1", "adapter2")),
+    Residual.ADAPTED: Topology(
+        _enter_whole,
+        _adapted,
+        ("norm1", "norm2"),
+        takes_cross_attention=True,
+        adapters=("adapter1", "adapter2"),
+    ),
 }

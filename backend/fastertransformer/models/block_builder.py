@@ -8,6 +8,7 @@ from typing import Any, Concatenate
 import torch
 from torch import Tensor
 
+from ..layers.adapter import Adapter
 from ..layers.attention import Attention, AttentionShape, StepMetadata
 from ..layers.cross_attention import CrossAttention
 from ..layers.encoder_attention import EncoderAttention, EncoderMetadata
@@ -21,7 +22,7 @@ from ..parallel.comm import Communicator
 from ..parallel.mesh import Mesh
 from .block import TOPOLOGIES, Block, Context, Metadata, Pair, Topology
 from .families.layouts import Layout
-from .spec import ModelSpec, MoeSpec, Norm
+from .spec import AdapterNorm, ModelSpec, MoeSpec, Norm
 from .weights import OUTSIDE, Fused, Part, Place, WeightReader
 
 DecoderBlock = Block[StepMetadata, [Tensor]]
@@ -238,8 +239,32 @@ class BlockBuilder:
         inner = Part("down", size, *self.reader.share(size))
         return self._feed_forward("", size, place, self._ia3([inner], place))
 
-    def _adapter(self, role: str, place: Place) -> Mlp:
-        return self._feed_forward(role + "_", self.spec.adapter_size, place)
+    def _adapter(self, role: str, place: Place) -> Adapter:
+        """What it takes and adds to is scaled as the residual stream is; it computes as if not."""
+        adapter, hidden, scale = self.spec.adapter, self.spec.hidden_size, self.spec.stream_scale
+        assert adapter is not None
+        if adapter.norm is AdapterNorm.NONE:
+            return Adapter(self._adapter_mlp(role, place, 1.0, scale), self.group)
+        weight = self.reader.vector(f"{role}_norm", ".weight", hidden, place)
+        bias = self.reader.vector(f"{role}_norm", ".bias", hidden, place)
+        if adapter.norm is AdapterNorm.PRE:
+            before = LayerNorm(weight, bias, self.spec.norm_eps)
+            return Adapter(self._adapter_mlp(role, place, 1.0, scale), self.group, before=before)
+        behind = LayerNorm(weight.mul_(scale), bias.mul_(scale), self.spec.norm_eps / scale**2)
+        return Adapter(self._adapter_mlp(role, place, 1 / scale, 1.0), self.group, behind=behind)
+
+    def _adapter_mlp(self, role: str, place: Place, up_scale: float, down_scale: float) -> Mlp:
+        adapter, hidden = self.spec.adapter, self.spec.hidden_size
+        assert adapter is not None
+        size, has_bias = adapter.intermediate_size, adapter.has_bias
+        share = self.reader.share(size)
+        up, down = Part(f"{role}_up", size, *share), f"{role}_down"
+        return Mlp(
+            self.reader.column_parallel([up], hidden, None, place, has_bias, up_scale),
+            self.reader.row_parallel(down, hidden, size, share, place, has_bias, down_scale),
+            adapter.activation,
+            gated=False,
+        )
 
     def _moe(self, place: Place, moe: MoeSpec) -> MoeMlp:
         weight = self.reader.table("router", moe.num_experts, self.spec.hidden_size, place=place)

@@ -154,8 +154,8 @@ def check_mesh(spec: ModelSpec, mesh: Mesh) -> None:
 def _split_sizes(spec: ModelSpec) -> dict[str, int]:
     """What every rank gets the same share of."""
     sizes = {"num_attention_heads": spec.num_attention_heads, "intermediate_size": spec.intermediate_size}
-    if spec.adapter_size:
-        sizes["size of an adapter"] = spec.adapter_size
+    if spec.adapter is not None:
+        sizes["size of an adapter"] = spec.adapter.intermediate_size
     if spec.moe is not None:
         sizes["intermediate size of an expert"] = spec.moe.intermediate_size
         sizes["intermediate size of the shared expert"] = spec.moe.shared_intermediate_size

@@ -54,6 +54,24 @@ class MoeSpec:
     """Have one MLP of the model's intermediate_size instead."""
 
 
+class AdapterNorm(Enum):
+    """Where an adapter has a layer norm."""
+
+    NONE = "nowhere"
+    PRE = "of what it takes"
+    POST = "of what it adds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec:
+    """An MLP that adds to the result of a sublayer. (FasterTransformer, layers/adapter_layers)"""
+
+    intermediate_size: int
+    activation: str
+    has_bias: bool
+    norm: AdapterNorm = AdapterNorm.NONE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A decoder, the encoder that it attends to where there is one, or an encoder alone."""
@@ -112,8 +130,8 @@ class ModelSpec:
     """The MLP is act(gate(x)) * up(x) instead of act(up(x))."""
     mlp_bias: bool = False
     moe: MoeSpec | None = None
-    adapter_size: int = 0
-    """Intermediate size of the adapters behind each sublayer."""
+    adapter: AdapterSpec | None = None
+    """Of `Residual.ADAPTED`: behind the attention of a layer to itself, and behind its MLP."""
     ia3_num_tasks: int = 0
     """Tasks that have factors of their own for keys, values and the MLP's inner activations."""
 

@@ -116,8 +116,7 @@ class WeightReader:
         number on every rank; one tensor for all roles that stand for it."""
         name = self._name(role) + suffix
         if name not in self._vocabularies:
-            start, stop = self._vocabulary_share(size)
-            rows = self._read(name, _shape(size, columns), 0, start, stop)
+            rows = self._read(name, _shape(size, columns), 0, *self._vocabulary_share(size))
             self._vocabularies[name] = self._keep(self._padded(rows, size))
         return self._vocabularies[name]
 
@@ -145,15 +144,22 @@ class WeightReader:
         return torch.nn.functional.pad(rows, padding)
 
     def column_parallel(
-        self, parts: list[Part], columns: int, fused: Fused | None, place: Place, bias: bool
+        self,
+        parts: list[Part],
+        columns: int,
+        fused: Fused | None,
+        place: Place,
+        bias: bool,
+        scale: float = 1.0,
     ) -> Linear:
         """One product for several roles side by side, e.g. q, k and v, each split by output rows.
 
         Args:
             fused: how a checkpoint may store them all as one; None: it never does.
+            scale: of the weight alone.
         """
-        weight = self._merge(parts, ".weight", columns, fused, place)
-        vector = self._keep(self._merge(parts, ".bias", 0, fused, place)) if bias else None
+        weight = self.rows(parts, ".weight", columns, fused, place).mul_(scale)
+        vector = self._keep(self.rows(parts, ".bias", 0, fused, place)) if bias else None
         return Linear(self._hold(weight, lambda: weight), vector)
 
     def row_parallel(
@@ -199,7 +205,15 @@ class WeightReader:
 
     def rows(self, parts: list[Part], suffix: str, columns: int, fused: Fused | None, place: Place) -> Tensor:
         """[rows, columns] of this rank's rows of all parts, or their biases [rows] where columns is 0."""
-        return self._merge(parts, suffix, columns, fused, place)
+        if fused is not None and fused.role in self._names:
+            shape = _shape(sum(part.size for part in parts), columns)
+            return self._rows(self._name(fused.role, place) + suffix, shape, fused.rows)
+
+        def own(part: Part) -> Tensor:
+            name, shape = self._name(part.role, place) + suffix, _shape(part.size, columns)
+            return self._matrix(name, shape, 0, part.start, part.stop)
+
+        return torch.cat([own(part) for part in parts])
 
     def expect(self, role: str) -> None:
         """A weight that may lie in the checkpoint although this rank does not read it."""
@@ -226,20 +240,6 @@ class WeightReader:
         layer = re.search(r"\.(\d+)\.", name)
         elsewhere = layer is not None and other_layers(int(layer.group(1)))
         return elsewhere or any(re.search(pattern, name) for pattern in self._family.ignored)
-
-    def _merge(
-        self, parts: list[Part], suffix: str, columns: int, fused: Fused | None, place: Place
-    ) -> Tensor:
-        if fused is not None and fused.role in self._names:
-            shape = _shape(sum(part.size for part in parts), columns)
-            return self._rows(self._name(fused.role, place) + suffix, shape, fused.rows)
-        pieces = [
-            self._matrix(
-                self._name(part.role, place) + suffix, _shape(part.size, columns), 0, part.start, part.stop
-            )
-            for part in parts
-        ]
-        return torch.cat(pieces)
 
     def _rows(self, name: str, shape: tuple[int, ...], rows: Tensor) -> Tensor:
         """The given rows in the given order; reads each run of neighbours once, and nothing between them."""

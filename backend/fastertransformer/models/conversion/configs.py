@@ -148,6 +148,9 @@ _NOT_THERE = (
     "t5_with_bias",
     "position_embedding_type",
     "adapter_inter_size",
+    "adapter_norm_position",
+    "decoder_adapter_inter_size",
+    "decoder_adapter_norm_position",
     "ia3_num_tasks",
 )
 """Words of config.ini alone."""

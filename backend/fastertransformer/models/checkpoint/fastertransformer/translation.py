@@ -50,11 +50,12 @@ def _keys(section: str, *names: str) -> tuple[Key, ...]:
 
 _IDS = ("decoder_start_token_id", "eos_token_id", "bos_token_id", "pad_token_id")
 _T5_SIZES = ("d_model", "d_kv", "d_ff", "num_heads", "vocab_size")
+_ADAPTERS = ("adapter_inter_size", "adapter_norm_position")
 _BUCKETS = ("relative_attention_num_buckets_or_max_pos_seq_len", 32)
 _T5 = (
     Key("model_name", "encoder", "model_type"),
     Key("model_name", "encoder"),
-    *_keys("encoder", *_T5_SIZES, "num_layers", "adapter_inter_size"),
+    *_keys("encoder", *_T5_SIZES, "num_layers", *_ADAPTERS),
     Key("feed_forward_proj", "encoder", default="relu", words=_TANH | _GATED),
     Key("relative_attention_num_buckets", "encoder", *_BUCKETS),
     Key("relative_attention_max_distance", "encoder", default=128),
@@ -62,6 +63,7 @@ _T5 = (
     *_keys("decoder", *_T5_SIZES),
     Key("num_decoder_layers", "decoder", "num_layers"),
     Key("relative_attention_num_buckets", "decoder", *_BUCKETS),
+    *(Key(f"decoder_{name}", "decoder", name) for name in _ADAPTERS),
     *_keys("decoder", *_IDS, "tie_word_embeddings"),
     Key("position_embedding_type", "structure", words={"0": "absolute", "1": "relative"}),
     *_keys("structure", "t5_with_bias", "ia3_num_tasks"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ....layers.position import LinearScaling, RopeSpec, alibi_slopes
 from ...hf_config import REQUIRED, HFConfig
-from ...spec import ModelSpec, Norm, Positions, Residual
+from ...spec import AdapterSpec, ModelSpec, Norm, Positions, Residual
 from ..base import Family
 
 LONGEST = 16384
@@ -49,6 +49,7 @@ _GATED = {
 def gpt(config: HFConfig) -> ModelSpec:
     has_positions = config.flag("has_positional_encoding", True)
     heads = config.integer("head_num")
+    activation = config.choice("activation_type", ACTIVATIONS, "Gelu")
     has_adapters = config.flag("has_adapters", False)
     if has_adapters:
         config.only("layernorm_type", "pre_layernorm")
@@ -57,19 +58,22 @@ def gpt(config: HFConfig) -> ModelSpec:
         **_sizes(config, REQUIRED if has_positions else LONGEST),
         norm=Norm.LAYER,
         norm_eps=config.number("layernorm_eps", 1e-6),
-        activation=config.choice("activation_type", ACTIVATIONS, "Gelu"),
+        activation=activation,
         positions=Positions.LEARNED if has_positions else Positions.NONE,
         alibi_slopes=alibi_slopes(heads) if config.flag("use_attention_linear_bias", False) else (),
         embedding_norm=config.flag("has_pre_decoder_layernorm", False),
         residual=Residual.POST if after else Residual.ADAPTED if has_adapters else Residual.PRE,
-        adapter_size=config.integer("adapter_inter_size", config.integer("inter_size"))
-        if has_adapters
-        else 0,
+        adapter=_adapter(config, activation) if has_adapters else None,
         final_norm=config.flag("has_post_decoder_layernorm", True),
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
     )
+
+
+def _adapter(config: HFConfig, activation: str) -> AdapterSpec:
+    size = config.integer("adapter_inter_size", config.integer("inter_size"))
+    return AdapterSpec(intermediate_size=size, activation=activation, has_bias=True)
 
 
 def gptj(config: HFConfig) -> ModelSpec:

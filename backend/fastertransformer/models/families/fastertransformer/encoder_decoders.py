@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...hf_config import HFConfig
-from ...spec import ModelSpec, Norm, Positions
+from ...spec import AdapterNorm, AdapterSpec, ModelSpec, Norm, Positions, Residual
 from .. import bart as bart_family
 from .. import t5 as t5_family
 
@@ -23,7 +23,6 @@ def t5(config: HFConfig) -> ModelSpec:
     """transformers' T5, or Megatron's: layer norms, biases and scaled scores, absolute positions."""
     spec = t5_family.t5(config)
     assert spec.encoder is not None
-    config.only("adapter_inter_size", 0)
     changes: dict[str, Any] = {"ia3_num_tasks": config.integer("ia3_num_tasks", 0)}
     if config.choice("position_embedding_type", _POSITIONS, "relative") == "absolute":
         longest = config.integer("relative_attention_num_buckets")
@@ -32,16 +31,30 @@ def t5(config: HFConfig) -> ModelSpec:
     if has_bias:
         changes |= {"norm": Norm.LAYER, "attention_scale": 0.0, "logits_scale": 1.0}
         changes |= dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias"), True)
-    return replace(spec, **changes, head_bias=has_bias, encoder=replace(spec.encoder, **changes))
+    encoder = replace(spec.encoder, **changes, **_adapted(config, ""))
+    return replace(spec, **changes, **_adapted(config, "decoder_"), head_bias=has_bias, encoder=encoder)
 
+
+def _adapted(config: HFConfig, stack: str) -> dict[str, Any]:
+    """What differs in a stack with adapters, which either may have."""
+    size = config.integer(f"{stack}adapter_inter_size", 0)
+    if not size:
+        return {}
+    norm = AdapterNorm[config.choice(f"{stack}adapter_norm_position", _NORM_PLACES, "pre")]
+    adapter = AdapterSpec(intermediate_size=size, activation="silu", has_bias=False, norm=norm)
+    return {"residual": Residual.ADAPTED, "adapter": adapter}
+
+
+_NORM_PLACES = {"pre": "PRE", "post": "POST"}
 
 _POSITIONS = {"relative": "relative", "absolute": "absolute"}
 
 
 def _t5_names(names: dict[str, Any]) -> dict[str, Any]:
-    gate = str(names["gate"])
+    gate, block = str(names["gate"]), str(names["norm1"]).removesuffix(".layer.0.layer_norm")
     return {
         **names,
+        **{f"{role}_{part}": f"{block}.{place}.{name}" for role, place in _PLACES for part, name in _PARTS},
         **{f"{role}_ia3": f"{names[role]}.ia3" for role in _SCALED if role in names},
         "down_ia3": str(names["down"]).replace("wo", "ia3"),
         "positions": "shared.ape",
@@ -53,15 +66,18 @@ def _t5_names(names: dict[str, Any]) -> dict[str, Any]:
 _SCALED = ("k", "v", "cross_k", "cross_v")
 """Products whose results have a factor for every IA3 task."""
 _T5_SELF = "decoder.block.{layer}.layer.0.SelfAttention.qkv"
-_ADAPTED = (r"^model\.(prompt_table|prefix_prompt)\.",)
-"""Prompts of tasks."""
+_PLACES = (("adapter1", "after_attention_adapter"), ("adapter2", "after_ffn_adapter"))
+_PARTS = (("up", "DenseSiluDense.wi"), ("down", "DenseSiluDense.wo"), ("norm", "layer_norm"))
+"""Of adapters."""
+_PROMPTS = (r"^model\.(prompt_table|prefix_prompt)\.",)
+"""Of tasks."""
 T5 = replace(
     t5_family.T5,
     spec=t5,
     names=_with_fused_qkv(_t5_names(t5_family.NAMES), _T5_SELF) | {"logits_bias": "shared.bias"},
     encoder_names=_t5_names(dict(t5_family.T5.encoder_names)),
     transposed=True,
-    ignored=_ADAPTED,
+    ignored=_PROMPTS,
 )
 _ENCODER = t5_family.encoder_of(T5)
 T5_ENCODER = replace(_ENCODER, ignored=(*_ENCODER.ignored, r"^shared\.bias$"))
