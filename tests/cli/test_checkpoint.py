@@ -4,6 +4,7 @@
 import json
 
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
+from transformers import ByT5Tokenizer
 
 from fastertransformer.cli.checkpoint import find_tokenizer
 
@@ -54,3 +55,21 @@ def test_a_tokenizer_that_is_there_is_taken(folder):
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     (folder / "tokenizer.json").write_text("{}")
     assert find_tokenizer(folder) == folder
+
+
+def test_bytes_are_tokens_of_byt5(folder):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
+    found, reference = find_tokenizer(folder), ByT5Tokenizer()
+    tokenizer = Tokenizer.from_file(str(found / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == len(reference) == 384
+    for text in (TEXT, "Ünï 你好 😀\n\0", "", "a<extra_id_7> b</s>c", "<0x41>"):
+        ids = reference(text).input_ids
+        assert tokenizer.encode(text).ids == ids, text
+        plain = reference.decode(ids, skip_special_tokens=True)
+        assert tokenizer.decode(ids) == plain, text
+
+
+def test_a_class_without_a_vocabulary(folder, capsys):
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "XLNetTokenizer"}))
+    assert find_tokenizer(folder) is None
+    assert "novocabularyofwhicha'XLNetTokenizer'canbemade" in "".join(capsys.readouterr().err.split())

@@ -2,96 +2,26 @@
 """Tokenizers made of SentencePiece models against those of transformers, and against SentencePiece."""
 
 import json
-import math
-import random
-import struct
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import sentencepiece
-from tokenizers import Tokenizer
-from transformers import M2M100Tokenizer, MarianTokenizer
-
-from fastertransformer.cli.checkpoint import find_tokenizer
-
-MARIAN, M2M100, OTHERS = "source.spm", "sentencepiece.bpe.model", "spiece.model"
-
-SOURCE = (Path(__file__).parents[2] / "LICENSE").read_text()
-TARGET = (
-    "Die Weitergabe und Verwendung in Quell- und Binärform, mit oder ohne Veränderung, ist erlaubt, sofern"
+from sentencepiece_folders import (
+    FRENCH,
+    INDENTED,
+    LANGUAGES,
+    M2M100,
+    OTHERS,
+    SOURCE,
+    TEXTS,
+    found_in,
+    name_family,
+    name_languages,
+    train,
+    write_deberta,
+    write_llama,
+    write_m2m100,
+    write_marian,
 )
-TARGET += (
-    " die folgenden Bedingungen erfüllt sind: Quelltexte müssen den obigen Urheberrechtsvermerk enthalten."
-)
-TEXTS = [
-    *filter(None, SOURCE.splitlines()),
-    *TARGET.split(". "),
-    "",
-    "  two  blanks ",
-    "a\tb\nc",
-    "Ünï çödé „quotes“ 你好 😀 ok",
-    "ﬁ ligature ① ½",
-    "1234567890 3.14 don't",
-    "A" * 50,
-]
-FRENCH = ">>fra<<"
-LANGUAGES = ["__de__", "__en__", "__fr__"]
-
-
-def train(text: str, place: Path, kind: str, **how: object) -> list[str]:
-    """A model of `text`, and its pieces."""
-    (place / "text").write_text(text)
-    prefix = str(place / "trained")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(place / "text"),
-        model_prefix=prefix,
-        model_type=kind,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **{"vocab_size": 120, **how},
-    )
-    model = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
-    return [model.id_to_piece(i) for i in range(model.vocab_size())]
-
-
-def name_family(folder: Path, name: object) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": name}))
-
-
-def name_languages(folder: Path) -> None:
-    named = [{"content": LANGUAGES[0]}, *LANGUAGES[1:]]
-    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": named}))
-
-
-def write_ids(folder: Path, first: list[str], pieces: list[str], last: list[str]) -> None:
-    """vocab.json, whose order is not the model's."""
-    rest = [piece for piece in dict.fromkeys(pieces) if piece not in {"<s>", "</s>", "<unk>"}]
-    random.Random(0).shuffle(rest)
-    ids = {token: number for number, token in enumerate([*first, *rest, *last])}
-    (folder / "vocab.json").write_text(json.dumps(ids))
-
-
-def write_marian(folder: Path, kind: str) -> MarianTokenizer:
-    pieces = []
-    for name, text in ((MARIAN, SOURCE), ("target.spm", TARGET)):
-        pieces += train(text, folder, kind)
-        (folder / "trained.model").rename(folder / name)
-    write_ids(folder, ["</s>", "<unk>"], pieces, [FRENCH, "<pad>"])
-    return MarianTokenizer(str(folder / MARIAN), str(folder / "target.spm"), str(folder / "vocab.json"))
-
-
-def write_m2m100(folder: Path) -> M2M100Tokenizer:
-    pieces = train(SOURCE + TARGET, folder, "bpe")
-    (folder / "trained.model").rename(folder / M2M100)
-    write_ids(folder, ["<s>", "<pad>", "</s>", "<unk>"], pieces, [])
-    name_family(folder, "m2m_100")
-    name_languages(folder)
-    return M2M100Tokenizer(str(folder / "vocab.json"), str(folder / M2M100))
-
-
-def found_in(folder: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(find_tokenizer(folder) / "tokenizer.json"))
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
@@ -144,6 +74,47 @@ def test_t5_and_its_like(folder, name):
     assert tokenizer.encode("the <extra_id_0>").ids[-2:] == [size + 2, 1]
 
 
+@pytest.fixture
+def llama(folder):
+    return write_llama(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "its own"])
+def test_llama(llama, family):
+    if family == "its own":
+        (llama / "config.json").rename(llama / "config.ini")
+        (llama / "config.ini").write_text("[llama]\nhead_num = 4\n")
+    else:
+        name_family(llama, family)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(llama / "tokenizer.model"))
+    tokenizer = found_in(llama)
+    for text in (*TEXTS, INDENTED, "    a\n        b   "):
+        ids = model.encode(text)
+        assert tokenizer.encode(text).ids == [1, *ids], text
+        assert tokenizer.decode([1, *ids, 2]) == model.decode(ids), text
+    assert tokenizer.encode("a</s>").ids[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "last"),
+    [({"add_eos_token": True}, [1], [2]), ({"add_bos_token": False}, [], []), ({"legacy": False}, [1], [])],
+)
+def test_what_stands_around_a_text_for_llama(llama, settings, first, last):
+    (llama / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(llama / "tokenizer.model"))
+    tokenizer = found_in(llama)
+    assert tokenizer.encode(TEXTS[0]).ids == [*first, *model.encode(TEXTS[0]), *last]
+    blank = [] if "legacy" in settings else ["▁"]
+    assert tokenizer.encode("</s>1", add_special_tokens=False).tokens == ["</s>", *blank, "1"]
+
+
+def test_tokens_that_were_added_to_llama(llama):
+    size = sentencepiece.SentencePieceProcessor(model_file=str(llama / "tokenizer.model")).vocab_size()
+    (llama / "added_tokens.json").write_text(json.dumps({"<|im_end|>": size + 1, "[PAD]": size}))
+    tokenizer = found_in(llama)
+    assert tokenizer.encode("a<|im_end|>[PAD]").ids[-2:] == [size + 1, size]
+
+
 def test_pegasus(folder):
     train(SOURCE, folder, "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     (folder / "trained.model").rename(folder / OTHERS)
@@ -168,17 +139,8 @@ def test_mbart50(folder):
     assert tokenizer.token_to_id("<mask>") == size + 4
 
 
-@pytest.fixture
-def deberta(folder):
-    names = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
-    train(SOURCE, folder, "unigram", pad_id=0, bos_id=1, eos_id=2, unk_id=3, **names)
-    (folder / "trained.model").rename(folder / "spm.model")
-    name_family(folder, "deberta-v2")
-    (folder / "tokenizer_config.json").write_text("{}")
-    return folder
-
-
-def test_deberta(deberta):
+def test_deberta(folder):
+    deberta = write_deberta(folder)
     model = sentencepiece.SentencePieceProcessor(model_file=str(deberta / "spm.model"))
     tokenizer, size = found_in(deberta), model.vocab_size()
     for text in TEXTS:
@@ -188,113 +150,3 @@ def test_deberta(deberta):
     assert pair.ids == [1, *first, 2, *second, 2]
     assert pair.type_ids == [0] * (len(first) + 2) + [1] * (len(second) + 1)
     assert tokenizer.encode("the [MASK]").ids[-2:] == [size, 2]
-
-
-def test_letters_that_deberta_would_change(deberta, capsys):
-    (deberta / "tokenizer_config.json").write_text('{"do_lower_case": true}')
-    assert find_tokenizer(deberta) is None
-    assert_told(capsys, "do_lower_case is not supported")
-
-
-@pytest.mark.parametrize("family", ["xlnet", ["t5"]])
-def test_families_whose_ids_are_not_known(folder, capsys, family):
-    train(SOURCE, folder, "unigram")
-    (folder / "trained.model").rename(folder / OTHERS)
-    name_family(folder, family)
-    assert find_tokenizer(folder) is None
-    assert_told(capsys, f"nothing here knows the ids of a SentencePiece model of {family!r}")
-
-
-@pytest.mark.parametrize("count", [-1, "3", 1 << 30])
-def test_sentinels_that_cannot_be_counted(folder, capsys, count):
-    train(SOURCE, folder, "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
-    (folder / "trained.model").rename(folder / OTHERS)
-    name_family(folder, "t5")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"extra_ids": count}))
-    assert find_tokenizer(folder) is None
-    assert_told(capsys, f"extra_ids is {count!r}; allowed is an integer in [0, 4194304)")
-
-
-def assert_told(capsys, message: str) -> None:
-    """Wherever long paths break the lines."""
-    assert "".join(message.split()) in "".join(capsys.readouterr().err.split())
-
-
-def damage(folder: Path) -> None:
-    (folder / MARIAN).write_bytes((folder / MARIAN).read_bytes()[:999])
-
-
-def change_scores(folder: Path) -> None:
-    """Of every piece to NaN."""
-    data = (folder / MARIAN).read_bytes()
-    model = sentencepiece.SentencePieceProcessor(model_proto=data)
-    for piece in {model.get_score(number) for number in range(model.vocab_size())} - {0.0}:
-        data = data.replace(struct.pack("<f", piece), struct.pack("<f", math.nan))
-    (folder / MARIAN).write_bytes(data)
-
-
-def replacements(data: bytes) -> Callable[[Path], None]:
-    """Makes `data` what a model without replacements of characters has in their place."""
-    message = b"\x12" + bytes([len(data)]) + data
-
-    def change(folder: Path) -> None:
-        with (folder / MARIAN).open("ab") as file:
-            file.write(b"\x1a" + bytes([len(message)]) + message)
-
-    return change
-
-
-def change_ids(**ids: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        known = json.loads((folder / "vocab.json").read_text())
-        (folder / "vocab.json").write_text(json.dumps(known | ids))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (damage, "source.spm is damaged or no SentencePiece model"),
-        (
-            lambda folder: (folder / MARIAN).write_bytes(b""),
-            "source.spm is damaged or no SentencePiece model",
-        ),
-        (
-            lambda folder: (folder / MARIAN).write_bytes(b"\xff" * 4_000_000),
-            "source.spm is damaged or no SentencePiece model",
-        ),
-        (change_scores, "source.spm is damaged or no SentencePiece model"),
-        (replacements(b"\xfc\xff\xff\xff-"), "source.spm is damaged or no SentencePiece model"),
-        (replacements(b"\0\0\0\0\xff"), "source.spm is damaged or no SentencePiece model"),
-        (change_ids(a="b"), "vocab.json: 'a' is 'b'; allowed is an integer in [0, 4194304)"),
-        (change_ids(a=-1), "vocab.json: 'a' is -1; allowed is an integer in [0, 4194304)"),
-        (change_ids(a=1 << 30), "vocab.json: 'a' is 1073741824; allowed is an integer in [0, 4194304)"),
-        (change_ids(a=1), "vocab.json: 'a' is 1, as '<unk>' is"),
-        (
-            lambda folder: (folder / "vocab.json").unlink(),
-            "vocab.json cannot be read: No such file or directory",
-        ),
-        (lambda folder: (folder / "vocab.json").write_text('{"a": 0}'), "has no <unk> and no </s>"),
-        (
-            lambda folder: (folder / "target_vocab.json").write_text("{}"),
-            "has a vocabulary for each language, and tokenizer.json one for both",
-        ),
-    ],
-)
-def test_what_makes_no_tokenizer(folder, change, message, capsys):
-    write_marian(folder, "unigram")
-    change(folder)
-    assert find_tokenizer(folder) is None
-    assert_told(capsys, message)
-
-
-@pytest.mark.parametrize("named", [None, [], "__de__", 5, [7], [{"content": 7}], [{}]])
-def test_languages_that_nobody_names(folder, capsys, named):
-    write_m2m100(folder)
-    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": named}))
-    assert find_tokenizer(folder) is None
-    assert_told(capsys, f"names no languages in additional_special_tokens: {named!r}")
-    (folder / "special_tokens_map.json").unlink()
-    assert find_tokenizer(folder) is None
-    assert_told(capsys, "special_tokens_map.json cannot be read")

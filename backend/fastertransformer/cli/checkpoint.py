@@ -10,6 +10,7 @@ import platformdirs
 from rich.markup import escape
 
 from ..errors import ModelLoadError
+from .byte_vocabulary import write_byte_tokenizer
 from .console import errors
 from .vocabularies import MODELS, write_tokenizer
 
@@ -111,10 +112,21 @@ def _convert_older_tokenizer(vocabulary: Path, folder: Path) -> None:
         raise ModelLoadError(f"transformers has no tokenizer.json for the tokenizer of {vocabulary}")
 
 
+def _of_class(settings: Path, folder: Path) -> None:
+    """Of one that needs no vocabulary."""
+    from ..models.checkpoint.huggingface import read_json  # imports torch, which takes seconds
+
+    name = read_json(settings).get("tokenizer_class")
+    if name != "ByT5Tokenizer":
+        raise ModelLoadError(f"{settings.parent} has no vocabulary of which a {name!r} can be made")
+    write_byte_tokenizer(folder)
+
+
 _OLDER: dict[str, Callable[[Path, Path], None]] = {
     "vocab.txt": _convert_older_tokenizer,
     "merges.txt": _convert_older_tokenizer,
     **dict.fromkeys(MODELS, write_tokenizer),
+    "tokenizer_config.json": _of_class,
 }
 """Vocabularies from before tokenizer.json, and what makes one of them. Of SentencePiece's models transformers
 makes up what it cannot read."""

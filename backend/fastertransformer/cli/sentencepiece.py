@@ -66,6 +66,10 @@ class Vocabulary:
     """In front of a text, where there is one."""
     last: str = "</s>"
     """Behind it, and behind a second one."""
+    ends: bool = True
+    """A text has `last` behind it."""
+    prefix: str = "always"
+    """Which parts of a text between whole tokens begin with a blank, where texts do: this, or the `first`."""
 
 
 def read_model(path: Path) -> SentencePieceModel:
@@ -86,22 +90,29 @@ def convert(model: SentencePieceModel, vocabulary: Vocabulary) -> Tokenizer:
         steps.append(model.replacements)
     if model.trims:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    prefix = vocabulary.prefix if model.adds_prefix else "never"
+    if not model.trims and prefix == "always":  # Metaspace would add none to blanks
+        steps.append(normalizers.Prepend("▁"))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    prefix = "always" if model.adds_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=not _joins_words(model))
     tokenizer.decoder = _decoder(model, prefix)
-    first, last = vocabulary.first, vocabulary.last
-    frame = [token for token in (first, last) if token]
+    first, last = vocabulary.first, vocabulary.last if vocabulary.ends else ""
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}".strip(),
-        pair=f"{first} $A {last} $B:1 {last}:1".strip(),
-        special_tokens=[(token, vocabulary.ids[token]) for token in frame],
+        single=" ".join(filter(None, (first, "$A", last))),
+        pair=" ".join(filter(None, (first, "$A", last, "$B:1", last and f"{last}:1"))),
+        special_tokens=[(token, vocabulary.ids[token]) for token in (first, last) if token],
     )
-    special = [token for token in ("<s>", "<pad>", *frame, vocabulary.unknown) if token in vocabulary.ids]
+    named = ("<s>", "<pad>", first, vocabulary.last, vocabulary.unknown)
+    special = [token for token in named if token in vocabulary.ids]
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False) for token in (*special, *vocabulary.whole)]
     )
     return tokenizer
+
+
+def _joins_words(model: SentencePieceModel) -> bool:
+    """Whether a piece has a blank that is not in front, so that a text cannot be cut at its blanks first."""
+    return any("▁" in piece[1:] for piece in model.scores)
 
 
 def _decoder(model: SentencePieceModel, prefix: str) -> decoders.Decoder:

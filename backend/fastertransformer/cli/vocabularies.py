@@ -33,7 +33,7 @@ def write_tokenizer(file: Path, folder: Path) -> None:
 def _marian(folder: Path, _: SentencePieceModel) -> Vocabulary:
     if (folder / "target_vocab.json").exists():
         raise ModelLoadError(f"{folder} has a vocabulary for each language, and tokenizer.json one for both")
-    ids = _stored_ids(folder)
+    ids = _stored_ids(folder / "vocab.json")
     return Vocabulary(ids, [token for token in ids if token.startswith(">>") and token.endswith("<<")])
 
 
@@ -54,7 +54,7 @@ def _content(token: Any) -> str:
 
 def _m2m100(folder: Path, _: SentencePieceModel) -> Vocabulary:
     """Those of vocab.json, and languages behind them."""
-    return Vocabulary(_stored_ids(folder), _languages(folder))
+    return Vocabulary(_stored_ids(folder / "vocab.json"), _languages(folder))
 
 
 def _mbart50(folder: Path, model: SentencePieceModel) -> Vocabulary:
@@ -64,7 +64,7 @@ def _mbart50(folder: Path, model: SentencePieceModel) -> Vocabulary:
 
 
 def _by_config(folder: Path, model: SentencePieceModel) -> Vocabulary:
-    family = _read(folder / "config.json").get("model_type")
+    family = "llama" if _is_own_llama(folder) else _read(folder / "config.json").get("model_type")
     if not isinstance(family, str) or family not in _FAMILIES:
         raise ModelLoadError(f"{folder}: nothing here knows the ids of a SentencePiece model of {family!r}")
     return _FAMILIES[family](folder, model)
@@ -95,9 +95,31 @@ def _deberta(folder: Path, model: SentencePieceModel) -> Vocabulary:
     return Vocabulary(ids, ["[PAD]", "[MASK]"], unknown="[UNK]", first="[CLS]", last="[SEP]")
 
 
-def _stored_ids(folder: Path) -> dict[str, int]:
-    """Raises: ModelLoadError: a token of vocab.json has no id, or that of another one."""
-    file, owners = folder / "vocab.json", dict[int, str]()
+def _is_own_llama(folder: Path) -> bool:
+    """Whether FasterTransformer's files are there, which have no config.json."""
+    try:
+        return "[llama]" in (folder / "config.ini").read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _llama(folder: Path, model: SentencePieceModel) -> Vocabulary:
+    """The model's own, and those of added_tokens.json."""
+    settings, added = folder / "tokenizer_config.json", folder / "added_tokens.json"
+    known = _read(settings) if settings.exists() else {}
+    more = _stored_ids(added) if added.exists() else {}
+    return Vocabulary(
+        ids={**_ids(model.pieces), **more},
+        whole=sorted(more, key=lambda token: more[token]),
+        first="<s>" if known.get("add_bos_token", True) else "",
+        ends=bool(known.get("add_eos_token", False)),
+        prefix="always" if known.get("legacy", True) else "first",
+    )
+
+
+def _stored_ids(file: Path) -> dict[str, int]:
+    """Raises: ModelLoadError: a token of the file has no id, or that of another one."""
+    owners: dict[int, str] = {}
     ids = _read(file)
     for token, number in ids.items():
         if not _is_id(number):
@@ -122,6 +144,9 @@ def _ids(tokens: Sequence[str]) -> dict[str, int]:
 
 _FAMILIES = {
     "deberta-v2": _deberta,
+    "llama": _llama,
+    "mistral": _llama,
+    "mixtral": _llama,
     "m2m_100": _m2m100,
     "mbart": _mbart50,
     "pegasus": _pegasus,
@@ -134,6 +159,7 @@ MODELS: dict[str, Callable[[Path, SentencePieceModel], Vocabulary]] = {
     "sentencepiece.bpe.model": _by_config,
     "spiece.model": _by_config,
     "spm.model": _by_config,
+    "tokenizer.model": _by_config,
 }
 """By the name of the model's file."""
 
