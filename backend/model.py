@@ -10,9 +10,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import triton_python_backend_utils as pb_utils
 
-from fastertransformer.errors import FasterTransformerError
-from fastertransformer.server.autocomplete import complete
-from fastertransformer.server.service import open_service
+try:
+    from fastertransformer.errors import FasterTransformerError
+    from fastertransformer.server.autocomplete import complete
+    from fastertransformer.server.service import open_service
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        f"{missing} in {sys.prefix}, whose Python runs this model: install this backend there, with pip"
+    ) from None
 
 
 class TritonPythonModel:

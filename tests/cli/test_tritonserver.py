@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A tritonserver while it starts: it aborts once in a while, or for good, or a signal comes."""
 
+import os
 import signal
+import venv
 from pathlib import Path
 
+import numpy
 import pytest
 from triton_process import bundled_server, free_ports
 
@@ -46,6 +49,23 @@ def start(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, text: str) 
     with TritonServer(folder / "models", Ports(*free_ports(3))) as server:
         server.wait_until_ready(60)
     return len(Path(f"{program}.starts").read_text().splitlines())
+
+
+def test_a_python_without_the_packages(tmp_path):
+    """As in a container whose python3 is another one than that which pip installed into."""
+    other, model = tmp_path / "other", tmp_path / "models" / "fastertransformer"
+    venv.create(other)
+    [packages] = other.glob("lib/*/site-packages")
+    for folder in Path(numpy.__file__).parents[1].glob("numpy*"):
+        (packages / folder.name).symlink_to(folder)  # Triton itself needs it
+    (model / "1").mkdir(parents=True)
+    (model / "config.pbtxt").write_text('backend: "fastertransformer"')
+    path = f"{other / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    with (
+        TritonServer(tmp_path / "models", Ports(*free_ports(3)), variables={"PATH": path}) as server,
+        pytest.raises(ServerError, match=rf"code 1:\nNo module named '\w+' in {other}, whose Python runs"),
+    ):
+        server.wait_until_ready(60)
 
 
 def test_it_is_started_again(tmp_path, monkeypatch):

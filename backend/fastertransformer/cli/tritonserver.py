@@ -27,7 +27,7 @@ START_ABORT = "boost::interprocess::lock_exception"
 _MOST_STARTS = 3
 _POLL_S = 0.1
 _STUBS_TIMEOUT_S = 3.0
-_LOAD_ERROR = re.compile(r"ModelLoadError: (.*?)\\n\\nAt:")
+_LOAD_ERROR = re.compile(r"(?:ModelLoad|Import)Error: (.*?)\\n\\nAt:")
 """Of an exception in one line of the log."""
 _ERROR_LINE = re.compile(r"E\d{4} |error: |terminate called| +what\(\)")
 
