@@ -50,7 +50,7 @@ class Floors(Struct, frozen=True, kw_only=True):
         return "both", total / run.total_ms * 1e3
 
     def _bandwidth_share(self, workload: Workload, run: Measurement) -> float:
-        """At the median time between tokens, or at the mean where most come several in a response."""
+        """At the median time between tokens, or at the mean where most come with the first one."""
         step_ms = run.token_ms_p50 or workload.batch / run.tokens_per_second * 1e3
         return self._read(self.step_bytes(workload)) / step_ms * 1e3
 

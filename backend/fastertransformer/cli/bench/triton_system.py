@@ -17,7 +17,7 @@ from ..demo import free_ports
 from ..repository import write_repository
 from ..serve import running
 from ..tritonserver import Ports
-from .workload import Measurement, Workload, measure
+from .workload import Measurement, Workload, measure, spread
 
 RUN_TIMEOUT_S = 1800.0
 
@@ -42,7 +42,7 @@ class TritonSystem:
 
 
 class _Stream:
-    """One request and the times at which its tokens came; a response may bring several."""
+    """One request and the times at which its tokens came."""
 
     def __init__(self, address: str, input_len: int) -> None:
         self.arrivals: list[float] = []
@@ -86,10 +86,16 @@ class _Stream:
         if response.outputs:
             end = int(result.as_numpy("output_lengths").reshape(-1)[0])
             generated = result.as_numpy("output_ids").reshape(-1)[self._input_len : end].tolist()
-            self.arrivals += [now] * (len(generated) - len(self.tokens))
-            self.tokens = generated
+            self._take(generated, now)
         if response.parameters["triton_final_response"].bool_param:
             self._ended.set()
+
+    def _take(self, generated: list[int], now: float) -> None:
+        """Tokens that come together share the time since the response before."""
+        count = len(generated) - len(self.tokens)
+        last = self.arrivals[-1] if self.arrivals else now
+        self.arrivals += [last + after for after in spread(now - last, count)]
+        self.tokens = generated
 
 
 @contextmanager
