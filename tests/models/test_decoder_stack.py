@@ -154,6 +154,15 @@ LLAMA_WIDE = {
     "num_hidden_layers": 1,
 }
 """Products of warpgroups, where there are many tokens."""
+LLAMA_WIDEST = {
+    **LLAMA_WIDE,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+OPT_WIDE = {"hidden_size": 3072, "num_attention_heads": 24, "ffn_dim": 6144, "num_hidden_layers": 1}
+"""Rows of a norm that the threads hold in two parts."""
 GPU_CASES = {
     "t5": ("t5", T5),
     "t5 of one layer": ("t5", {**T5, "num_decoder_layers": 1}),
@@ -171,6 +180,8 @@ GPU_CASES = {
     "llama": ("llama", LLAMA),
     "llama with heads of 128": ("llama", LLAMA_WIDE_HEADS),
     "llama of wide products": ("llama", LLAMA_WIDE),
+    "llama of the widest rows": ("llama", LLAMA_WIDEST),
+    "opt of wide rows": ("opt", OPT_WIDE),
     "mistral with windows": ("mistral", LLAMA),
     "qwen2": ("qwen2", LLAMA),
     "gpt_bigcode": ("gpt_bigcode", {**GPT, "n_inner": 1024}),

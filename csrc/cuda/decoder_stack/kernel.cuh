@@ -157,15 +157,24 @@ class Consumer {
     product.begin(at);
     if (step.norm_weight == nullptr) {
       if (product.has_rows()) take_values(shared_, step, in(step), a_.tokens);
-    } else if (step.norm_bias == nullptr) {
-      take_norm<false>(shared_, step, in(step), a_.tokens, a_.hidden, a_.inverse_hidden);
+    } else if (a_.hidden > kConsumers * kPackLanes) {
+      take_norms<kMaxRowPacks>(step);
     } else {
-      take_norm<true>(shared_, step, in(step), a_.tokens, a_.hidden, a_.inverse_hidden);
+      take_norms<1>(step);
     }
     store_header(index + 2, ahead);
     device::named_barrier(1, kConsumers);
     product.run(at);
     if (threadIdx.x % 32 == 0) kept = at;
+  }
+
+  template <int kPacks>
+  __device__ void take_norms(const Step& step) const {
+    if (step.norm_bias == nullptr) {
+      take_norm<false, kPacks>(shared_, step, in(step), a_.tokens, a_.hidden, a_.inverse_hidden);
+    } else {
+      take_norm<true, kPacks>(shared_, step, in(step), a_.tokens, a_.hidden, a_.inverse_hidden);
+    }
   }
 
   static __device__ bool is_cross(const Step& step) { return step.kind == Kind::kCrossAttention; }

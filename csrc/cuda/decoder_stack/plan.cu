@@ -13,8 +13,9 @@
 namespace ft::cuda::stack {
 namespace {
 
-constexpr int kMinStages = 3;  // with fewer the ring cannot keep the memory busy
-constexpr int kMaxNorms = 2;   // one behind the other: more take longer than launches
+constexpr int kMinStages = 3;      // with fewer the ring cannot keep the memory busy
+constexpr int kMaxNorms = 2;       // one behind the other: more take longer than launches
+constexpr int kMaxWideTokens = 1;  // of rows of which a thread has two packs: the same
 
 int rounded(int64_t size, int64_t to) { return static_cast<int>((size + to - 1) / to * to); }
 
@@ -167,7 +168,7 @@ Layout Plan::layout_of(int tokens) const {
   layout.normed = place(2L * tokens * layout.normed_stride);
   layout.residual = place(2L * tokens * hidden_size);
   layout.sums = place(2L * kSlices * tokens * layout.sum_stride * 4);
-  layout.partials = place(2 * kWarps * 4);
+  layout.partials = place(2 * kMaxRowWarps * 4);
   layout.progress = place(kProgressBytes);
   layout.angles = place(cos_sin_ == nullptr ? 0 : int64_t{tokens} * head_dim * 4);
   layout.self_items = place(items_bytes);
@@ -190,7 +191,8 @@ Layout Plan::layout_of(int tokens) const {
 int Plan::max_tokens() const {
   if (!is_supported_ || !ends_with_product()) return 0;
   const int row_warps = (hidden_size / 8 + 31) / 32;
-  int tokens = std::min(kMaxTokens, kMaxNorms * (kWarps / row_warps));
+  const int most = row_warps > kWarps ? kMaxWideTokens : kMaxNorms * (kWarps / row_warps);
+  int tokens = std::min(kMaxTokens, most);
   while (tokens > 0 && layout_of(tokens).stages < kMinStages) --tokens;
   return tokens;
 }

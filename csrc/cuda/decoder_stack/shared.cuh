@@ -18,7 +18,7 @@ struct Progress {
 };
 
 // Partial sums of the norm, in turns: a warp may still read one when the others write the next.
-using Partials = float[2][kWarps];
+using Partials = float[2][kMaxRowWarps];
 
 template <typename T, int kHeadDim>
 struct Shared {

@@ -19,11 +19,13 @@ constexpr int kThreads = kConsumers + 32;  // and a warp that brings the weights
 constexpr int kMaxTokens = 4;              // with more the layers one by one are faster
 constexpr int kSlices = 8;                 // of the columns of a weight, as in skinny_linear
 constexpr int kWideSlices = 4;             // where skinny_wide_sm90 has it
-constexpr int kTileRows = 64;              // at most
+constexpr int kTileRows = 32;              // at most
 constexpr int kStepColumns = kBoxRowBytes / 2 * sm90::kStepBoxes;
 constexpr int kStageBytes = 16 * 1024;
 constexpr int kMaxStages = 13;
-constexpr int kMaxHidden = kConsumers * 8;  // a pack of the residual for every thread
+constexpr int kMaxRowPacks = 2;                      // of a norm's row, for every thread
+constexpr int kMaxRowWarps = kMaxRowPacks * kWarps;  // of a norm by itself, with one pack
+constexpr int kMaxHidden = kMaxRowWarps * 32 * 8;
 
 enum class Kind : int { kProduct, kSelfAttention, kCrossAttention };
 
