@@ -99,6 +99,7 @@ def test_others_have_a_plan_too(name, tmp_path):
         pytest.param("opt-350m", {}, id="norms behind the sums"),
         pytest.param("bart", {}, id="norms behind the sums, with an encoder"),
         pytest.param("gpt_neo", {}, id="windows of some layers"),
+        pytest.param("smollm3", {}, id="turned in some layers"),
         pytest.param("mpt-clipped", {}, id="clipped"),
         pytest.param("qwen3", {}, id="norms of heads"),
         pytest.param("mixtral", {}, id="experts"),

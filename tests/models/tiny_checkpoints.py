@@ -136,6 +136,17 @@ CASES = {
         "StableLmConfig",
         {"use_parallel_residual": True, "use_qkv_bias": True, "partial_rotary_factor": 0.5},
     ),
+    "smollm3": ("SmolLM3Config", {"pad_token_id": 0, "no_rope_layers": [0, 1]}),
+    "smollm3-window": (
+        "SmolLM3Config",
+        {
+            "pad_token_id": 0,
+            "no_rope_layer_interval": 2,
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            **UNTIED,
+        },
+    ),
     "olmo": ("OlmoConfig", {"clip_qkv": 0.5}),
 }
 
