@@ -96,6 +96,7 @@ def test_others_have_a_plan_too(name, tmp_path):
     ("name", "config"),
     [
         pytest.param("stablelm", {}, id="turned in part"),
+        pytest.param("cohere", {}, id="attention and MLP side by side"),
         pytest.param("opt-350m", {}, id="norms behind the sums"),
         pytest.param("bart", {}, id="norms behind the sums, with an encoder"),
         pytest.param("gpt_neo", {}, id="windows of some layers"),

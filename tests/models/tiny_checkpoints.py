@@ -136,6 +136,8 @@ CASES = {
         "StableLmConfig",
         {"use_parallel_residual": True, "use_qkv_bias": True, "partial_rotary_factor": 0.5},
     ),
+    "cohere": ("CohereConfig", {"layer_norm_eps": 1e-3}),
+    "cohere-bias": ("CohereConfig", {"attention_bias": True, "logit_scale": 0.5, **UNTIED}),
     "smollm3": ("SmolLM3Config", {"pad_token_id": 0, "no_rope_layers": [0, 1]}),
     "smollm3-window": (
         "SmolLM3Config",

@@ -5,6 +5,7 @@ from .bart import BART, M2M_100, MARIAN, MBART, PEGASUS
 from .base import Family
 from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
+from .cohere import COHERE
 from .deberta import DEBERTA
 from .falcon import FALCON
 from .fastertransformer import CLASSES, PREFIX
@@ -34,6 +35,7 @@ FAMILIES: dict[str, Family] = {
     "bloom": BLOOM,
     "camembert": ROBERTA,
     "codegen": CODEGEN,
+    "cohere": COHERE,
     "deberta-v2": DEBERTA,
     "distilbert": DISTILBERT,
     "falcon": FALCON,
