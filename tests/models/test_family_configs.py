@@ -93,6 +93,7 @@ def test_short_contexts_have_short_factors(tmp_path):
         ("gpt2", {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True; only False"),
         ("bloom", {"apply_residual_connection_post_layernorm": True}, "is True; only False"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm is True; only False"),
+        ("granite", {"logits_scaling": 0.0}, "logits_scaling is 0.0; allowed is > 0"),
         ("gpt_neo", {"attention_layers": ["local"]}, "layer_types names 1 layers, num_hidden_layers is 2"),
         ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers names 1 layers, num_hidden_layers is 2"),
         ("mpt", {"attn_config": {"alibi": False}}, r"\(attn_config\): alibi is False; only True"),

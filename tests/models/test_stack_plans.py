@@ -82,7 +82,7 @@ def test_biases_are_those_of_the_checkpoint(name, tmp_path):
     assert biases == {name == "mbart"}
 
 
-OTHERS = "opt xglm bloom mpt gpt_bigcode m2m_100 pegasus umt5 mistral qwen2"
+OTHERS = "opt granite xglm bloom mpt gpt_bigcode m2m_100 pegasus umt5 mistral qwen2"
 
 
 @pytest.mark.parametrize("name", OTHERS.split())

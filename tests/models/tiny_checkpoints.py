@@ -41,6 +41,12 @@ RW = {"alibi": True, "parallel_attn": False, "multi_query": False}
 UNTIED = {"tie_word_embeddings": False}
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 YARN = {**ROPE, "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 2.0,
+}
 CASES = {
     "llama": ("LlamaConfig", {}),
     "llama-mha-bias": ("LlamaConfig", {"num_key_value_heads": 6, "attention_bias": True, "mlp_bias": True}),
@@ -138,6 +144,8 @@ CASES = {
     ),
     "cohere": ("CohereConfig", {"layer_norm_eps": 1e-3}),
     "cohere-bias": ("CohereConfig", {"attention_bias": True, "logit_scale": 0.5, **UNTIED}),
+    "granite": ("GraniteConfig", {**MULTIPLIERS, **UNTIED}),
+    "granite-bias": ("GraniteConfig", {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 0.7}),
     "smollm3": ("SmolLM3Config", {"pad_token_id": 0, "no_rope_layers": [0, 1]}),
     "smollm3-window": (
         "SmolLM3Config",

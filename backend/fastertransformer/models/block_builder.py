@@ -186,7 +186,7 @@ class BlockBuilder:
         own = tuple(end * spec.head_dim for end in self.reader.share(heads))
         columns = heads * spec.head_dim
         return self.reader.row_parallel(
-            role, spec.hidden_size, columns, (own[0], own[1]), place, spec.output_bias, spec.stream_scale
+            role, spec.hidden_size, columns, (own[0], own[1]), place, spec.output_bias, spec.sublayer_scale
         )
 
     def _qkv(self, place: Place, q: tuple[int, int], kv: tuple[int, int]) -> Linear:
@@ -291,7 +291,7 @@ class BlockBuilder:
         return Mlp(
             self.reader.column_parallel(parts, spec.hidden_size, fused, place, spec.mlp_bias),
             self.reader.row_parallel(
-                prefix + "down", spec.hidden_size, size, share, place, spec.mlp_bias, spec.stream_scale
+                prefix + "down", spec.hidden_size, size, share, place, spec.mlp_bias, spec.sublayer_scale
             ),
             spec.activation,
             spec.gated_mlp,

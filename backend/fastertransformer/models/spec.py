@@ -99,6 +99,8 @@ class ModelSpec:
     """Rows of the table before that of position 0."""
 
     residual: Residual = Residual.PRE
+    residual_scale: float = 1.0
+    """Of what the last product of every sublayer yields."""
     norm_weight: bool = True
     norm_bias: bool = True
     """Of layer norms: whether the checkpoint has them."""
@@ -159,6 +161,11 @@ class ModelSpec:
             norm_eps=self.norm_eps * scale**2,
             encoder=None if encoder is None else encoder.in_half(),
         )
+
+    @property
+    def sublayer_scale(self) -> float:
+        """Of the last product of every sublayer, and of its bias."""
+        return self.residual_scale * self.stream_scale
 
     def window_of(self, layer: int) -> int:
         return self.windows[layer] if self.windows else 0

@@ -16,6 +16,7 @@ from .gpt_bigcode import GPT_BIGCODE
 from .gpt_neo import GPT_NEO
 from .gpt_neox import GPT_NEOX
 from .gptj import CODEGEN, GPTJ
+from .granite import GRANITE
 from .llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from .moe import MIXTRAL, QWEN2_MOE, QWEN3_MOE
 from .mpt import MPT
@@ -47,6 +48,7 @@ FAMILIES: dict[str, Family] = {
     "gpt_neo": GPT_NEO,
     "gpt_neox": GPT_NEOX,
     "gptj": GPTJ,
+    "granite": GRANITE,
     "llama": LLAMA,
     "m2m_100": M2M_100,
     "marian": MARIAN,
