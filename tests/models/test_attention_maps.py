@@ -15,7 +15,7 @@ LENGTHS = (3, 17, 1, 40)
 CHOSEN = (1, 3)
 
 
-@pytest.mark.parametrize("case", ["t5", "t5-gated", "bert-bare"])
+@pytest.mark.parametrize("case", ["t5", "t5-gated", "bert-bare", "mpnet"])
 def test_maps_equal_transformers(case, tmp_path):
     reference, model = make(case, tmp_path, attn_implementation="eager"), load_model(tmp_path)
     generator = torch.Generator().manual_seed(0)

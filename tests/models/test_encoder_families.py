@@ -8,6 +8,9 @@ import torch
 from driver import load_model
 from encoder_checkpoints import CASES, make
 from encoder_driver import encode, metadata_of
+from tiny_checkpoints import change_config
+
+from fastertransformer.errors import ModelLoadError
 
 TOLERANCE = 1e-4
 LENGTHS = (1, 7, 33, 100)
@@ -73,3 +76,17 @@ def test_the_last_layer_leaves_the_tokens_that_are_kept(pair):
         whole = model.forward(hidden.clone(), metadata)
         part = model.forward(hidden.clone(), replace(metadata, kept=kept))
     torch.testing.assert_close(part, whole[kept], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mpnet", {"relative_attention_num_buckets": 64}, "num_buckets is 64; only 32 is supported"),
+        ("mpnet", {"pad_token_id": 0}, "pad_token_id is 0; only 1 is supported"),
+    ],
+)
+def test_options_without_support_are_refused(name, changes, message, tmp_path):
+    make(name, tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(tmp_path)

@@ -22,7 +22,7 @@ from fastertransformer.server.client import EngineClient
 TOLERANCE = 1e-4
 HALF_TOLERANCES = {"fp16": 5e-3, "bf16": 4e-2}
 """Relative to the norm of what the CPU gives in float32."""
-CASES = ("bert-pretraining", "roberta-classes", "distilbert-masked", "deberta-own")
+CASES = ("bert-pretraining", "roberta-classes", "mpnet-masked", "distilbert-masked", "deberta-own")
 
 
 def ask(client: EngineClient, requests: list[EncodeRequest | Request]) -> dict[int, object]:

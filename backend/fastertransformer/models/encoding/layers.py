@@ -28,8 +28,8 @@ class LayerBuilder(BlockBuilder):
         return self.encoding.disentangled
 
     def blocks(self, layers: range) -> tuple[PostBlock | ConvolvedBlock, ...]:
-        relative = self._relative_embeddings()
-        first, *others = (self._post_block(Place(layer), relative) for layer in layers)
+        relative, biases = self._relative_embeddings(), self._relative_biases(layers, bidirectional=True)
+        first, *others = (self._post_block(Place(layer), relative, biases.get(layer)) for layer in layers)
         convolution = self.encoding.convolution
         if convolution is None or layers.start > 0:
             return (first, *others)
@@ -46,9 +46,9 @@ class LayerBuilder(BlockBuilder):
         convolution = Convolution(Dense(linear, spec.activation, None), spec.width // 2)
         return ConvolvedBlock(block, convolution, self.layer_norm("convolution_norm", keeps_sum=False))
 
-    def _post_block(self, place: Place, relative: Tensor | None) -> PostBlock:
+    def _post_block(self, place: Place, relative: Tensor | None, bias: Tensor | None) -> PostBlock:
         return PostBlock(
-            attention=self._encoder_attention(place, None)
+            attention=self._encoder_attention(place, bias)
             if relative is None
             else self._disentangled_attention(place, relative),
             norm1=self.layer_norm("norm1", place, keeps_sum=False),

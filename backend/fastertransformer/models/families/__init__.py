@@ -19,6 +19,7 @@ from .gptj import CODEGEN, GPTJ
 from .granite import GRANITE
 from .llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from .moe import MIXTRAL, QWEN2_MOE, QWEN3_MOE
+from .mpnet import MPNET
 from .mpt import MPT
 from .olmo import OLMO
 from .opt import OPT
@@ -55,6 +56,7 @@ FAMILIES: dict[str, Family] = {
     "mbart": MBART,
     "mistral": MISTRAL,
     "mixtral": MIXTRAL,
+    "mpnet": MPNET,
     "mpt": MPT,
     "olmo": OLMO,
     "opt": OPT,

@@ -69,6 +69,11 @@ TOKEN_CLASSES = HeadSpec("token_logits", Rows.TOKENS, (_CLASSIFIER,))
 SPAN = HeadSpec("span_logits", Rows.TOKENS, (LayerSpec("span", width=Width.LABELS),))
 
 
+def renamed(names: dict[str, str], old: str, new: str) -> dict[str, str]:
+    """Of a family whose names begin otherwise and are the same behind that."""
+    return {role: name.replace(old, new, 1) for role, name in names.items()}
+
+
 def masked_lm(kind: str, width: Width = Width.HIDDEN) -> HeadSpec:
     """Logits over the vocabulary for every token, behind an activation of `kind` and a norm."""
     layers = (
@@ -177,9 +182,10 @@ def _encoding(config: HFConfig, heads: tuple[HeadSpec, ...]) -> EncodingSpec:
 
 _IGNORED = (r"\.position_ids$", r"\.token_type_ids$")
 BERT = Family(bert, {**NAMES, **_BERT_HEADS}, prefix="bert.", encoding=bert_encoding, ignored=_IGNORED)
+ROBERTA_NAMES = {**renamed(NAMES, "bert.", "roberta."), **_ROBERTA_HEADS}
 ROBERTA = Family(
     roberta,
-    {**{role: name.replace("bert.", "roberta.", 1) for role, name in NAMES.items()}, **_ROBERTA_HEADS},
+    ROBERTA_NAMES,
     prefix="roberta.",
     encoding=roberta_encoding,
     ignored=_IGNORED,
