@@ -16,6 +16,7 @@ TINY = {
     "num_labels": 5,
     "attn_implementation": "eager",
 }
+ELECTRA = {"embedding_size": 48}
 DISTILBERT = {"dim": 48, "hidden_dim": 80, "n_layers": 2, "n_heads": 6}
 DEBERTA = {
     "relative_attention": True,
@@ -54,6 +55,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mpnet-classes": ("MPNetForSequenceClassification", "MPNetConfig", {}),
     "mpnet-tokens": ("MPNetForTokenClassification", "MPNetConfig", {}),
     "mpnet-spans": ("MPNetForQuestionAnswering", "MPNetConfig", {"num_labels": 2}),
+    "electra": ("ElectraModel", "ElectraConfig", ELECTRA),
+    "electra-discriminator": ("ElectraForPreTraining", "ElectraConfig", ELECTRA),
+    "electra-classes": ("ElectraForSequenceClassification", "ElectraConfig", ELECTRA),
+    "electra-tokens": ("ElectraForTokenClassification", "ElectraConfig", ELECTRA),
+    "electra-spans": ("ElectraForQuestionAnswering", "ElectraConfig", {**ELECTRA, "num_labels": 2}),
     "distilbert": ("DistilBertModel", "DistilBertConfig", DISTILBERT),
     "distilbert-masked": ("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     "distilbert-classes": ("DistilBertForSequenceClassification", "DistilBertConfig", DISTILBERT),

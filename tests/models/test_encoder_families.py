@@ -82,6 +82,8 @@ def test_the_last_layer_leaves_the_tokens_that_are_kept(pair):
     ("name", "changes", "message"),
     [
         ("mpnet", {"relative_attention_num_buckets": 64}, "num_buckets is 64; only 32 is supported"),
+        ("electra", {"embedding_size": 24}, "embedding_size is 24; only 48 is supported"),
+        ("electra", {"embedding_size": None}, "embedding_size is 128; only 48 is supported"),
         ("mpnet", {"pad_token_id": 0}, "pad_token_id is 0; only 1 is supported"),
     ],
 )

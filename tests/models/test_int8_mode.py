@@ -27,7 +27,7 @@ FAMILIES = {"llama": "layers.", "qwen2": "layers.", "gpt2": ".h."}
 ONE_OF_EACH = list({config: name for name, (config, _) in reversed(CASES.items())}.values())
 """The first case of every family."""
 ENCODER_DECODERS = ("t5-gated", "bart", "mbart", "m2m_100", "marian", "pegasus")
-ENCODERS = ("bert", "roberta", "mpnet", "distilbert", "deberta", "t5")
+ENCODERS = ("bert", "roberta", "electra", "mpnet", "distilbert", "deberta", "t5")
 
 
 def rounded_weight(part: torch.Tensor, rows: Callable[[], torch.Tensor]) -> DenseWeight:

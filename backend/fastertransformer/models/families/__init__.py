@@ -7,6 +7,7 @@ from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
 from .cohere import COHERE
 from .deberta import DEBERTA
+from .electra import ELECTRA
 from .falcon import FALCON
 from .fastertransformer import CLASSES, PREFIX
 from .fastertransformer import T5_ENCODER as OWN_T5_ENCODER
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
     "cohere": COHERE,
     "deberta-v2": DEBERTA,
     "distilbert": DISTILBERT,
+    "electra": ELECTRA,
     "falcon": FALCON,
     "gemma": GEMMA,
     "gemma2": GEMMA2,
