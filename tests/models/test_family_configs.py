@@ -61,6 +61,7 @@ def test_names_of_the_old_service(name, wanted, tmp_path):
             id="gemma3_text",
         ),
         pytest.param("gemma2", {"layer_types": None}, {}, id="gemma2"),
+        pytest.param("cohere2", {"layer_types": None, "sliding_window_pattern": 2}, {}, id="cohere2"),
         pytest.param("smollm3-window", {"no_rope_layers": None, "layer_types": None}, {}, id="smollm3"),
         pytest.param("qwen2_moe-window", {"layer_types": None}, {}, id="qwen2_moe"),
         pytest.param("qwen3_moe", {"num_local_experts": None, "num_experts": 5}, {}, id="qwen3_moe"),

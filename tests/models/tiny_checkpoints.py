@@ -144,6 +144,7 @@ CASES = {
     ),
     "cohere": ("CohereConfig", {"layer_norm_eps": 1e-3}),
     "cohere-bias": ("CohereConfig", {"attention_bias": True, "logit_scale": 0.5, **UNTIED}),
+    "cohere2": ("Cohere2Config", {"sliding_window": 9, "sliding_window_pattern": 2}),
     "granite": ("GraniteConfig", {**MULTIPLIERS, **UNTIED}),
     "granite-bias": ("GraniteConfig", {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 0.7}),
     "smollm3": ("SmolLM3Config", {"pad_token_id": 0, "no_rope_layers": [0, 1]}),

@@ -5,7 +5,7 @@ from .bart import BART, M2M_100, MARIAN, MBART, PEGASUS
 from .base import Family
 from .bert import BERT, DISTILBERT, ROBERTA
 from .bloom import BLOOM
-from .cohere import COHERE
+from .cohere import COHERE, COHERE2
 from .deberta import DEBERTA
 from .electra import ELECTRA
 from .falcon import FALCON
@@ -39,6 +39,7 @@ FAMILIES: dict[str, Family] = {
     "camembert": ROBERTA,
     "codegen": CODEGEN,
     "cohere": COHERE,
+    "cohere2": COHERE2,
     "deberta-v2": DEBERTA,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
@@ -94,7 +95,9 @@ ENCODER_ALONE = "t5-encoder"
 """The name in SERVICE_NAMES that stands for ENCODERS."""
 
 SERVICE_NAMES: dict[str, frozenset[str]] = {
-    "bert": frozenset({"bert", "roberta", "xlm-roberta", "camembert", "distilbert", PREFIX + "bert"}),
+    "bert": frozenset(
+        {"bert", "roberta", "xlm-roberta", "camembert", "electra", "mpnet", "distilbert", PREFIX + "bert"}
+    ),
     "deberta": frozenset({"deberta-v2", PREFIX + "deberta"}),
     "gpt": frozenset({"gpt2", "opt", "bloom", "xglm", PREFIX + "gpt"}),
     "gpt-j": frozenset({"gptj", PREFIX + "gptj"}),

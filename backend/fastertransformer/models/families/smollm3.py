@@ -11,7 +11,7 @@ from .llama import LLAMA, llama
 
 
 def smollm3(config: HFConfig) -> ModelSpec:
-    spec = llama(config.completed(tie_word_embeddings=True))
+    spec = llama(config.completed(rope_theta=2_000_000.0, tie_word_embeddings=True))
     rotates = _rotates(config, spec.num_hidden_layers)
     ropes = tuple(spec.rope if turns else None for turns in rotates)
     return replace(spec, rope=None, ropes=ropes, windows=_windows(config, rotates))
