@@ -93,9 +93,14 @@ def test_progress_ends_with_all_tensors(llama):
 
 @pytest.mark.parametrize(
     ("generation", "start_id", "end_ids"),
-    [({}, 1, (2,)), ({"eos_token_id": [2, 7]}, 1, (2, 7)), ({"eos_token_id": 5}, 1, (5,))],
+    [
+        ({}, 1, (2,)),
+        ({"eos_token_id": [2, 7]}, 1, (2, 7)),
+        ({"eos_token_id": 5}, 1, (5,)),
+        ({"bos_token_id": 3}, 3, (2,)),
+    ],
 )
-def test_generation_config_decides_the_end_ids(copy, generation, start_id, end_ids):
+def test_generation_config_decides_where_outputs_begin_and_end(copy, generation, start_id, end_ids):
     (copy / "generation_config.json").write_text(json.dumps(generation))
     info = load_model(copy).info
     assert (info.model_type, info.vocab_size, info.max_position_embeddings) == ("llama", 101, 128)

@@ -170,16 +170,17 @@ def checkpoint_info(checkpoint: Checkpoint, spec: ModelSpec) -> CheckpointInfo:
     Some checkpoints name an end that the vocabulary lacks: it never comes, and nothing may look it up.
     """
     config, generation = checkpoint.config, checkpoint.generation
-    named = generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
-    end_ids = tuple(token for token in named if 0 <= token < spec.vocab_size)
-    start_ids = (
-        config.token_ids("decoder_start_token_id") or config.token_ids("bos_token_id") or end_ids or (0,)
-    )
+
+    def named(key: str) -> tuple[int, ...]:
+        return generation.token_ids(key) or config.token_ids(key)
+
+    end_ids = tuple(token for token in named("eos_token_id") if 0 <= token < spec.vocab_size)
+    start_ids = named("decoder_start_token_id") or named("bos_token_id") or end_ids or (0,)
     return CheckpointInfo(
         config.model_type,
         spec.vocab_size,
         spec.max_position_embeddings,
         start_ids[0],
         end_ids,
-        generation.token_ids("forced_bos_token_id") or config.token_ids("forced_bos_token_id"),
+        named("forced_bos_token_id"),
     )

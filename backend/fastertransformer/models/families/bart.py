@@ -94,6 +94,7 @@ def mbart(config: HFConfig) -> ModelSpec:
 def m2m_100(config: HFConfig) -> ModelSpec:
     """Positions count from behind the padding id, which is always 1."""
     config.only("pad_token_id", 1)
+    config = config.completed(scale_embedding=True, activation_function="relu")
     return _both(config, positions=Positions.SINUSOIDAL, position_offset=2)
 
 

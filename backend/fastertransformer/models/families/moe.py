@@ -31,7 +31,7 @@ _QWEN_NAMES = {
 
 
 def mixtral(config: HFConfig) -> ModelSpec:
-    spec = mistral(config)
+    spec = mistral(config.completed(rope_theta=1e6))
     moe = MoeSpec(
         num_experts=config.integer("num_experts", 8),
         num_experts_per_tok=config.integer("num_experts_per_tok", 2),

@@ -17,6 +17,7 @@ def starcoder2(config: HFConfig) -> ModelSpec:
     bias = config.flag("use_bias", True)
     return decoder(
         config,
+        num_key_value_heads=config.integer("num_key_value_heads", 2),
         norm=Norm.LAYER,
         norm_eps=config.number("norm_epsilon", 1e-5),
         activation=activation(config, "hidden_act", "gelu_pytorch_tanh"),

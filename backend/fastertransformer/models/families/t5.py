@@ -83,6 +83,10 @@ def _t5(config: HFConfig, is_shared: bool, is_scaled: bool) -> ModelSpec:
     )
 
 
+_GATED = {"feed_forward_proj": "gated-gelu"}
+"""Where the config of a later T5 does not say."""
+
+
 def _scales(config: HFConfig) -> bool:
     """Models whose config says that they are tied were trained with scaled outputs."""
     return config.flag("scale_decoder_outputs", config.flag("tie_word_embeddings", True))
@@ -93,11 +97,11 @@ def t5(config: HFConfig) -> ModelSpec:
 
 
 def mt5(config: HFConfig) -> ModelSpec:
-    return _t5(config, is_shared=True, is_scaled=False)
+    return _t5(config.completed(**_GATED), is_shared=True, is_scaled=False)
 
 
 def umt5(config: HFConfig) -> ModelSpec:
-    return _t5(config, is_shared=False, is_scaled=_scales(config))
+    return _t5(config.completed(**_GATED), is_shared=False, is_scaled=_scales(config))
 
 
 T5 = Family(
