@@ -41,7 +41,6 @@ SEQ2SEQ = [
     *((name, {}) for name in tiny_encoder_decoders.CASES),
     ("mt5", GATED),
     ("umt5", GATED),
-    ("m2m_100", {"scale_embedding": False}),
 ]
 
 

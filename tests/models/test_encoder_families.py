@@ -85,6 +85,11 @@ def test_the_last_layer_leaves_the_tokens_that_are_kept(pair):
         ("electra", {"embedding_size": 24}, "embedding_size is 24; only 48 is supported"),
         ("electra", {"embedding_size": None}, "embedding_size is 128; only 48 is supported"),
         ("mpnet", {"pad_token_id": 0}, "pad_token_id is 0; only 1 is supported"),
+        (
+            "deberta",
+            {"relative_attention": False},
+            "names p2c, c2p; allowed is none without relative_attention",
+        ),
     ],
 )
 def test_options_without_support_are_refused(name, changes, message, tmp_path):

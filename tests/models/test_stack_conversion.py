@@ -21,7 +21,17 @@ from fastertransformer.models.conversion import convert_checkpoint
 TOLERANCE = 1e-4
 SOURCE = [(7 * i + 3) % 90 + 2 for i in range(37)]
 TARGET = [2, *(5 * i % 80 + 3 for i in range(20))]
-ENCODER_DECODERS = ("t5", "t5-gated", "t5-silu", "mt5", "bart", "bart-scaled", "mbart", "m2m_100")
+ENCODER_DECODERS = (
+    "t5",
+    "t5-gated",
+    "t5-silu",
+    "mt5",
+    "bart",
+    "bart-scaled",
+    "mbart",
+    "m2m_100",
+    "m2m_100-unscaled",
+)
 ENCODERS = (
     "t5-encoder",
     "bert",

@@ -180,6 +180,10 @@ def hugging_face_config(
     return made[nearest]
 
 
+_SCALES_WORDS = frozenset({"bart", "mbart", "m2m_100"})
+"""Whose config.json says whether; transformers takes one or the other where it does not."""
+
+
 def _make(model_type: str, spec: ModelSpec) -> tuple[dict[str, Any], Family, ModelSpec]:
     target, family = _TARGETS[model_type], FAMILIES[model_type]
     config = {
@@ -201,8 +205,8 @@ def _translate(
     values.setdefault("architectures", [_TRANSLATED[model_type][is_encoder]])
     if "d_model" not in values:
         values["hidden_size"] = spec.hidden_size
-    if spec.embedding_scale != 1.0:
-        values["scale_embedding"] = True
+    if model_type in _SCALES_WORDS:
+        values["scale_embedding"] = spec.embedding_scale != 1.0
     if model_type == "t5" and not is_encoder and spec.tie_word_embeddings != (spec.logits_scale != 1.0):
         values["scale_decoder_outputs"] = spec.logits_scale != 1.0
     if is_encoder and not any("For" in architecture for architecture in values["architectures"]):

@@ -94,9 +94,13 @@ def deberta_encoding(config: HFConfig) -> EncodingSpec:
 
 
 def _disentangled(config: HFConfig) -> Disentangled | None:
-    if not config.flag("relative_attention", False):
+    parts, is_relative = _parts(config), config.flag("relative_attention", False)
+    if parts and not is_relative:  # transformers scales scores by parts that are not there
+        raise ModelLoadError(
+            f"pos_att_type names {', '.join(parts)}; allowed is none without relative_attention"
+        )
+    if not is_relative:
         return None
-    parts = _parts(config)
     if unknown := set(parts) - {"c2p", "p2c"}:
         raise ModelLoadError(f"pos_att_type names {', '.join(sorted(unknown))}; supported are c2p and p2c")
     longest = config.number("max_relative_positions", -1)

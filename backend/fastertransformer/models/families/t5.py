@@ -8,7 +8,7 @@ from ...layers.position import RelativeBias
 from ..encoding.spec import EncodingSpec
 from ..hf_config import HFConfig
 from ..spec import ModelSpec, Norm
-from .base import Family, decoder
+from .base import Family, activation, decoder
 
 MAX_POSITIONS = 4096
 """Of encoder and decoder each: the family itself has no limit."""
@@ -55,6 +55,11 @@ NAMES = {
 }
 
 
+def _activation(config: HFConfig) -> str:
+    kind = config.choice("feed_forward_proj", _ACTIVATIONS, "relu")
+    return activation(config, "dense_act_fn", "") if config.has("dense_act_fn") else kind
+
+
 def _t5(config: HFConfig, is_shared: bool, is_scaled: bool) -> ModelSpec:
     projection = config.text("feed_forward_proj", "relu")
     bias = RelativeBias(
@@ -66,7 +71,7 @@ def _t5(config: HFConfig, is_shared: bool, is_scaled: bool) -> ModelSpec:
         "max_position_embeddings": MAX_POSITIONS,
         "norm": Norm.RMS,
         "norm_eps": config.number("layer_norm_epsilon", 1e-6),
-        "activation": config.choice("feed_forward_proj", _ACTIVATIONS, "relu"),
+        "activation": _activation(config),
         "gated_mlp": projection.startswith("gated-"),
         "attention_scale": 1.0,
         "relative_bias": bias,
